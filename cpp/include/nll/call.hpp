@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A call from its arguments to its result: check sizes, plan, run the kernels, finish. The same rules, and the same
+// words for breaking them, for C++ and Python.
+#pragma once
+
+#include <string>
+
+#include "nll_loss.hpp"
+#include "parallel.hpp"
+
+namespace nll {
+
+#if defined(NLL_COMPILED)
+const Kernels& kernels(DType dtype);  // of the compiled library, for this machine
+#else
+inline Kernels kernels(DType dtype) {
+    return visit_floating(dtype, []<class Scalar>() {
+        return Kernels{nll_check, nll_forward<Scalar>, nll_gradient<Scalar>};
+    });
+}
+#endif
+
+inline namespace NLL_INSTRUCTION_SET {
+
+// ---------------------------------------------------------------- arguments
+
+inline std::string text(std::uint64_t bits, bool negative) {
+    return negative ? std::to_string(static_cast<std::int64_t>(bits)) : std::to_string(bits);
+}
+
+inline void check_target(const Array& input, const Array& target, int axis) {
+    std::array<index_t, max_rank> expected;
+    std::copy_n(input.shape.begin(), axis, expected.begin());
+    std::copy_n(input.shape.begin() + axis + 1, input.rank - axis - 1, expected.begin() + axis);
+    if (target.rank != input.rank - 1 || !std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
+        throw std::invalid_argument("target has shape " + shape_text(target.shape.data(), target.rank) + ", but input of shape " +
+                                    shape_text(input.shape.data(), input.rank) + " with its classes on axis " +
+                                    std::to_string(axis) + " needs " + shape_text(expected.data(), input.rank - 1));
+}
+
+inline void check_same_shape(const char* name, const Array& array, const char* other_name, const Array& other) {
+    if (array.rank != other.rank || !std::equal(array.shape.begin(), array.shape.begin() + array.rank, other.shape.begin()))
+        throw std::invalid_argument(std::string(name) + " has shape " + shape_text(array.shape.data(), array.rank) + ", but " +
+                                    other_name + " has " + shape_text(other.shape.data(), other.rank));
+}
+
+inline void check_output(const char* name, const Array& array) {
+    check_sizes(name, array);
+    for (int a = 0; a < array.rank; ++a)
+        if (array.shape[a] > 1 && array.strides[a] == 0)
+            throw std::invalid_argument(std::string(name) + " has stride 0 on axis " + std::to_string(a) +
+                                        ": elements that share memory cannot be written");
+}
+
+inline void check_options(const Options& options, index_t classes) {
+    if (options.index_base > 0 && static_cast<std::uint64_t>(options.index_base) + static_cast<std::uint64_t>(classes) > std::uint64_t{1} << 63)
+        throw std::invalid_argument("index_base " + std::to_string(options.index_base) + " and " + std::to_string(classes) +
+                                    " classes go beyond 2^63");
+    if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
+        throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) + ", outside [0, 256]");
+    const Weight& weight = options.weight;
+    if (!weight) return;
+    if (weight.size != classes)
+        throw std::invalid_argument("weight has shape (" + std::to_string(weight.size) + ",), but there are " +
+                                    std::to_string(classes) + (classes == 1 ? " class" : " classes"));
+    if (weight.dtype != DType::int64 && weight.dtype != DType::uint64) return;
+    constexpr std::uint64_t limit = std::uint64_t{1} << 53;
+    for (index_t c = 0; c < classes; ++c) {
+        const auto bits = static_cast<const std::uint64_t*>(weight.data)[c * weight.stride];
+        const bool negative = weight.dtype == DType::int64 && bits >> 63;
+        if ((negative ? 0 - bits : bits) > limit)
+            throw std::invalid_argument("weight[" + std::to_string(c) + "] is " + text(bits, negative) +
+                                        ", beyond 2^53: as a double it would be another number");
+    }
+}
+
+[[noreturn]] inline void throw_bad_label(const Plan& plan, const Partial& partial) {
+    std::array<index_t, max_rank> coordinate;
+    position(plan.samples, partial.bad_sample, coordinate);
+    std::string message = "target";
+    for (int a = 0; a < plan.samples.target_rank; ++a) message += (a ? ", " : "[") + std::to_string(coordinate[a]);
+    if (plan.samples.target_rank) message += "]";
+    const bool is_signed = plan.dtype[target] <= DType::int64;
+    const index_t base = plan.index_base;
+    message += " is " + text(partial.bad_label, is_signed && partial.bad_label >> 63) + ", outside [" + std::to_string(base) + ", " +
+               text(static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(plan.classes), base < 0 && base + plan.classes < 0) +
+               ") (ignore_index is " +
+               (plan.ignore_index ? text(plan.ignore_index.bits(), plan.ignore_index.negative()) : "None") + ")";
+    throw std::out_of_range(message);
+}
+
+// ---------------------------------------------------------------- running
+
+inline void bind(Plan& plan, Operand operand, const Array& array) {
+    plan.data[operand] = array.data;
+    plan.dtype[operand] = array.dtype;
+}
+
+inline Plan plan_of(const std::array<const Array*, operands>& arrays, int axis, const Options& options) {
+    const Operand leading = arrays[gradient] ? gradient : input;
+    Plan plan;
+    plan.samples = samples_of(arrays, axis, leading);
+    plan.classes = arrays[leading]->shape[axis];
+    for (int o = 0; o < operands; ++o)
+        if (arrays[o]) bind(plan, static_cast<Operand>(o), *arrays[o]);
+    for (const Operand o : {input, gradient})
+        if (arrays[o]) plan.class_stride[o] = arrays[o]->strides[axis];
+    plan.weight = options.weight;
+    plan.ignore_index = options.ignore_index;
+    plan.index_base = options.index_base;
+    return plan;
+}
+
+// Runs a kernel over all samples, in threads if its work is worth them.
+inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel_pays, const Options& options) {
+    Partial total;
+    const index_t count = plan.samples.count;
+    if (count == 0) return total;
+    const int threads = parallel_pays ? parallel::limit(options.num_threads) : 1;
+    // Many pieces a thread, so that a thread which is held up holds up little; and a few milliseconds at most each.
+    const index_t most = std::max<index_t>(64, 16384 / block);
+    const index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
+    parallel::reduce(
+        total, count, block * pieces, threads, options.interrupt,
+        [&](index_t first, index_t last, Partial& part) { kernel(plan, first, last, part); },
+        [](Partial& sum, const Partial& part) { merge(sum, part); });
+    if (total.bad_sample >= 0) throw_bad_label(plan, total);
+    return total;
+}
+
+inline constexpr index_t serial_samples = 8192;    // fewer take less time than it takes to wake a thread
+inline constexpr index_t serial_elements = 32768;  // the same where every element is written
+
+inline Partial run_samples(const Plan& plan, Kernel kernel, const Options& options) {
+    return run(plan, kernel, block_size, plan.samples.count >= serial_samples, options);
+}
+
+inline Partial run_gradient(const Plan& plan, Kernel kernel, const Options& options) {
+    const index_t element_size = plan.dtype[gradient] == DType::float64 ? 8 : plan.dtype[gradient] == DType::float32 ? 4 : 2;
+    const bool pays = plan.samples.count * std::max<index_t>(plan.classes, 1) >= serial_elements;
+    return run(plan, kernel, gradient_block(plan, element_size), pays, options);
+}
+
+// The exact total weight: without class weights it is the count.
+inline const ExactSum& total_weight(Partial& partial, const Options& options) {
+    if (!options.weight) add(partial.weight, static_cast<std::uint64_t>(partial.count), 0, false);
+    return partial.weight;
+}
+
+inline bool is_zero(const ExactSum& sum) { return is_finite(sum) && magnitude(sum).count == 0; }
+
+inline void check_empty(const ExactSum& weight, const Partial& partial, const Options& options) {
+    if (options.reduction == Reduction::mean && options.empty == Empty::raise && is_zero(weight))
+        throw std::invalid_argument("the total weight of the " + std::to_string(partial.count) +
+                                    " samples that are not ignored is 0: they have no mean (empty is 'raise')");
+}
+
+inline Loss loss_of(Partial& partial, DType dtype, const Options& options) {
+    const ExactSum& weight = total_weight(partial, options);
+    Loss loss{std::numeric_limits<double>::quiet_NaN(), rounded(weight, format_of<double>) , partial.count};
+    if (options.reduction == Reduction::sum) loss.value = rounded(partial.loss, format(dtype));
+    if (options.reduction == Reduction::mean) {
+        check_empty(weight, partial, options);
+        const bool zero = options.empty == Empty::zero && is_zero(weight);
+        loss.value = zero ? 0.0 : rounded_quotient(partial.loss, weight, format(dtype));
+    }
+    return loss;
+}
+
+// What the gradient of a mean is divided by, or that it is zero.
+inline void set_divisor(Plan& plan, Partial& partial, const Options& options) {
+    if (options.reduction != Reduction::mean) return;
+    const ExactSum& weight = total_weight(partial, options);
+    check_empty(weight, partial, options);
+    plan.divisor = rounded(weight, format_of<double>);
+    plan.zero_gradient = options.empty == Empty::zero && is_zero(weight);
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+
+// ---------------------------------------------------------------- calls
+
+inline BuildInfo build_info_of(const char* instruction_set) {
+#if defined(_OPENMP)
+    constexpr int openmp = _OPENMP;
+#else
+    constexpr int openmp = 0;
+#endif
+#if defined(__VERSION__)
+    return {NLL_VERSION, __VERSION__, instruction_set, openmp};
+#else
+    return {NLL_VERSION, "MSVC", instruction_set, openmp};
+#endif
+}
+
+#if defined(NLL_COMPILED)
+#define NLL_INLINE
+#else
+#define NLL_INLINE inline
+
+inline BuildInfo build_info() { return build_info_of("native"); }
+#endif
+
+NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* losses, const Options& options) {
+    const int axis = class_axis(options.axis, input.rank);
+    check_sizes("input", input);
+    check_target(input, target, axis);
+    check_sizes("target", target);
+    if (losses) {
+        check_same_shape("out", *losses, "target", target);
+        check_output("out", *losses);
+    }
+    if (losses ? options.reduction != Reduction::none : options.reduction == Reduction::none)
+        throw std::invalid_argument("reduction is none exactly where there is an array for the losses");
+    check_options(options, input.shape[axis]);
+    const Plan plan = plan_of({&input, &target, losses, nullptr}, axis, options);
+    const Kernels& kernel = kernels(input.dtype);
+    if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, options);
+    Partial partial = run_samples(plan, kernel.nll_forward, options);
+    return loss_of(partial, options.dtype.value_or(input.dtype), options);
+}
+
+NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output, const Array& target, const Array& grad_input,
+                                  const Options& options) {
+    const int axis = class_axis(options.axis, grad_input.rank);
+    check_target(grad_input, target, axis);
+    check_sizes("target", target);
+    check_output("out", grad_input);
+    if (grad_outputs) {
+        check_same_shape("grad_output", *grad_outputs, "target", target);
+        check_sizes("grad_output", *grad_outputs);
+    }
+    if (grad_outputs ? options.reduction != Reduction::none : options.reduction == Reduction::none)
+        throw std::invalid_argument("grad_output is an array of target's shape for reduction none, and a number otherwise");
+    check_options(options, grad_input.shape[axis]);
+    Plan plan = plan_of({nullptr, &target, grad_outputs, &grad_input}, axis, options);
+    const Kernels& kernel = kernels(grad_input.dtype);
+    Partial partial = run_samples(plan, kernel.nll_check, options);
+    plan.grad_output = grad_output;
+    set_divisor(plan, partial, options);
+    run_gradient(plan, kernel.nll_gradient, options);
+}
+
+NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
+                                        const Options& options) {
+    const int axis = class_axis(options.axis, input.rank);
+    check_sizes("input", input);
+    check_target(input, target, axis);
+    check_sizes("target", target);
+    check_same_shape("out", grad_input, "input", input);
+    check_output("out", grad_input);
+    if (options.reduction == Reduction::none)
+        throw std::invalid_argument("reduction is none, but a value and its gradient need 'mean' or 'sum'");
+    check_options(options, input.shape[axis]);
+    Plan plan = plan_of({&input, &target, nullptr, &grad_input}, axis, options);
+    const Kernels& kernel = kernels(input.dtype);
+    Partial partial = run_samples(plan, kernel.nll_forward, options);
+    const Loss loss = loss_of(partial, options.dtype.value_or(input.dtype), options);
+    plan.grad_output = grad_output;
+    if (options.reduction == Reduction::mean) {
+        plan.divisor = loss.total_weight;
+        plan.zero_gradient = options.empty == Empty::zero && is_zero(partial.weight);
+    }
+    run_gradient(plan, kernel.nll_gradient, options);
+    return loss;
+}
+
+NLL_INLINE int get_num_threads(int num_threads) { return parallel::limit(num_threads); }
+
+NLL_INLINE void set_num_threads(int threads) {
+    if (threads < 1 || threads > parallel::max_threads)
+        throw std::invalid_argument("num_threads is " + std::to_string(threads) + ", outside [1, 256]");
+    parallel::set_limit(threads);
+}
+
+}  // namespace nll

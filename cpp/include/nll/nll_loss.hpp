@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The negative log likelihood of a block of samples, -weight[t]·input[t], and its gradient.
+#pragma once
+
+#include <cstring>
+
+#include "targets.hpp"
+
+#if defined(__GNUC__)
+#define NLL_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define NLL_PREFETCH(address) ((void)(address))
+#endif
+
+namespace nll {
+inline namespace NLL_INSTRUCTION_SET {
+
+// -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
+// loads would keep the processor from having many loads under way.
+template <class Scalar>
+void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, Real<Scalar>* losses) {
+    static constexpr Scalar zero{};
+    static constexpr index_t ahead = 16;  // loads under way: fewer wait for memory, more evict each other
+    alignas(64) Scalar gathered[block_size];
+    const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
+    plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+        const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
+        const index_t* of = classes + run.begin;
+        Scalar* to = gathered + run.begin;
+        const auto address = [&](index_t i) {
+            return of[i] == ignored ? &zero : sample + i * stride + of[i] * class_stride;
+        };
+        index_t i = 0;
+        for (; i + ahead < run.length; ++i) {
+            NLL_PREFETCH(address(i + ahead));
+            to[i] = *address(i);
+        }
+        for (; i < run.length; ++i) to[i] = *address(i);
+    });
+    for (index_t i = 0; i < count; ++i) losses[i] = -to_real(gathered[i]);
+}
+
+// Fills up to whole lanes with zeros, which change no sum.
+template <class T> void pad(T* values, index_t count) {
+    for (index_t i = count; i < padded<T>(count); ++i) values[i] = 0;
+}
+
+inline void write_losses(const Plan& plan, index_t first, index_t count, const double* losses) {
+    visit_floating(plan.dtype[output], [&]<class Loss>() {
+        plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+            Loss* to = plan.pointer<Loss>(output) + run.offset[output];
+            for (index_t i = 0; i < run.length; ++i)
+                to[i * plan.samples.stride(output)] = from_double<Loss>(losses[run.begin + i] + 0.0);  // -0 + 0 is +0
+        });
+    });
+}
+
+// Adds the total weight of a block, and the number of its samples that are not ignored. Returns false for bad labels.
+inline bool load_block(const Plan& plan, index_t first, index_t count, index_t* classes, double* weights,
+                       Survey<double>& weights_survey, Partial& partial) {
+    const index_t kept = load_classes(plan, first, count, classes, partial);
+    if (kept < 0) return false;
+    partial.count += kept;
+    if (plan.weight) {
+        load_weights(plan.weight, classes, count, weights);
+        pad(weights, count);
+        weights_survey = survey(weights, count);
+        Spans spans = certified<double>;
+        if (fits_float(weights_survey)) spans.one = certified<float>.one;
+        add_block(partial.weight, weights, count, weights_survey, spans);
+    }
+    return true;
+}
+
+template <class Visit> void for_each_block(index_t first, index_t last, index_t block, Visit&& visit) {
+    for (; first < last; first += block) visit(first, std::min(block, last - first));
+}
+
+// Labels only: are they classes, how many are kept, and their total weight.
+inline void nll_check(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        alignas(64) index_t classes[block_size];
+        alignas(64) double weights[block_size];
+        Survey<double> weights_survey;
+        load_block(plan, begin, count, classes, weights, weights_survey, partial);
+    });
+}
+
+// Adds the losses of the samples, or writes them if the plan has an output.
+template <class Scalar> void nll_forward(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        alignas(64) index_t classes[block_size];
+        alignas(64) double weights[block_size];
+        alignas(64) Real<Scalar> losses[block_size];
+        Survey<double> weights_survey;
+        if (!load_block(plan, begin, count, classes, weights, weights_survey, partial)) return;
+        load_losses<Scalar>(plan, begin, count, classes, losses);
+        if (plan.data[output]) {
+            alignas(64) double values[block_size];
+            for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
+            if (plan.weight)
+                for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
+            write_losses(plan, begin, count, values);
+        } else {
+            pad(losses, count);
+            if (plan.weight) add_products(partial.loss, losses, weights, count, weights_survey);
+            else add_block(partial.loss, losses, count, survey(losses, count), certified<Scalar>);
+        }
+    });
+}
+
+// ---------------------------------------------------------------- gradient
+
+// Whether the gradients of consecutive samples are one stretch of memory: rows of classes, or, with `inner` samples
+// between two classes, slabs of so many samples.
+inline bool is_stretch(const Plan& plan, index_t& inner) {
+    const Samples& samples = plan.samples;
+    inner = samples.rank == 2 ? samples.axis[1].extent : 1;
+    return samples.rank <= 2 && samples.axis[0].stride[gradient] == plan.classes * inner &&
+           plan.class_stride[gradient] == inner && (samples.rank == 1 || samples.stride(gradient) == 1) &&
+           inner <= block_size;
+}
+
+// Samples whose gradient is written at a time: its zeros should still be in the cache when the targets' entries follow.
+inline index_t gradient_block(const Plan& plan, index_t element_size) {
+    constexpr index_t cached = 64 << 10;
+    index_t inner;
+    const bool stretch = is_stretch(plan, inner);
+    const index_t fitting = cached / std::max<index_t>(1, std::min(cached, plan.classes * element_size));
+    if (stretch) return std::max(inner, std::min(fitting, block_size) / inner * inner);
+    return std::clamp<index_t>(fitting, plan.samples.stride(gradient) == 1 ? 64 : 1, block_size);
+}
+
+// Zeros for the gradients of the samples [first, first + count).
+template <class Scalar> void fill_zeros(const Plan& plan, index_t first, index_t count) {
+    const index_t classes = plan.classes, class_stride = plan.class_stride[gradient];
+    const index_t stride = plan.samples.stride(gradient);
+    const auto clear = [](Scalar* to, index_t n) { std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(n) * sizeof(Scalar)); };
+    index_t inner;
+    if (is_stretch(plan, inner)) return clear(plan.pointer<Scalar>(gradient) + first * classes, count * classes);
+    plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+        Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
+        if (class_stride == 1) {
+            for (index_t i = 0; i < run.length; ++i) clear(to + i * stride, classes);
+        } else if (stride == 1) {
+            for (index_t c = 0; c < classes; ++c) clear(to + c * class_stride, run.length);
+        } else {
+            for (index_t c = 0; c < classes; ++c)
+                for (index_t i = 0; i < run.length; ++i) to[c * class_stride + i * stride] = Scalar{};
+        }
+    });
+}
+
+// The elements of grad_output for a block, as double.
+inline void load_grad_output(const Plan& plan, index_t first, index_t count, double* grad_output) {
+    visit_floating(plan.dtype[output], [&]<class Grad>() {
+        plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+            const Grad* from = plan.pointer<const Grad>(output) + run.offset[output];
+            for (index_t i = 0; i < run.length; ++i)
+                grad_output[run.begin + i] = to_double(from[i * plan.samples.stride(output)]);
+        });
+    });
+}
+
+// -(w·g)/divisor at the target of every kept sample, in this order, and +0 elsewhere.
+template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    const index_t block = gradient_block(plan, sizeof(Scalar));
+    const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
+    const Scalar same_for_all = from_double<Scalar>(0.0 - plan.grad_output / plan.divisor);
+    const bool differ = plan.weight || plan.data[output];
+    for_each_block(first, last, block, [&](index_t begin, index_t count) {
+        alignas(64) index_t classes[block_size];
+        Scalar entries[block_size];
+        if (load_classes(plan, begin, count, classes, partial) < 0) return;
+        fill_zeros<Scalar>(plan, begin, count);
+        if (plan.zero_gradient) return;
+        if (differ) {
+            alignas(64) double weights[block_size], grad_output[block_size];
+            std::fill_n(weights, count, 1.0);
+            std::fill_n(grad_output, count, plan.grad_output);
+            if (plan.weight) load_weights(plan.weight, classes, count, weights);
+            if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
+            for (index_t i = 0; i < count; ++i)
+                entries[i] = from_double<Scalar>(0.0 - weights[i] * grad_output[i] / plan.divisor);
+        }
+        plan.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
+            Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
+            for (index_t i = 0; i < run.length; ++i) {
+                const index_t c = classes[run.begin + i];
+                if (c != ignored) to[i * stride + c * class_stride] = differ ? entries[run.begin + i] : same_for_all;
+            }
+        });
+    });
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace nll

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Threads: how many, and when not. The only OpenMP of the library.
+//
+// GNU's OpenMP hangs in a forked child whose parent had a team, and ends the process when it cannot create a thread.
+// So a child runs serially, without a call into OpenMP, until set_num_threads is called there; and before a thread's
+// team grows, as many plain threads are created and joined to see that they can be had. (Between that and the team the
+// last free thread may go to somebody else: this race remains.)
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <future>
+#include <mutex>
+#include <new>
+#include <sstream>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#else
+#include <cfenv>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#define NLL_HAS_FORK 1
+#endif
+
+#include "types.hpp"
+
+namespace nll::parallel {
+
+inline constexpr int max_threads = 256;
+
+struct State {
+    std::atomic<int> requested{0};         // by set_num_threads; 0: the default
+    std::atomic<bool> busy{false};         // a region is under way
+    std::atomic<bool> serial_child{false}; // forked, and set_num_threads not yet called
+};
+inline State state;
+inline thread_local bool lost_team = false;  // this thread is the one that forked: its OpenMP team stayed behind
+inline thread_local int proven_team = 1;     // a team that this thread has had
+
+#if defined(NLL_HAS_FORK)
+inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
+    state.busy = false;
+    state.serial_child = true;
+    lost_team = true;
+    proven_team = 1;
+});
+#endif
+
+// CPUs that the process's control group grants (Linux), or max_threads. The group above may grant less than our own.
+inline int cgroup_quota() {
+    static const int quota = [] {
+        double least = max_threads;
+        const auto grant = [&](const std::string& folder) {
+            std::string limit;
+            double period = 0;
+            if (std::ifstream(folder + "/cpu.max") >> limit >> period) {
+                if (limit != "max" && period > 0) least = std::min(least, std::atof(limit.c_str()) / period);
+            } else if (double quota_v1 = 0; std::ifstream(folder + "/cpu.cfs_quota_us") >> quota_v1 &&
+                                            std::ifstream(folder + "/cpu.cfs_period_us") >> period) {
+                if (quota_v1 > 0 && period > 0) least = std::min(least, quota_v1 / period);
+            }
+        };
+        std::ifstream groups("/proc/self/cgroup");
+        for (std::string line; std::getline(groups, line);) {  // "0::/path", or "4:cpu,cpuacct:/path"
+            const auto first = line.find(':'), second = line.find(':', first + 1);
+            if (second == std::string::npos) continue;
+            const std::string controllers = line.substr(first + 1, second - first - 1);
+            if (!controllers.empty() && controllers.find("cpu") == std::string::npos) continue;
+            const std::string root = "/sys/fs/cgroup" + (controllers.empty() ? "" : "/" + controllers);
+            std::string path = line.substr(second + 1);
+            for (;;) {
+                grant(root + path);
+                const auto slash = path.rfind('/');
+                if (path.empty() || slash == std::string::npos) break;
+                path.resize(slash);
+            }
+        }
+        return std::max(1, static_cast<int>(least));
+    }();
+    return quota;
+}
+
+// Threads that a large call would use: `chosen` if not 0, else as set, else what OpenMP, affinity and quota allow.
+inline int limit([[maybe_unused]] int chosen) {
+#if defined(_OPENMP)
+    if (state.serial_child) return 1;
+    if (chosen == 0) chosen = state.requested;
+    if (chosen != 0) return std::min(chosen, max_threads);
+    return std::max(1, std::min({omp_get_max_threads(), omp_get_num_procs(), cgroup_quota(), max_threads}));
+#else
+    return 1;
+#endif
+}
+
+inline void set_limit(int threads) {
+    state.requested = threads;
+    state.serial_child = false;
+}
+
+// Rounding to nearest and no flushing of subnormals in this scope, whatever the caller, or a library, has set.
+class DefaultFloatingPoint {
+public:
+    DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
+#if defined(__SSE__)
+    DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+    ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
+
+private:
+    unsigned saved_;
+#else
+    DefaultFloatingPoint() {
+        std::fegetenv(&saved_);
+        std::fesetenv(FE_DFL_ENV);
+    }
+    ~DefaultFloatingPoint() { std::fesetenv(&saved_); }
+
+private:
+    std::fenv_t saved_;
+#endif
+};
+
+// Whether so many threads more can be created now.
+inline bool can_create(int threads) {
+    std::mutex gate;
+    std::vector<std::thread> created;
+    bool possible = true;
+    {
+        const std::lock_guard hold(gate);
+        try {
+            created.reserve(static_cast<std::size_t>(threads));
+            while (static_cast<int>(created.size()) < threads) created.emplace_back([&] { const std::lock_guard wait(gate); });
+        } catch (const std::system_error&) {
+            possible = false;
+        } catch (const std::bad_alloc&) {
+            possible = false;
+        }
+    }
+    for (std::thread& thread : created) thread.join();
+    return possible;
+}
+
+// work(first, last, part) for [0, count) in pieces of `piece`, with merge(total, part) for every thread's part.
+// Neither may throw. Which thread does which piece is left to chance: the merge must not depend on it.
+template <class Part, class Work, class Merge>
+void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(), Work&& work, Merge&& merge) {
+    std::atomic<index_t> next{0};
+    std::atomic<bool> stop{false};
+    constexpr auto patience = std::chrono::milliseconds(50);
+
+    const auto take_pieces = [&](Part& part, bool ask) noexcept {
+        const DefaultFloatingPoint environment;
+        auto asked = ask ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
+        while (!stop.load(std::memory_order_relaxed)) {
+            const index_t first = next.fetch_add(piece, std::memory_order_relaxed);
+            if (first >= count) break;
+            work(first, std::min(first + piece, count), part);
+            if (!ask) continue;
+            if (const auto now = std::chrono::steady_clock::now(); now - asked > patience) {
+                asked = now;
+                if (interrupt()) stop = true;
+            }
+        }
+    };
+    const auto finish = [&] {
+        if (stop) throw Interrupted();
+    };
+
+#if defined(_OPENMP)
+    threads = static_cast<int>(std::min<index_t>(threads, (count + piece - 1) / piece));
+    if (threads > 1 && !(state.serial_child || omp_in_parallel() || state.busy.exchange(true))) {
+        struct Idle {
+            ~Idle() { state.busy = false; }
+        } const idle_again;
+        if (threads <= proven_team || can_create(threads - 1)) {
+            std::mutex merging;
+            const auto region = [&](int team, bool ask) {
+#pragma omp parallel num_threads(team)
+                {
+                    Part part;
+                    take_pieces(part, ask && omp_get_thread_num() == 0);
+                    const std::lock_guard one_at_a_time(merging);
+                    merge(total, part);
+                }
+            };
+            if (!lost_team) {
+                proven_team = threads;
+                region(threads, interrupt != nullptr);
+                return finish();
+            }
+            try {  // from a fresh thread, which gets a team of its own
+                auto done = std::async(std::launch::async, region, threads, false);
+                while (done.wait_for(patience) != std::future_status::ready)
+                    if (interrupt && interrupt()) stop = true;
+                return finish();
+            } catch (const std::system_error&) {
+                // No thread to be had: serially, below.
+            }
+        }
+    }
+#else
+    static_cast<void>(threads);
+    static_cast<void>(merge);
+#endif
+    take_pieces(total, interrupt != nullptr && count > piece);
+    finish();
+}
+
+}  // namespace nll::parallel

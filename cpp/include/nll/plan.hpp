@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One call, type-erased: what the kernels read, what they write, and what they find.
+#pragma once
+
+#include "exact_sum.hpp"
+#include "view.hpp"
+
+namespace nll {
+
+struct Plan {
+    Samples samples;
+    index_t classes;
+    std::array<void*, operands> data{};
+    std::array<DType, operands> dtype{};
+    std::array<index_t, operands> class_stride{};
+    Weight weight;
+    IgnoreIndex ignore_index = std::nullopt;
+    index_t index_base = 0;
+
+    // The gradient at a kept target is -(w·grad_output)/divisor; grad_output is in an array for Reduction::none.
+    double grad_output = 1.0;
+    double divisor = 1.0;
+    bool zero_gradient = false;
+
+    template <class T> T* pointer(Operand operand) const { return static_cast<T*>(data[operand]); }
+};
+
+// What was found in a range of samples. Partials merge in any order with the same result.
+struct Partial {
+    ExactSum loss, weight;  // weight stays empty without class weights: then it is count
+    index_t count = 0;      // kept samples
+    index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest in target's C order
+    index_t bad_sample = -1;
+    std::uint64_t bad_label = 0;
+};
+
+// Computes the samples [first, last) of a plan and adds to the partial.
+using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
+
+// Of one input dtype, built for one instruction set.
+struct Kernels {
+    Kernel nll_check, nll_forward, nll_gradient;
+};
+
+inline namespace NLL_INSTRUCTION_SET {
+
+inline void merge(Partial& partial, const Partial& other) {
+    merge(partial.loss, other.loss);
+    merge(partial.weight, other.weight);
+    partial.count += other.count;
+    if (other.bad_position < partial.bad_position) {
+        partial.bad_position = other.bad_position;
+        partial.bad_sample = other.bad_sample;
+        partial.bad_label = other.bad_label;
+    }
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace nll

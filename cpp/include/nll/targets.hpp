@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A block of labels of any integer type -> classes, and the weights of those classes.
+// Each label is read once into a register, checked, and used from there: memory that changes meanwhile can change a
+// loss, never an address.
+#pragma once
+
+#include "plan.hpp"
+
+namespace nll {
+inline namespace NLL_INSTRUCTION_SET {
+
+inline constexpr index_t ignored = -1;  // in place of a class
+
+// Where a sample stands in target: its coordinates, and its place in C order.
+inline index_t position(const Samples& samples, index_t sample, std::array<index_t, max_rank>& coordinate) {
+    std::array<index_t, max_rank> extent;
+    for (int a = samples.target_rank - 1; a >= 0; --a) {
+        const Samples::Place& place = samples.place[a];
+        coordinate[place.axis] = sample % place.extent;
+        extent[place.axis] = place.extent;
+        sample /= place.extent;
+    }
+    index_t c_order = 0;
+    for (int a = 0; a < samples.target_rank; ++a) c_order = c_order * extent[a] + coordinate[a];
+    return c_order;
+}
+
+// Labels of a run -> classes. Returns how many were kept; `bad` tells of a label outside the classes.
+template <class Label>
+index_t load_run(const Label* label, index_t stride, index_t count, const Plan& plan, index_t* classes, bool& bad) {
+    const std::optional<Label> ignore = plan.ignore_index.as<Label>();
+    const Label ignored_label = ignore.value_or(0);
+    const bool ignores = ignore.has_value();
+    const auto base = static_cast<std::uint64_t>(plan.index_base), limit = static_cast<std::uint64_t>(plan.classes);
+    index_t kept = 0;
+    bool outside = false;
+    for (index_t i = 0; i < count; ++i) {
+        const Label value = label[i * stride];
+        const bool skip = ignores & (value == ignored_label);
+        const std::uint64_t place = static_cast<std::uint64_t>(value) - base;
+        bool wrong = place >= limit;
+        // Classes end at 2^63, but a larger label less a negative base could wrap to one.
+        if constexpr (std::same_as<Label, std::uint64_t>) wrong |= (value >> 63) != 0;
+        outside |= wrong & !skip;
+        kept += !skip;
+        classes[i] = skip ? ignored : static_cast<index_t>(place);
+    }
+    bad |= outside;
+    return kept;
+}
+
+// Looks for the bad labels of a block that load_run has found bad, and notes the lowest.
+template <class Label> bool note_bad(const Plan& plan, index_t first, index_t count, Partial& partial) {
+    bool found = false;
+    plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+        for (index_t i = 0; i < run.length; ++i) {
+            const Label value = plan.pointer<const Label>(target)[run.offset[target] + i * plan.samples.stride(target)];
+            bool bad = false;
+            index_t one;
+            load_run(&value, 0, 1, plan, &one, bad);
+            if (!bad) continue;
+            found = true;
+            std::array<index_t, max_rank> coordinate;
+            const index_t sample = first + run.begin + i, place = position(plan.samples, sample, coordinate);
+            if (place < partial.bad_position) {
+                partial.bad_position = place;
+                partial.bad_sample = sample;
+                partial.bad_label = static_cast<std::uint64_t>(value);
+            }
+        }
+    });
+    return found;
+}
+
+// The classes of samples [first, first + count), `ignored` for those to leave out. Returns how many are kept, or -1 if
+// a label is bad: then the lowest is noted in `partial`, and the classes must not be used.
+inline index_t load_classes(const Plan& plan, index_t first, index_t count, index_t* classes, Partial& partial) {
+    return visit_integer(plan.dtype[target], [&]<class Label>() -> index_t {
+        for (;;) {
+            index_t kept = 0;
+            bool bad = false;
+            plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+                kept += load_run(plan.pointer<const Label>(target) + run.offset[target], plan.samples.stride(target),
+                                 run.length, plan, classes + run.begin, bad);
+            });
+            if (!bad) return kept;
+            if (note_bad<Label>(plan, first, count, partial)) return -1;
+            // Another thread has mended the label since: read the block again.
+        }
+    });
+}
+
+// weight[class] as double; 0 for ignored samples.
+inline void load_weights(const Weight& weight, const index_t* classes, index_t count, double* weights) {
+    visit_real(weight.dtype, [&]<class T>() {
+        const T* data = static_cast<const T*>(weight.data);
+        for (index_t i = 0; i < count; ++i)
+            weights[i] = classes[i] == ignored ? 0.0 : to_double(data[classes[i] * weight.stride]);
+    });
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace nll

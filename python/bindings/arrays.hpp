@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Python objects -> what the core takes. Only native ones: an aligned numpy.ndarray of one of the element types in the
+// machine's byte order, an int, a word. For anything else NotNative is thrown, and the Python layer converts or explains.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <nll/nll.hpp>
+#include <optional>
+#include <string>
+
+namespace nll::python {
+
+namespace py = pybind11;
+
+struct NotNative : std::runtime_error {
+    NotNative() : std::runtime_error("an argument is not native") {}
+};
+
+// A Python object that lives as long as the process, looked up once.
+template <class Make> py::handle once(Make&& make) {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> stored;
+    return stored.call_once_and_store_result(make).get_stored();
+}
+
+inline const py::detail::PyArray_Proxy* proxy(py::handle array) { return py::detail::array_proxy(array.ptr()); }
+
+inline bool is_bfloat16(const py::dtype& dtype) {
+    static std::atomic<int> known{-1};  // the number that NumPy gave the type when ml_dtypes was imported
+    if (dtype.num() == known) return true;
+    const py::object type = dtype.attr("type");
+    const bool same = type.attr("__name__").cast<std::string>() == "bfloat16" && type.attr("__module__").cast<std::string>() == "ml_dtypes";
+    if (same) known = dtype.num();
+    return same;
+}
+
+inline std::optional<DType> element_type(const py::dtype& dtype) {
+    using api = py::detail::npy_api;
+    constexpr int half = 23, first_user_type = 256;  // of NumPy; pybind11 has no names for them
+    const auto integer = [&](DType narrowest) {
+        return static_cast<DType>(static_cast<int>(narrowest) + std::countr_zero(static_cast<std::size_t>(dtype.itemsize())));
+    };
+    const int number = dtype.num();
+    if (number == api::NPY_FLOAT_ || number == api::NPY_DOUBLE_ || number == half || (number >= api::NPY_BYTE_ && number <= api::NPY_ULONGLONG_)) {
+        if (const char order = dtype.byteorder(); order != '=' && order != '|') return std::nullopt;
+        if (number == api::NPY_FLOAT_) return DType::float32;
+        if (number == api::NPY_DOUBLE_) return DType::float64;
+        if (number == half) return DType::float16;
+        return integer((number - api::NPY_BYTE_) % 2 == 0 ? DType::int8 : DType::uint8);
+    }
+    if (number >= first_user_type && is_bfloat16(dtype)) return DType::bfloat16;
+    return std::nullopt;
+}
+
+inline Array array_of(py::handle object) {
+    if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) throw NotNative();
+    const auto* array = proxy(object);
+    const std::optional<DType> dtype = element_type(py::reinterpret_borrow<py::dtype>(array->descr));
+    if (!dtype || !(array->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) throw NotNative();
+    const auto itemsize = static_cast<py::ssize_t>(py::reinterpret_borrow<py::dtype>(array->descr).itemsize());
+    Array view;
+    view.data = array->data;
+    view.dtype = *dtype;
+    view.rank = array->nd;
+    for (int a = 0; a < array->nd; ++a) {
+        if (array->strides[a] % itemsize != 0) throw NotNative();
+        view.shape[a] = array->dimensions[a];
+        view.strides[a] = array->strides[a] / itemsize;
+    }
+    return view;
+}
+
+inline Array floating_of(py::handle object) {
+    Array array = array_of(object);
+    if (!is_floating(array.dtype)) throw NotNative();
+    return array;
+}
+
+inline Array target_of(py::handle object) {
+    Array array = array_of(object);
+    if (is_floating(array.dtype)) throw NotNative();
+    return array;
+}
+
+inline Weight weight_of(py::handle object) {
+    if (object.is_none()) return {};
+    const Array array = array_of(object);
+    if (array.rank != 1) throw NotNative();
+    return {array.data, array.dtype, array.shape[0], array.strides[0]};
+}
+
+inline index_t integer_of(py::handle object) {
+    int overflow = 0;
+    if (!PyLong_CheckExact(object.ptr())) throw NotNative();
+    const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+    if (overflow) throw NotNative();
+    return value;
+}
+
+inline IgnoreIndex ignore_index_of(py::handle object) {
+    if (object.is_none()) return std::nullopt;
+    int overflow = 0;
+    if (!PyLong_CheckExact(object.ptr())) throw NotNative();
+    const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+    if (!overflow) return value;
+    const unsigned long long large = overflow > 0 ? PyLong_AsUnsignedLongLong(object.ptr()) : 0;
+    if (overflow < 0 || PyErr_Occurred()) {
+        PyErr_Clear();
+        throw NotNative();
+    }
+    return large;
+}
+
+inline std::optional<DType> dtype_of_result(py::handle object) {
+    if (object.is_none()) return std::nullopt;
+    if (!py::isinstance<py::dtype>(object)) throw NotNative();
+    const std::optional<DType> dtype = element_type(py::reinterpret_borrow<py::dtype>(object));
+    if (!dtype || !is_floating(*dtype)) throw NotNative();
+    return dtype;
+}
+
+// The words of reduction and empty. Literals in Python code are interned, so that looking at addresses suffices.
+template <class Choice, std::size_t count> class Words {
+public:
+    explicit Words(const char* const (&words)[count]) {
+        for (std::size_t i = 0; i < count; ++i) word_[i] = PyUnicode_InternFromString(words[i]);
+    }
+    Choice operator()(py::handle object) const {
+        for (std::size_t i = 0; i < count; ++i)
+            if (object.ptr() == word_[i]) return static_cast<Choice>(i);
+        throw NotNative();
+    }
+
+private:
+    PyObject* word_[count];
+};
+
+inline Reduction reduction_of(py::handle object) {
+    static const Words<Reduction, 3> words({"none", "sum", "mean"});
+    return words(object);
+}
+inline Empty empty_of(py::handle object) {
+    static const Words<Empty, 3> words({"nan", "zero", "raise"});
+    return words(object);
+}
+
+// A NumPy scalar of this dtype; the value is one of its numbers.
+inline py::object scalar_of(double value, DType dtype, py::handle array_or_dtype) {
+    const auto named = [](const char* name) { return py::module_::import("numpy").attr(name).cast<py::object>(); };
+    PyObject* type = nullptr;
+    py::object held;
+    if (dtype == DType::float32) type = once([&] { return named("float32"); }).ptr();
+    else if (dtype == DType::float64) type = once([&] { return named("float64"); }).ptr();
+    else if (dtype == DType::float16) type = once([&] { return named("float16"); }).ptr();
+    else {
+        held = py::isinstance<py::dtype>(array_or_dtype) ? array_or_dtype.attr("type") : array_or_dtype.attr("dtype").attr("type");
+        type = held.ptr();
+    }
+    const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
+    PyObject* result = PyObject_CallOneArg(type, number.ptr());
+    if (!result) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
+}
+
+}  // namespace nll::python

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The module nll._core: the core's functions for native arguments.
+#include "arrays.hpp"
+
+namespace nll::python {
+namespace {
+
+// num_threads(n) as a context manager: a context variable, so that it holds in its thread, task and block alone.
+py::handle thread_context() {
+    return once([] {
+        return py::reinterpret_steal<py::object>(PyContextVar_New("nll.num_threads", py::int_(0).ptr()));
+    });
+}
+
+int threads_of_context() {
+    PyObject* value = nullptr;
+    if (PyContextVar_Get(thread_context().ptr(), nullptr, &value) < 0) throw py::error_already_set();
+    return static_cast<int>(PyLong_AsLong(py::reinterpret_steal<py::object>(value).ptr()));
+}
+
+bool signalled() {
+    const py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+// The choices that all functions share, in the order in which Python hands them over.
+Options options_of(py::handle weight, py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
+                   py::handle empty) {
+    Options options;
+    options.weight = weight_of(weight);
+    options.ignore_index = ignore_index_of(ignore_index);
+    options.reduction = reduction_of(reduction);
+    options.axis = integer_of(axis);
+    options.index_base = integer_of(index_base);
+    options.empty = empty_of(empty);
+    options.num_threads = threads_of_context();
+    return options;
+}
+
+// Calls the core; without the GIL if the work is worth more than handing it over.
+template <class Call> auto call(const Array& largest, Options& options, Call&& core) {
+    constexpr index_t worth = 4096;  // elements
+    index_t elements = 1;
+    for (int a = 0; a < largest.rank && elements < worth; ++a) elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
+    if (elements < worth) return core();
+    options.interrupt = signalled;
+    try {
+        const py::gil_scoped_release released;
+        return core();
+    } catch (const Interrupted&) {
+        throw py::error_already_set();
+    }
+}
+
+py::object empty_like(py::handle input) {
+    const auto* array = proxy(input);
+    if (array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)
+        return py::array(py::reinterpret_borrow<py::dtype>(array->descr),
+                         std::vector<py::ssize_t>(array->dimensions, array->dimensions + array->nd));
+    return once([] { return py::module_::import("numpy").attr("empty_like").cast<py::object>(); })(input);
+}
+
+py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index, py::handle reduction,
+                    py::handle axis, py::handle index_base, py::handle empty, py::handle dtype, bool return_total_weight) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    const Array from = floating_of(input), labels = target_of(target);
+    options.dtype = dtype_of_result(dtype);
+    options.out_is_new = true;
+    Loss loss;
+    py::object result;
+    if (options.reduction == Reduction::none) {
+        const py::dtype element = py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
+        py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(), labels.shape.begin() + labels.rank));
+        const Array to = array_of(losses);
+        loss = call(from, options, [&] { return nll::nll_loss(from, labels, &to, options); });
+        result = labels.rank == 0 ? losses[py::tuple()].cast<py::object>() : losses;
+    } else {
+        loss = call(from, options, [&] { return nll::nll_loss(from, labels, nullptr, options); });
+        result = scalar_of(loss.value, options.dtype.value_or(from.dtype), options.dtype ? dtype : input);
+    }
+    if (!return_total_weight) return result;
+    return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64, {}));
+}
+
+py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
+                             py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
+                             py::handle empty, py::handle out) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    const Array like = floating_of(input), labels = target_of(target);
+    const bool number = PyFloat_CheckExact(grad_output.ptr());
+    if (number == (options.reduction == Reduction::none)) throw NotNative();
+    Array grad_outputs;
+    if (!number) grad_outputs = floating_of(grad_output);
+    py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    const Array to = floating_of(result);
+    call(to, options, [&] {
+        nll::nll_loss_backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, labels, to,
+                               options);
+    });
+    return result;
+}
+
+py::object nll_loss_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
+                                   py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
+                                   py::handle grad_output, bool return_total_weight, py::handle out) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    const Array from = floating_of(input), labels = target_of(target);
+    if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
+    py::object gradient = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    const Array to = floating_of(gradient);
+    const Loss loss = call(from, options, [&] {
+        return nll::nll_loss_value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options);
+    });
+    py::object value = scalar_of(loss.value, from.dtype, input);
+    if (!return_total_weight) return py::make_tuple(value, gradient);
+    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64, {}), gradient);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    py::register_exception<NotNative>(m, "NotNative", PyExc_TypeError);
+    py::register_exception_translator([](std::exception_ptr error) {
+        try {
+            std::rethrow_exception(error);
+        } catch (const AxisError& axis) {
+            const py::object type = py::module_::import("numpy.exceptions").attr("AxisError");
+            PyErr_SetString(type.ptr(), axis.what());
+        }
+    });
+
+    m.def("nll_loss", &nll_loss);
+    m.def("nll_loss_backward", &nll_loss_backward);
+    m.def("nll_loss_value_and_grad", &nll_loss_value_and_grad);
+
+    m.attr("thread_context") = thread_context();
+    m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });
+    m.def("set_num_threads", &nll::set_num_threads);
+    m.def("build_info", [] {
+        const BuildInfo info = nll::build_info();
+        return py::dict(py::arg("version") = info.version, py::arg("compiler") = info.compiler,
+                        py::arg("instruction_set") = info.instruction_set,
+                        py::arg("openmp") = info.openmp ? py::object(py::int_(info.openmp)) : py::object(py::none()),
+                        py::arg("num_threads") = nll::get_num_threads());
+    });
+}
+
+}  // namespace nll::python

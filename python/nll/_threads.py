@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How many threads a call may use."""
+
+from contextvars import Token
+from types import TracebackType
+
+from . import _core
+from ._arguments import as_integer
+
+
+def _as_count(n: object) -> int:
+    count = as_integer("n", n)
+    if not 1 <= count <= 256:
+        raise ValueError(f"n is {count}; it must be 1 to 256 threads")
+    return count
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that the next large call would use.
+
+    Returns
+    -------
+    int
+        As `num_threads` says where it is active, else as `set_num_threads` was told, else the least of what OpenMP
+        reports (``OMP_NUM_THREADS``, threadpoolctl), the process's CPU affinity and its control group's quota.
+        1 in a forked child until `set_num_threads` is called there, and in builds without OpenMP.
+
+    Examples
+    --------
+    >>> import nll
+    >>> nll.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Let the calls of this process use `n` threads.
+
+    Parameters
+    ----------
+    n : int
+        1 to 256; it may exceed the number of CPUs.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is outside 1 to 256.
+
+    Examples
+    --------
+    >>> import nll
+    >>> nll.set_num_threads(2)
+    """
+    _core.set_num_threads(_as_count(n))
+
+
+class num_threads:
+    """Use `n` threads in this block, and in this thread or asynchronous task alone.
+
+    Parameters
+    ----------
+    n : int
+        1 to 256; it may exceed the number of CPUs.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is outside 1 to 256.
+
+    Examples
+    --------
+    >>> import nll
+    >>> with nll.num_threads(1):
+    ...     nll.get_num_threads()
+    1
+    """
+
+    def __init__(self, n: int) -> None:
+        self._n = _as_count(n)
+        self._tokens: list[Token[int]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_core.thread_context.set(self._n))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _core.thread_context.reset(self._tokens.pop())
