@@ -190,17 +190,19 @@ template <int slices, class Real> void add_sliced(ExactSum& sum, const Real* val
     }
 }
 
-// The spans, largest less smallest exponent of a block, up to which so many slices add without rounding, in every
-// rounding mode. One: 53 bits, less 9 for 512 values, less the values' own bits. Two: the remainders, below 2^-43 of
-// the bound, add likewise. Three: below 2^-86.
+// The spans, largest less smallest exponent of a block, up to which so many slices add without rounding. One: 53 bits,
+// less 9 for 512 values, less the values' own bits. Two: the remainders, below 2^-43 of the bound, add likewise. Three:
+// below 2^-86. One and two hold in every rounding mode. Three needs the rounding to nearest that every call sets: in
+// other modes a small value rounds away to a whole unit of the first slice, and its remainder may have 54 bits.
 struct Spans {
-    int one, two, three;
+    int one, two, three;  // never: no span is that small
+    static constexpr int never = -1;
 };
 template <class Scalar> inline constexpr Spans certified{};
-template <> inline constexpr Spans certified<float16>{40, 40, 40};  // all float16 are multiples of 2^-24 below 2^16
-template <> inline constexpr Spans certified<bfloat16>{36, 63, 63};
-template <> inline constexpr Spans certified<float>{20, 63, 63};
-template <> inline constexpr Spans certified<double>{-1, 34, 77};
+template <> inline constexpr Spans certified<float16>{40, Spans::never, Spans::never};  // multiples of 2^-24 below 2^16
+template <> inline constexpr Spans certified<bfloat16>{36, 63, Spans::never};
+template <> inline constexpr Spans certified<float>{20, 63, Spans::never};
+template <> inline constexpr Spans certified<double>{Spans::never, 34, 77};
 
 // sum += the values of a block, padded to whole lanes with zeros; `spans` as certified for the numbers that they are.
 template <class Real>
@@ -210,15 +212,12 @@ void add_block(ExactSum& sum, const Real* values, index_t count, const Survey<Re
     constexpr int top_limit = single ? 255 : 2000, bottom_limit = single ? 1 : 150;  // cuts stay normal numbers
     const int span = block.top() - block.bottom();
     const int bound = block.top() - (single ? 126 : 1022);
-    if (block.top() >= top_limit || block.bottom() < bottom_limit || span > spans.three) {
+    const bool normal = block.top() < top_limit && block.bottom() >= bottom_limit;
+    if (normal && span <= spans.one) add(sum, block.total);
+    else if (normal && span <= spans.two) add_sliced<2>(sum, values, count, bound);
+    else if (normal && span <= spans.three) add_sliced<3>(sum, values, count, bound);
+    else
         for (index_t i = 0; i < count; ++i) add(sum, values[i]);
-    } else if (span <= spans.one) {
-        add(sum, block.total);
-    } else if (span <= spans.two) {
-        add_sliced<2>(sum, values, count, bound);
-    } else {
-        add_sliced<3>(sum, values, count, bound);
-    }
 }
 
 // Whether every value of a block has at most float's 24 bits.

@@ -18,24 +18,28 @@ inline namespace NLL_INSTRUCTION_SET {
 // -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
 // loads would keep the processor from having many loads under way.
 template <class Scalar>
-void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, Real<Scalar>* losses) {
+void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, bool all_kept, Real<Scalar>* losses) {
     static constexpr Scalar zero{};
-    static constexpr index_t ahead = 16;  // loads under way: fewer wait for memory, more evict each other
+    constexpr index_t ahead = 16;  // loads under way: fewer wait for memory, more evict each other
     alignas(64) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
+    // Samples that lie close together come into the cache by themselves.
+    const bool prefetches = absolute(stride) * static_cast<index_t>(sizeof(Scalar)) > 256;
     plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = classes + run.begin;
         Scalar* to = gathered + run.begin;
-        const auto address = [&](index_t i) {
-            return of[i] == ignored ? &zero : sample + i * stride + of[i] * class_stride;
+        const auto gather = [&](auto kept) {
+            const auto address = [&](index_t i) { return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero; };
+            index_t i = 0;
+            for (; prefetches && i + ahead < run.length; ++i) {
+                NLL_PREFETCH(address(i + ahead));
+                to[i] = *address(i);
+            }
+            for (; i < run.length; ++i) to[i] = *address(i);
         };
-        index_t i = 0;
-        for (; i + ahead < run.length; ++i) {
-            NLL_PREFETCH(address(i + ahead));
-            to[i] = *address(i);
-        }
-        for (; i < run.length; ++i) to[i] = *address(i);
+        if (all_kept) gather([](index_t) { return std::true_type(); });
+        else gather([](index_t c) { return c != ignored; });
     });
     for (index_t i = 0; i < count; ++i) losses[i] = -to_real(gathered[i]);
 }
@@ -55,11 +59,12 @@ inline void write_losses(const Plan& plan, index_t first, index_t count, const d
     });
 }
 
-// Adds the total weight of a block, and the number of its samples that are not ignored. Returns false for bad labels.
-inline bool load_block(const Plan& plan, index_t first, index_t count, index_t* classes, double* weights,
-                       Survey<double>& weights_survey, Partial& partial) {
+// Adds the total weight of a block, and the number of its samples that are not ignored.
+// Returns how many are kept, or -1 for bad labels.
+inline index_t load_block(const Plan& plan, index_t first, index_t count, index_t* classes, double* weights,
+                          Survey<double>& weights_survey, Partial& partial) {
     const index_t kept = load_classes(plan, first, count, classes, partial);
-    if (kept < 0) return false;
+    if (kept < 0) return kept;
     partial.count += kept;
     if (plan.weight) {
         load_weights(plan.weight, classes, count, weights);
@@ -69,7 +74,7 @@ inline bool load_block(const Plan& plan, index_t first, index_t count, index_t* 
         if (fits_float(weights_survey)) spans.one = certified<float>.one;
         add_block(partial.weight, weights, count, weights_survey, spans);
     }
-    return true;
+    return kept;
 }
 
 template <class Visit> void for_each_block(index_t first, index_t last, index_t block, Visit&& visit) {
@@ -93,8 +98,9 @@ template <class Scalar> void nll_forward(const Plan& plan, index_t first, index_
         alignas(64) double weights[block_size];
         alignas(64) Real<Scalar> losses[block_size];
         Survey<double> weights_survey;
-        if (!load_block(plan, begin, count, classes, weights, weights_survey, partial)) return;
-        load_losses<Scalar>(plan, begin, count, classes, losses);
+        const index_t kept = load_block(plan, begin, count, classes, weights, weights_survey, partial);
+        if (kept < 0) return;
+        load_losses<Scalar>(plan, begin, count, classes, kept == count, losses);
         if (plan.data[output]) {
             alignas(64) double values[block_size];
             for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);

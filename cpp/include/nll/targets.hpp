@@ -30,23 +30,25 @@ template <class Label>
 index_t load_run(const Label* label, index_t stride, index_t count, const Plan& plan, index_t* classes, bool& bad) {
     const std::optional<Label> ignore = plan.ignore_index.as<Label>();
     const Label ignored_label = ignore.value_or(0);
-    const bool ignores = ignore.has_value();
+    const std::uint64_t ignores = ignore.has_value();
     const auto base = static_cast<std::uint64_t>(plan.index_base), limit = static_cast<std::uint64_t>(plan.classes);
-    index_t kept = 0;
-    bool outside = false;
-    for (index_t i = 0; i < count; ++i) {
-        const Label value = label[i * stride];
-        const bool skip = ignores & (value == ignored_label);
-        const std::uint64_t place = static_cast<std::uint64_t>(value) - base;
-        bool wrong = place >= limit;
-        // Classes end at 2^63, but a larger label less a negative base could wrap to one.
-        if constexpr (std::same_as<Label, std::uint64_t>) wrong |= (value >> 63) != 0;
-        outside |= wrong & !skip;
-        kept += !skip;
-        classes[i] = skip ? ignored : static_cast<index_t>(place);
-    }
-    bad |= outside;
-    return kept;
+    const auto load = [&](auto step) {
+        std::uint64_t skipped = 0, outside = 0;
+        for (index_t i = 0; i < count; ++i) {
+            const Label value = label[i * step];
+            const std::uint64_t skip = ignores & std::uint64_t{value == ignored_label};
+            const std::uint64_t place = static_cast<std::uint64_t>(value) - base;
+            std::uint64_t wrong = place >= limit;
+            // Classes end at 2^63, but a larger label less a negative base could wrap to one.
+            if constexpr (std::same_as<Label, std::uint64_t>) wrong |= value >> 63;
+            outside |= wrong & ~skip;
+            skipped += skip;
+            classes[i] = static_cast<index_t>(skip ? static_cast<std::uint64_t>(ignored) : place);
+        }
+        bad |= outside != 0;
+        return count - static_cast<index_t>(skipped);
+    };
+    return stride == 1 ? load(std::integral_constant<index_t, 1>()) : load(stride);
 }
 
 // Looks for the bad labels of a block that load_run has found bad, and notes the lowest.

@@ -130,7 +130,7 @@ inline std::string shape_text(const index_t* shape, int rank) {
     return text + (rank == 1 ? ",)" : ")");
 }
 
-inline index_t magnitude(index_t value) { return value < 0 ? -value : value; }
+inline index_t absolute(index_t value) { return value < 0 ? -value : value; }
 
 // Sizes whose product, or whose reach in bytes, 64 bits cannot count: std::invalid_argument.
 inline void check_sizes(const char* name, const Array& array) {
@@ -145,10 +145,10 @@ inline void check_sizes(const char* name, const Array& array) {
     for (int a = 0; a < array.rank; ++a) {
         const index_t extent = array.shape[a], stride = array.strides[a];
         if (extent > limit / elements || stride > limit || stride < -limit ||
-            (extent > 1 && magnitude(stride) > (limit - reach) / (extent - 1)))
+            (extent > 1 && absolute(stride) > (limit - reach) / (extent - 1)))
             fail(" has more elements, or a longer reach, than 64 bits can count");
         elements *= extent;
-        reach += (extent - 1) * magnitude(stride);
+        reach += (extent - 1) * absolute(stride);
     }
 }
 
@@ -196,7 +196,7 @@ inline Samples samples_of(const std::array<const Array*, operands>& arrays, int 
     }
 
     // Longest strides first. Stable, so that equal ones keep C order; by insertion, for there are few axes.
-    const auto reach = [&](int place) { return magnitude(all[samples.place[place].axis].stride[leading]); };
+    const auto reach = [&](int place) { return absolute(all[samples.place[place].axis].stride[leading]); };
     for (int a = 1; a < shaped.rank; ++a)
         for (int b = a; b > 0 && reach(b) > reach(b - 1); --b) std::swap(samples.place[b], samples.place[b - 1]);
 

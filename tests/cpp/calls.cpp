@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The public functions as a C++ user calls them: types, layouts, and errors with nothing written.
+#include <nll/nll.hpp>
+
+#include <cmath>
+#include <vector>
+
+#include "check.hpp"
+
+using namespace nll;
+
+namespace {
+
+const std::vector<float> data{-1, -2, -3, -4, -5, -6, -7, -8, -9};
+const View<const float, 2> input3{data.data(), {3, 3}};
+
+void values() {
+    const std::vector<std::int64_t> labels{0, 1, 2};
+    const View<const std::int64_t, 1> target{labels.data(), {3}};
+    const std::vector<double> weight{1, 2, 5};
+    const Options weighted{.weight = View<const double, 1>{weight.data(), {3}}};
+    CHECK(nll_loss(input3, target).value == 5);
+    CHECK(nll_loss(input3, target, {.reduction = Reduction::sum}).value == 15);
+    const Loss loss = nll_loss(input3, target, weighted);
+    CHECK(loss.value == 7 && loss.total_weight == 8 && loss.count == 3);
+    CHECK(nll_loss(input3, target, {.ignore_index = 2}).value == 3);
+    CHECK(nll_loss(input3, target, {.ignore_index = std::nullopt, .axis = -1}).value == 5);
+    CHECK(nll_loss(input3, target, {.axis = 0}).value == (1 + 5 + 9) / 3.0);
+
+    std::vector<double> losses(3);
+    CHECK(std::isnan(nll_loss(input3, target, View<double, 1>{losses.data(), {3}}, weighted).value));
+    CHECK((losses == std::vector<double>{1, 10, 45}));
+
+    std::vector<float> gradient(9, 7);
+    const View<float, 2> grad_input{gradient.data(), {3, 3}};
+    CHECK(nll_loss_value_and_grad(input3, target, grad_input, weighted).value == 7);
+    CHECK((gradient == std::vector<float>{-0.125f, 0, 0, 0, -0.25f, 0, 0, 0, -0.625f}));
+    nll_loss_backward(2.0, target, grad_input, {.ignore_index = 1});
+    CHECK((gradient == std::vector<float>{-1, 0, 0, 0, 0, 0, 0, 0, -1}));
+    const std::vector<float> grad_output{1, 2, 3};
+    nll_loss_backward(View<const float, 1>{grad_output.data(), {3}}, target, grad_input, weighted);
+    CHECK((gradient == std::vector<float>{-1, 0, 0, 0, -4, 0, 0, 0, -15}));
+}
+
+template <class Label> void label_types() {
+    const Label labels[] = {1, 2, 3};
+    const View<const Label, 1> target{labels, {3}};
+    CHECK(nll_loss(input3, target, {.index_base = 1}).value == 5);
+    CHECK(message_of<std::out_of_range>([&] { nll_loss(input3, target); }) ==
+          "target[2] is 3, outside [0, 3) (ignore_index is -100)");
+}
+
+void strided_windows() {
+    std::vector<float> big(2 * 4 * 6 * 8);
+    for (std::size_t i = 0; i < big.size(); ++i) big[i] = -static_cast<float>(i);
+    std::vector<std::uint8_t> labels(2 * 3 * 5, 2);
+    const View<const float, 4> window{big.data() + 9, {2, 4, 3, 5}, {192, 48, 16, 1}};
+    const View<const std::uint8_t, 3> target{labels.data(), {2, 3, 5}};
+    double expected = 0;
+    for (int n = 0; n < 2; ++n)
+        for (int h = 0; h < 3; ++h)
+            for (int w = 0; w < 5; ++w) expected += 9 + 192 * n + 48 * 2 + 16 * h + w;
+    CHECK(nll_loss(window, target, {.reduction = Reduction::sum}).value == expected);
+}
+
+void errors_leave_everything() {
+    std::int32_t labels[] = {0, -1, 2};
+    const View<std::int32_t, 1> target{labels, {3}};
+    std::vector<float> gradient(9, 7), losses(3, 7);
+    const std::vector<float> before(gradient);
+    const View<float, 2> grad_input{gradient.data(), {3, 3}};
+    CHECK(message_of<std::out_of_range>([&] { nll_loss_value_and_grad(input3, target, grad_input); }) ==
+          "target[1] is -1, outside [0, 3) (ignore_index is -100)");
+    CHECK(message_of<std::out_of_range>([&] { nll_loss_backward(1.0, target, grad_input); }).starts_with("target[1] is -1"));
+    CHECK(message_of<std::out_of_range>([&] { nll_loss(input3, target, View<float, 1>{losses.data(), {3}}); }).starts_with("target[1]"));
+    CHECK(gradient == before && losses == std::vector<float>(3, 7));
+
+    labels[1] = 1;
+    const auto invalid = [&](const Options& options) {
+        return message_of<std::invalid_argument>([&] { nll_loss(input3, target, options); });
+    };
+    CHECK(invalid({.axis = 2}) == "axis 2 is out of bounds for input with 2 dimensions");
+    CHECK(invalid({.index_base = std::numeric_limits<index_t>::max() - 1}) ==
+          "index_base 9223372036854775806 and 3 classes go beyond 2^63");
+    const float two[] = {1, 1};
+    CHECK(invalid({.weight = View<const float, 1>{two, {2}}}) == "weight has shape (2,), but there are 3 classes");
+    const std::int64_t large[] = {1, -(std::int64_t{1} << 53) - 1, 1};
+    CHECK(invalid({.weight = View<const std::int64_t, 1>{large, {3}}}) ==
+          "weight[1] is -9007199254740993, beyond 2^53: as a double it would be another number");
+    CHECK(invalid({.reduction = Reduction::none}) != "nothing was thrown");
+    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input3, View<std::int32_t, 1>{labels, {2}}); }) ==
+          "target has shape (2,), but input of shape (3, 3) with its classes on axis 1 needs (3,)");
+    CHECK(message_of<std::invalid_argument>([&] {
+              nll_loss_value_and_grad(input3, target, View<float, 2>{gradient.data(), {3, 3}, {0, 1}});
+          }) == "out has stride 0 on axis 0: elements that share memory cannot be written");
+    constexpr index_t huge = index_t{1} << 40;
+    CHECK(message_of<std::invalid_argument>([&] {
+              nll_loss(View<const float, 3>{data.data(), {huge, 1, huge}, {0, 0, 0}},
+                       View<std::int32_t, 2>{labels, {huge, huge}, {0, 0}});
+          }) == "input of shape (1099511627776, 1, 1099511627776) has more elements, or a longer reach, than 64 bits can count");
+    const std::int32_t none[] = {-100, -100, -100};
+    CHECK(message_of<std::invalid_argument>([&] {
+              nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::raise});
+          }) == "the total weight of the 0 samples that are not ignored is 0: they have no mean (empty is 'raise')");
+    CHECK(std::isnan(nll_loss(input3, View<const std::int32_t, 1>{none, {3}}).value));
+    CHECK(same_bits(nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::zero}).value, 0.0));
+}
+
+}  // namespace
+
+int main() {
+    values();
+    label_types<std::int8_t>();
+    label_types<std::uint8_t>();
+    label_types<std::int16_t>();
+    label_types<std::uint16_t>();
+    label_types<std::int32_t>();
+    label_types<std::uint32_t>();
+    label_types<std::int64_t>();
+    label_types<std::uint64_t>();
+    label_types<long long>();
+    strided_windows();
+    errors_leave_everything();
+    return failures() != 0;
+}

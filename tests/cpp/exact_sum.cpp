@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The accumulator and its rounding, against themselves by exact identities and against integers.
+#include <nll/exact_sum.hpp>
+
+#include <algorithm>
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+
+using namespace nll;
+
+namespace {
+
+std::mt19937_64 random_bits(1);
+
+double any_double() {  // of any exponent, subnormals included
+    for (;;)
+        if (const double value = std::bit_cast<double>(random_bits()); std::isfinite(value)) return value;
+}
+
+double mid_double() { return std::ldexp(static_cast<double>(random_bits() >> 11) - 0x1p52, static_cast<int>(random_bits() % 60)); }
+
+ExactSum sum_of(const std::vector<double>& values) {
+    ExactSum sum;
+    for (const double value : values) add(sum, value);
+    return sum;
+}
+
+void order_does_not_matter() {
+    for (int round = 0; round < 200; ++round) {
+        std::vector<double> values(1 + random_bits() % 300);
+        for (double& value : values) value = round % 2 ? any_double() : mid_double();
+        const double expected = rounded(sum_of(values), format_of<double>);
+        std::shuffle(values.begin(), values.end(), random_bits);
+        ExactSum merged;
+        for (std::size_t first = 0; first < values.size();) {
+            const std::size_t last = std::min(values.size(), first + 1 + random_bits() % 50);
+            merge(merged, sum_of({values.begin() + static_cast<std::ptrdiff_t>(first), values.begin() + static_cast<std::ptrdiff_t>(last)}));
+            first = last;
+        }
+        CHECK(same_bits(rounded(merged, format_of<double>), expected));
+    }
+}
+
+void cancels_to_nothing() {
+    for (int round = 0; round < 200; ++round) {
+        std::vector<double> values(100);
+        for (double& value : values) value = any_double();
+        const double small = any_double();
+        ExactSum sum = sum_of(values);
+        add(sum, small);
+        for (const double value : values) add(sum, -value);
+        CHECK(same_bits(rounded(sum, format_of<double>), small));
+        add(sum, -small);
+        CHECK(same_bits(rounded(sum, format_of<double>), 0.0));
+        CHECK(magnitude(sum).count == 0);
+    }
+}
+
+void many_carries() {
+    ExactSum sum;
+    for (int i = 0; i < 1000; ++i) {
+        add(sum, -0x1.fffffffffffffp100);
+        carry(sum);
+        carry(sum);
+    }
+    CHECK(sum.high - sum.low < 8);
+    CHECK(same_bits(rounded(sum, format_of<double>), -1000 * 0x1.fffffffffffffp100));
+}
+
+void products_are_exact() {
+    for (int round = 0; round < 2000; ++round) {
+        const double a = any_double(), b = mid_double();
+        ExactSum sum;
+        add_product(sum, a, b);
+        const double product = a * b;
+        if (std::isfinite(product) && std::fabs(product) > 0x1p-900) {
+            CHECK(same_bits(rounded(sum, format_of<double>), product));
+            add(sum, -product);
+            CHECK(same_bits(rounded(sum, format_of<double>), std::fma(a, b, -product)));
+        }
+    }
+    ExactSum least;
+    add_product(least, 0x1p-1074, 0x1p-1074);
+    const Magnitude value = magnitude(least);
+    CHECK(value.count == 1);
+    CHECK(value.exponent <= -2148);
+    add_product(least, std::numeric_limits<double>::max(), -std::numeric_limits<double>::max());
+    CHECK(same_bits(rounded(least, format_of<double>), -std::numeric_limits<double>::infinity()));
+}
+
+// q is a/b rounded to nearest if no neighbour n has |a - n·b| < |a - q·b|: exact, since both are ExactSums.
+void quotients_are_nearest() {
+    const auto residue = [](const ExactSum& a, double q, double b) {
+        ExactSum left = a;
+        add_product(left, -q, b);
+        Magnitude m = magnitude(left);
+        m.negative = false;
+        return m;
+    };
+    const auto less = [](const Magnitude& a, const Magnitude& b) {  // digits have no zeros at the ends
+        const int top_a = a.count ? a.exponent / 32 + a.count : -1000, top_b = b.count ? b.exponent / 32 + b.count : -1000;
+        if (top_a != top_b) return top_a < top_b;
+        for (int i = 1; i <= std::max(a.count, b.count); ++i) {
+            const std::uint32_t x = i <= a.count ? a.digit[a.count - i] : 0, y = i <= b.count ? b.digit[b.count - i] : 0;
+            if (x != y) return x < y;
+        }
+        return false;
+    };
+    for (int round = 0; round < 5000; ++round) {
+        ExactSum a, b;
+        const int terms = 1 + static_cast<int>(random_bits() % 4);
+        for (int i = 0; i < terms; ++i) add(a, mid_double());
+        const double divisor = round % 3 ? mid_double() : static_cast<double>(1 + random_bits() % 1000000);
+        if (divisor == 0) continue;
+        add(b, divisor);
+        const double q = rounded_quotient(a, b, format_of<double>);
+        if (q == 0) continue;
+        const Magnitude here = residue(a, q, divisor);
+        CHECK(!less(residue(a, std::nextafter(q, 1e308), divisor), here));
+        CHECK(!less(residue(a, std::nextafter(q, -1e308), divisor), here));
+    }
+    for (int round = 0; round < 5000; ++round) {  // exact quotients, and many digits of divisor
+        ExactSum a, b;
+        const double q = mid_double(), one = mid_double(), two = std::ldexp(mid_double(), -200);
+        if (q == 0 || one == 0) continue;
+        add(b, one), add(b, two);
+        add_product(a, q, one), add_product(a, q, two);
+        CHECK(same_bits(rounded_quotient(a, b, format_of<double>), q));
+    }
+}
+
+void rounds_once() {
+    const auto rounded_to = [](std::initializer_list<double> values, Format format) {
+        return rounded(sum_of(values), format);
+    };
+    // Just above a tie of float; rounded to double first, it would be the tie, and go down.
+    CHECK(same_bits(rounded_to({1, 0x1p-24, 0x1p-100}, format_of<float>), 1 + 0x1p-23));
+    CHECK(same_bits(rounded_to({1, 0x1p-24}, format_of<float>), 1));
+    CHECK(same_bits(rounded_to({1, 0x1p-24, -0x1p-100}, format_of<float>), 1));
+    CHECK(same_bits(rounded_to({1 + 0x1p-23, 0x1p-24}, format_of<float>), 1 + 0x1p-22));
+    CHECK(same_bits(rounded_to({65519}, format_of<float16>), 65504));
+    CHECK(same_bits(rounded_to({65520}, format_of<float16>), std::numeric_limits<double>::infinity()));
+    CHECK(same_bits(rounded_to({-0x1p-25}, format_of<float16>), -0.0));
+    CHECK(same_bits(rounded_to({-0x1p-25, -0x1p-80}, format_of<float16>), -0x1p-24));
+    CHECK(same_bits(rounded_to({0x1.8p-24}, format_of<float16>), 0x1p-23));
+    CHECK(same_bits(rounded_to({0x1p-1074, 0x1p-1074}, format_of<double>), 0x1p-1073));
+    CHECK(same_bits(rounded_to({0x1p-150}, format_of<float>), 0));
+    CHECK(same_bits(rounded_to({0x1p-150, 0x1p-1074}, format_of<float>), 0x1p-149));
+    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p969}, format_of<double>), std::numeric_limits<double>::max()));
+    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p970}, format_of<double>), std::numeric_limits<double>::infinity()));
+}
+
+void specials_are_ieee() {
+    const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+    const auto quotient = [](std::initializer_list<double> a, std::initializer_list<double> b) {
+        return rounded_quotient(sum_of(a), sum_of(b), format_of<double>);
+    };
+    CHECK(quotient({infinity, 1}, {2}) == infinity);
+    CHECK(quotient({1}, {}) == infinity);
+    CHECK(quotient({-0x1p-1074}, {1, -1}) == -infinity);
+    CHECK(std::isnan(quotient({}, {})));
+    CHECK(std::isnan(quotient({infinity, -infinity}, {1})));
+    CHECK(std::isnan(quotient({infinity}, {infinity})));
+    CHECK(std::isnan(quotient({nan}, {1})));
+    CHECK(same_bits(quotient({-5}, {infinity}), 0.0));
+    CHECK(same_bits(quotient({}, {-3}), 0.0));
+}
+
+}  // namespace
+
+int main() {
+    order_does_not_matter();
+    cancels_to_nothing();
+    many_carries();
+    products_are_exact();
+    quotients_are_nearest();
+    rounds_once();
+    specials_are_ieee();
+    return failures() != 0;
+}

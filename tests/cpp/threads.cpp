@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The same bits for any number of threads, from several threads at once, within somebody else's region, after a fork,
+// and in any floating-point environment.
+#include <nll/nll.hpp>
+
+#include <atomic>
+#include <cfenv>
+#include <random>
+#include <thread>
+#include <vector>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+#include "check.hpp"
+
+using namespace nll;
+
+namespace {
+
+constexpr index_t samples = 100000, classes = 7;
+std::vector<float> data(samples* classes);
+std::vector<std::int16_t> labels(samples);
+const View<const float, 2> input_view{data.data(), {samples, classes}};
+const View<const std::int16_t, 1> target_view{labels.data(), {samples}};
+
+double loss_with(int threads) { return nll_loss(input_view, target_view, {.reduction = Reduction::sum, .num_threads = threads}).value; }
+
+void any_number_of_threads(double expected) {
+    for (int threads = 1; threads <= 9; ++threads) CHECK(same_bits(loss_with(threads), expected));
+    std::vector<float> gradient(data.size()), first;
+    for (const int threads : {1, 3}) {
+        nll_loss_value_and_grad(input_view, target_view, View<float, 2>{gradient.data(), {samples, classes}}, {.num_threads = threads});
+        if (threads == 1) first = gradient;
+    }
+    CHECK(first == gradient);
+}
+
+void at_the_same_time(double expected) {
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i)
+        callers.emplace_back([&] {
+            for (int round = 0; round < 20; ++round) wrong += !same_bits(loss_with(2), expected);
+        });
+    for (std::thread& caller : callers) caller.join();
+    CHECK(wrong == 0);
+}
+
+void within_a_region([[maybe_unused]] double expected) {
+#if defined(_OPENMP)
+    int wrong = 0;
+#pragma omp parallel num_threads(3) reduction(+ : wrong)
+    wrong += !same_bits(loss_with(4), expected);
+    CHECK(wrong == 0);
+#endif
+}
+
+void lowest_bad_label() {
+    std::vector<std::int16_t> bad(labels);
+    bad[99999] = bad[50001] = 7;
+    bad[50000] = -1;
+    for (const int threads : {1, 2, 5})
+        CHECK(message_of<std::out_of_range>([&] {
+                  nll_loss(input_view, View<const std::int16_t, 1>{bad.data(), {samples}}, {.num_threads = threads});
+              }) == "target[50000] is -1, outside [0, 7) (ignore_index is -100)");
+}
+
+void rounding_modes(double expected) {
+    for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+        std::fesetround(mode);
+        const double one = loss_with(1), three = loss_with(3);
+        CHECK(std::fegetround() == mode);
+        std::fesetround(FE_TONEAREST);
+        CHECK(same_bits(one, expected) && same_bits(three, expected));
+    }
+}
+
+void interrupted() {
+    static std::atomic<int> asked;
+    const float one = -1;
+    const std::uint8_t zero = 0;
+    constexpr index_t many = index_t{1} << 40;  // hours, if it were not stopped
+    const View<const float, 2> same{&one, {many, 1}, {0, 0}};
+    const View<const std::uint8_t, 1> same_label{&zero, {many}, {0}};
+    for (const int threads : {1, 2}) {
+        bool stopped = false;
+        asked = 0;
+        try {
+            nll_loss(same, same_label, {.num_threads = threads, .interrupt = [] { return ++asked == 2; }});
+        } catch (const Interrupted&) {
+            stopped = true;
+        }
+        CHECK(stopped);
+    }
+}
+
+void forked(double expected) {
+#if defined(__unix__) || defined(__APPLE__)
+    CHECK(same_bits(loss_with(2), expected));
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);  // ends a child that hangs
+        bool good = get_num_threads(2) == 1 && same_bits(loss_with(2), expected);
+        set_num_threads(2);
+        good = good && same_bits(loss_with(0), expected) && same_bits(loss_with(3), expected);
+        _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0);
+    CHECK(same_bits(loss_with(2), expected));
+#else
+    static_cast<void>(expected);
+#endif
+}
+
+}  // namespace
+
+int main() {
+    std::mt19937 random(3);
+    std::normal_distribution<float> normal(-2, 3);
+    for (float& value : data) value = normal(random);
+    for (std::int16_t& label : labels) label = static_cast<std::int16_t>(random() % classes);
+    const double expected = loss_with(1);
+    any_number_of_threads(expected);
+    at_the_same_time(expected);
+    within_a_region(expected);
+    lowest_bad_label();
+    rounding_modes(expected);
+    interrupted();
+    forked(expected);
+    CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) == "num_threads is 0, outside [1, 256]");
+    return failures() != 0;
+}

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The C++ side: its own tests, projects that use it, and a certificate whose limits matter."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nll
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(not (ROOT / "cpp").is_dir(), reason="installed without the sources")
+
+
+def run(*command: object, cwd: Path | None = None, **env: str) -> str:
+    """Run a command and return what it printed; fail with that if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cxx() -> str:
+    return os.environ.get("CXX") or shutil.which("c++") or "g++"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A C++ installation of the library, built with its tests."""
+    build, prefix = tmp_path_factory.mktemp("build"), tmp_path_factory.mktemp("prefix")
+    options = ["-DNLL_TESTS=ON", "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON", f"-DCMAKE_INSTALL_PREFIX={prefix}"]
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", *options)
+    run("cmake", "--build", build)
+    run("cmake", "--install", build)
+    (prefix / "build").symlink_to(build)
+    return prefix
+
+
+@pytest.mark.parametrize("instruction_set", ["", "x86-64", "x86-64-v3", "x86-64-v4"], ids=lambda name: name or "chosen")
+def test_ctest(installed: Path, instruction_set: str) -> None:
+    forced = {**os.environ, "NLL_INSTRUCTION_SET": instruction_set}
+    usable = subprocess.run([sys.executable, "-c", "import nll"], env=forced, capture_output=True, check=False)
+    if usable.returncode != 0:
+        pytest.skip(f"this machine does not run {instruction_set}")
+    printed = run("ctest", "--test-dir", installed / "build", "--output-on-failure", NLL_INSTRUCTION_SET=instruction_set)
+    assert "100% tests passed" in printed
+
+
+def test_kernels_share_no_function_with_other_instruction_sets(installed: Path) -> None:
+    if not (objects := list((installed / "build").glob("**/nll_kernels_x86_64_v*.dir/**/*.o"))):
+        pytest.skip("kernels are built for one instruction set here")
+    for kernels in objects:
+        name = re.search(r"nll_kernels_(\w+)\.dir", str(kernels)).group(1)  # type: ignore[union-attr]
+        weak = [line for line in run("nm", "-C", kernels).splitlines() if re.search(r" [WVu] ", line)]
+        leaks = [line for line in weak if f"nll::{name}::" not in line]
+        assert not leaks, "\n".join(leaks)
+
+
+@pytest.mark.parametrize("target", ["nll::nll", "nll::headers"])
+@pytest.mark.parametrize("way", ["installed", "add_subdirectory", "wheel"])
+def test_cmake_consumer(installed: Path, tmp_path: Path, way: str, target: str) -> None:
+    where = {
+        "installed": f"-DCMAKE_PREFIX_PATH={installed}",
+        "add_subdirectory": f"-DNLL_SOURCE_DIR={ROOT}",
+        "wheel": f"-Dnll_DIR={nll.get_cmake_dir()}",
+    }[way]
+    run("cmake", "-S", ROOT / "tests/consumer/cmake", "-B", tmp_path, "-G", "Ninja", where, f"-DNLL_TARGET={target}")
+    run("cmake", "--build", tmp_path)
+    assert run(tmp_path / "consumer") == "loss 3.5\n"
+    flags = (tmp_path / "build.ninja").read_text()
+    compiled = re.search(r"build CMakeFiles/consumer.dir/.*?(?=\nbuild )", flags, re.DOTALL)
+    assert compiled is not None
+    assert "openmp" not in compiled.group().lower(), "OpenMP has leaked into the consumer's flags"
+
+
+def test_scikit_build_core_consumer_finds_the_wheel_with_no_path(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests/consumer/pip", tmp_path / "project")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    run(*pip, "install", "--no-build-isolation", "--no-deps", "--target", tmp_path / "site", tmp_path / "project")
+    code = "import nll_consumer; print(nll_consumer.mean_loss())"
+    assert run(sys.executable, "-c", code, PYTHONPATH=str(tmp_path / "site")) == "3.5\n"
+
+
+def test_without_openmp(cxx: str, tmp_path: Path) -> None:
+    run("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DNLL_TESTS=ON", "-DNLL_OPENMP=OFF")
+    run("cmake", "--build", tmp_path)
+    assert "100% tests passed" in run("ctest", "--test-dir", tmp_path, "--output-on-failure")
+
+
+def test_fast_math_is_refused(cxx: str, tmp_path: Path) -> None:
+    source = tmp_path / "fast.cpp"
+    source.write_text("#include <nll/nll.hpp>\nint main() {}\n")
+    command = [cxx, "-std=c++20", "-ffast-math", f"-I{ROOT}/cpp/include", "-fsyntax-only", str(source)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "-ffast-math lets the compiler break them" in refused.stderr
+
+
+LIMITS = {"one slice of float": ("20", "21"), "two of float": ("63", "65"), "two of double": ("34", "36")} | {
+    "three of double": ("77", "79")
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_certificate_is_sharp(cxx: str, tmp_path: Path, limit: str) -> None:
+    """The test of the certificate fails for a limit that is relaxed to the first span that is unsafe."""
+    shutil.copytree(ROOT / "cpp/include", tmp_path / "include")
+    header = tmp_path / "include/nll/exact_sum.hpp"
+    proved, unsafe = LIMITS[limit]
+    line = re.compile(rf"(constexpr Spans certified<{limit.split()[-1]}>.*)\b{proved}\b(.*)")
+    relaxed, count = line.subn(rf"\g<1>{unsafe}\g<2>", header.read_text())
+    assert count == 1
+    for text, passes in ((header.read_text(), True), (relaxed, False)):
+        header.write_text(text)
+        flags = ["-std=c++20", "-O2", "-ffp-contract=off", f"-I{tmp_path}/include"]
+        run(cxx, *flags, ROOT / "tests/cpp/certificate.cpp", "-o", tmp_path / "certificate")
+        tested = subprocess.run([tmp_path / "certificate"], capture_output=True, check=False)
+        assert (tested.returncode == 0) == passes
