@@ -54,7 +54,9 @@ def test_ctest(installed: Path, instruction_set: str) -> None:
     usable = subprocess.run([sys.executable, "-c", "import nll"], env=forced, capture_output=True, check=False)
     if usable.returncode != 0:
         pytest.skip(f"this machine does not run {instruction_set}")
-    printed = run("ctest", "--test-dir", installed / "build", "--output-on-failure", NLL_INSTRUCTION_SET=instruction_set)
+    printed = run(
+        "ctest", "--test-dir", installed / "build", "--output-on-failure", NLL_INSTRUCTION_SET=instruction_set
+    )
     assert "100% tests passed" in printed
 
 

@@ -43,12 +43,14 @@ int main() {
                 for (int f = 0; f < features; ++f) row[c] += parameter[c * features + f] * point[n * features + f];
             }
             const float most = std::max({row[0], row[1], row[2]});
-            const float log_sum = most + std::log(std::exp(row[0] - most) + std::exp(row[1] - most) + std::exp(row[2] - most));
+            const float log_sum =
+                most + std::log(std::exp(row[0] - most) + std::exp(row[1] - most) + std::exp(row[2] - most));
             for (int c = 0; c < classes; ++c) row[c] -= log_sum;
         }
         const nll::Loss loss = nll::nll_loss_value_and_grad(input, target, grad_input, options);
         if (step % 10 == 0)
-            std::printf("step %2d: loss %.6f over %lld labelled points\n", step, loss.value, static_cast<long long>(loss.count));
+            std::printf("step %2d: loss %.6f over %lld labelled points\n", step, loss.value,
+                        static_cast<long long>(loss.count));
 
         for (int n = 0; n < samples; ++n) {  // back through log_softmax and the product
             const float* grad = &gradient[n * classes];

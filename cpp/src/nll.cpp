@@ -8,8 +8,10 @@
 
 namespace nll {
 
-#define NLL_DECLARE(name) \
-    namespace name { extern const Kernels kernel_table[]; }
+#define NLL_DECLARE(name)                \
+    namespace name {                     \
+    extern const Kernels kernel_table[]; \
+    }
 NLL_DECLARE(x86_64_v4)
 NLL_DECLARE(x86_64_v3)
 NLL_DECLARE(baseline)
@@ -28,8 +30,9 @@ const InstructionSet instruction_sets[] = {
 #if defined(NLL_X86_LEVELS)
     {"x86-64-v4", x86_64_v4::kernel_table,
      [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vl");
      }},
     {"x86-64-v3", x86_64_v3::kernel_table,
      [] {

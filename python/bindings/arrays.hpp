@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Python objects -> what the core takes. Only native ones: an aligned numpy.ndarray of one of the element types in the
-// machine's byte order, an int, a word. For anything else NotNative is thrown, and the Python layer converts or explains.
+// machine's byte order, an int, a word. For anything else NotNative is thrown, and the Python layer converts or
+// explains.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <atomic>
+#include <cmath>
 #include <nll/nll.hpp>
 #include <optional>
 #include <string>
@@ -19,19 +21,14 @@ struct NotNative : std::runtime_error {
     NotNative() : std::runtime_error("an argument is not native") {}
 };
 
-// A Python object that lives as long as the process, looked up once.
-template <class Make> py::handle once(Make&& make) {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<py::object> stored;
-    return stored.call_once_and_store_result(make).get_stored();
-}
-
 inline const py::detail::PyArray_Proxy* proxy(py::handle array) { return py::detail::array_proxy(array.ptr()); }
 
 inline bool is_bfloat16(const py::dtype& dtype) {
     static std::atomic<int> known{-1};  // the number that NumPy gave the type when ml_dtypes was imported
     if (dtype.num() == known) return true;
     const py::object type = dtype.attr("type");
-    const bool same = type.attr("__name__").cast<std::string>() == "bfloat16" && type.attr("__module__").cast<std::string>() == "ml_dtypes";
+    const bool same = type.attr("__name__").cast<std::string>() == "bfloat16" &&
+                      type.attr("__module__").cast<std::string>() == "ml_dtypes";
     if (same) known = dtype.num();
     return same;
 }
@@ -40,10 +37,12 @@ inline std::optional<DType> element_type(const py::dtype& dtype) {
     using api = py::detail::npy_api;
     constexpr int half = 23, first_user_type = 256;  // of NumPy; pybind11 has no names for them
     const auto integer = [&](DType narrowest) {
-        return static_cast<DType>(static_cast<int>(narrowest) + std::countr_zero(static_cast<std::size_t>(dtype.itemsize())));
+        return static_cast<DType>(static_cast<int>(narrowest) +
+                                  std::countr_zero(static_cast<std::size_t>(dtype.itemsize())));
     };
     const int number = dtype.num();
-    if (number == api::NPY_FLOAT_ || number == api::NPY_DOUBLE_ || number == half || (number >= api::NPY_BYTE_ && number <= api::NPY_ULONGLONG_)) {
+    if (number == api::NPY_FLOAT_ || number == api::NPY_DOUBLE_ || number == half ||
+        (number >= api::NPY_BYTE_ && number <= api::NPY_ULONGLONG_)) {
         if (const char order = dtype.byteorder(); order != '=' && order != '|') return std::nullopt;
         if (number == api::NPY_FLOAT_) return DType::float32;
         if (number == api::NPY_DOUBLE_) return DType::float64;
@@ -146,20 +145,41 @@ inline Empty empty_of(py::handle object) {
     return words(object);
 }
 
-// A NumPy scalar of this dtype; the value is one of its numbers.
-inline py::object scalar_of(double value, DType dtype, py::handle array_or_dtype) {
-    const auto named = [](const char* name) { return py::module_::import("numpy").attr(name).cast<py::object>(); };
-    PyObject* type = nullptr;
-    py::object held;
-    if (dtype == DType::float32) type = once([&] { return named("float32"); }).ptr();
-    else if (dtype == DType::float64) type = once([&] { return named("float64"); }).ptr();
-    else if (dtype == DType::float16) type = once([&] { return named("float16"); }).ptr();
-    else {
-        held = py::isinstance<py::dtype>(array_or_dtype) ? array_or_dtype.attr("type") : array_or_dtype.attr("dtype").attr("type");
-        type = held.ptr();
+// What is needed of NumPy. Looked up when the module is loaded, and kept.
+struct NumPy {
+    py::object float16, float32, float64, empty_like;
+};
+inline const NumPy& numpy() {
+    static const NumPy* const kept = [] {
+        const auto module = py::module_::import("numpy");
+        return new NumPy{module.attr("float16"), module.attr("float32"), module.attr("float64"),
+                         module.attr("empty_like")};
+    }();
+    return *kept;
+}
+
+// A NumPy scalar of this dtype; the value is one of its numbers. For bfloat16, `like` is the dtype or an array of it.
+inline py::object scalar_of(double value, DType dtype, py::handle like = {}) {
+    py::object element, bfloat16;
+    if (dtype == DType::bfloat16) {
+        element =
+            py::isinstance<py::dtype>(like) ? py::reinterpret_borrow<py::object>(like) : py::object(like.attr("dtype"));
+        bfloat16 = element.attr("type");
+    }
+    const py::object& type = dtype == DType::float16    ? numpy().float16
+                             : dtype == DType::bfloat16 ? bfloat16
+                             : dtype == DType::float32  ? numpy().float32
+                                                        : numpy().float64;
+    if (value != 0 && std::fabs(value) < 0x1p-126 && (dtype == DType::float32 || dtype == DType::bfloat16)) {
+        // A subnormal number: made of its bits, for a conversion could flush it, if the caller's thread is set so.
+        const auto single = static_cast<std::uint32_t>(std::fabs(value) * 0x1p149) | (value < 0 ? 0x80000000u : 0u);
+        const auto half = static_cast<std::uint16_t>(single >> 16);
+        if (!element) element = py::dtype::of<float>();
+        const void* bits = dtype == DType::float32 ? static_cast<const void*>(&single) : &half;
+        return py::array(py::reinterpret_borrow<py::dtype>(element), std::vector<py::ssize_t>(), bits)[py::tuple()];
     }
     const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
-    PyObject* result = PyObject_CallOneArg(type, number.ptr());
+    PyObject* result = PyObject_CallOneArg(type.ptr(), number.ptr());
     if (!result) throw py::error_already_set();
     return py::reinterpret_steal<py::object>(result);
 }

@@ -7,9 +7,8 @@ namespace {
 
 // num_threads(n) as a context manager: a context variable, so that it holds in its thread, task and block alone.
 py::handle thread_context() {
-    return once([] {
-        return py::reinterpret_steal<py::object>(PyContextVar_New("nll.num_threads", py::int_(0).ptr()));
-    });
+    static const py::handle variable = PyContextVar_New("nll.num_threads", py::int_(0).ptr());
+    return variable;
 }
 
 int threads_of_context() {
@@ -24,8 +23,8 @@ bool signalled() {
 }
 
 // The choices that all functions share, in the order in which Python hands them over.
-Options options_of(py::handle weight, py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
-                   py::handle empty) {
+Options options_of(py::handle weight, py::handle ignore_index, py::handle reduction, py::handle axis,
+                   py::handle index_base, py::handle empty) {
     Options options;
     options.weight = weight_of(weight);
     options.ignore_index = ignore_index_of(ignore_index);
@@ -41,7 +40,8 @@ Options options_of(py::handle weight, py::handle ignore_index, py::handle reduct
 template <class Call> auto call(const Array& largest, Options& options, Call&& core) {
     constexpr index_t worth = 4096;  // elements
     index_t elements = 1;
-    for (int a = 0; a < largest.rank && elements < worth; ++a) elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
+    for (int a = 0; a < largest.rank && elements < worth; ++a)
+        elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
     if (elements < worth) return core();
     options.interrupt = signalled;
     try {
@@ -57,11 +57,12 @@ py::object empty_like(py::handle input) {
     if (array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)
         return py::array(py::reinterpret_borrow<py::dtype>(array->descr),
                          std::vector<py::ssize_t>(array->dimensions, array->dimensions + array->nd));
-    return once([] { return py::module_::import("numpy").attr("empty_like").cast<py::object>(); })(input);
+    return numpy().empty_like(input);
 }
 
-py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index, py::handle reduction,
-                    py::handle axis, py::handle index_base, py::handle empty, py::handle dtype, bool return_total_weight) {
+py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
+                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty, py::handle dtype,
+                    bool return_total_weight) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     const Array from = floating_of(input), labels = target_of(target);
     options.dtype = dtype_of_result(dtype);
@@ -69,7 +70,8 @@ py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::
     Loss loss;
     py::object result;
     if (options.reduction == Reduction::none) {
-        const py::dtype element = py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
+        const py::dtype element =
+            py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
         py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(), labels.shape.begin() + labels.rank));
         const Array to = array_of(losses);
         loss = call(from, options, [&] { return nll::nll_loss(from, labels, &to, options); });
@@ -79,7 +81,7 @@ py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::
         result = scalar_of(loss.value, options.dtype.value_or(from.dtype), options.dtype ? dtype : input);
     }
     if (!return_total_weight) return result;
-    return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64, {}));
+    return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64));
 }
 
 py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
@@ -94,8 +96,8 @@ py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handl
     py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
     call(to, options, [&] {
-        nll::nll_loss_backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, labels, to,
-                               options);
+        nll::nll_loss_backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0,
+                               labels, to, options);
     });
     return result;
 }
@@ -113,12 +115,13 @@ py::object nll_loss_value_and_grad(py::handle input, py::handle target, py::hand
     });
     py::object value = scalar_of(loss.value, from.dtype, input);
     if (!return_total_weight) return py::make_tuple(value, gradient);
-    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64, {}), gradient);
+    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
+    numpy();
     py::register_exception<NotNative>(m, "NotNative", PyExc_TypeError);
     py::register_exception_translator([](std::exception_ptr error) {
         try {

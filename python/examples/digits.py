@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train a softmax classifier on the handwritten digits that scikit-learn ships, with nothing but NumPy and nll.
 
-Every training image is used nine times with other noise, a tenth of the labels is unknown (ignored), and classes weigh inversely
-to how often they occur. Prints the accuracy on digits that were held out, and saves a picture of the training.
+Every training image is used nine times with other noise, a tenth of the labels is unknown (ignored), and classes weigh
+inversely to how often they occur. Prints the accuracy on digits that were held out, and saves a picture.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from tqdm import tqdm
 import nll
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend first: there may be no screen)
+import matplotlib.pyplot as plt
 
 UNKNOWN = 255
 LEARNING_RATE = np.float32(0.5)
@@ -68,7 +68,9 @@ def main() -> None:
     seconds = time.perf_counter() - start
 
     log_probability = log_softmax(x @ parameters)
-    print(f"{len(x)} images, {np.count_nonzero(target == UNKNOWN)} of them without a label, {seconds:.1f} s of training")
+    print(
+        f"{len(x)} images, {np.count_nonzero(target == UNKNOWN)} of them without a label, {seconds:.1f} s of training"
+    )
     for threads in (1, 2):
         with nll.num_threads(threads):
             final = loss_fn(log_probability, target)
@@ -76,14 +78,18 @@ def main() -> None:
 
     held_out = log_softmax(with_bias(test_images) @ parameters)
     accuracy = np.mean(held_out.argmax(axis=1) == test_labels)
-    print(f"accuracy on {len(test_labels)} held-out digits: {accuracy:.1%}, loss {nll.nll_loss(held_out, test_labels):.4f}")
+    print(
+        f"accuracy on {len(test_labels)} held-out digits: {accuracy:.1%}, loss {nll.nll_loss(held_out, test_labels):.4f}"
+    )
 
     losses = nll.nll_loss(held_out, test_labels, reduction="none")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(curve)
     left.set(title="Training", xlabel="step", ylabel="weighted mean loss (nats)", yscale="log")
     right.bar(range(10), [losses[test_labels == digit].mean() for digit in range(10)])
-    right.set(title=f"Held-out digits: {accuracy:.1%} right", xlabel="digit", ylabel="mean loss (nats)", xticks=range(10))
+    right.set(
+        title=f"Held-out digits: {accuracy:.1%} right", xlabel="digit", ylabel="mean loss (nats)", xticks=range(10)
+    )
     figure.savefig(arguments.plot, dpi=120)
     print(f"saved {arguments.plot}")
 

@@ -38,7 +38,7 @@ def as_array(name: str, value: object) -> Array:
         check_device(name, value)
         try:
             if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
-                array = np.from_dlpack(value)  # type: ignore[arg-type]
+                array = np.from_dlpack(value)
             else:
                 array = np.asarray(value)
         except MemoryError:
@@ -184,7 +184,7 @@ def as_number(name: str, value: object) -> float:
     if isinstance(value, bool | np.bool_) or not (isinstance(value, Real) or is_floating(np.asarray(value).dtype)):
         raise TypeError(f"{name} is {value!r}; it must be a real number")
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except OverflowError:
         raise ValueError(f"{name} is {value!r}, beyond the largest float64") from None
 
@@ -216,13 +216,15 @@ def as_choices(
 
 
 def as_out(out: object, like: Array, **apart_from: object) -> Array | None:
-    """`out`, if it can be written like `like`, and shares no memory with the arrays named."""
+    """The memory of `out`, if it can be written like `like`, and shares none with the arrays named."""
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out is a {kind_of(out)}; it must be a numpy.ndarray")
     if out.dtype != like.dtype or not out.dtype.isnative:
-        raise TypeError(f"out has dtype {out.dtype.str if not out.dtype.isnative else out.dtype}; it must be {like.dtype}")
+        raise TypeError(
+            f"out has dtype {out.dtype.str if not out.dtype.isnative else out.dtype}; it must be {like.dtype}"
+        )
     if out.shape != like.shape:
         raise ValueError(f"out has shape {out.shape}, but input has {like.shape}")
     if not out.flags.writeable:
@@ -234,7 +236,7 @@ def as_out(out: object, like: Array, **apart_from: object) -> Array | None:
     for name, other in apart_from.items():
         if isinstance(other, np.ndarray) and shares_memory(out, other):
             raise ValueError(f"out shares memory with {name}; it must have its own")
-    return out
+    return np.asarray(out)
 
 
 def overlaps_itself(array: Array) -> bool:
@@ -257,6 +259,6 @@ def overlaps_itself(array: Array) -> bool:
 
 def shares_memory(one: Array, other: Array) -> bool:
     try:
-        return np.shares_memory(one, other, max_work=10**6)
+        return np.shares_memory(one, other, max_work=10**6)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True  # not to be told apart in reasonable time

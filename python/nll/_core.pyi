@@ -1,7 +1,6 @@
+# The extension takes native arguments only, and says NotNative of others: so each may be any object.
 from contextvars import ContextVar
 from typing import Any
-
-from numpy import dtype, ndarray
 
 from ._build import BuildInfo
 
@@ -10,43 +9,43 @@ class NotNative(TypeError): ...
 thread_context: ContextVar[int]
 
 def nll_loss(
-    input: ndarray[Any, Any],
-    target: ndarray[Any, Any],
-    weight: ndarray[Any, Any] | None,
-    ignore_index: int | None,
-    reduction: str,
-    axis: int,
-    index_base: int,
-    empty: str,
-    dtype: dtype[Any] | None,
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    dtype: object,
     return_total_weight: bool,
     /,
 ) -> Any: ...
 def nll_loss_backward(
-    grad_output: float | ndarray[Any, Any],
-    input: ndarray[Any, Any],
-    target: ndarray[Any, Any],
-    weight: ndarray[Any, Any] | None,
-    ignore_index: int | None,
-    reduction: str,
-    axis: int,
-    index_base: int,
-    empty: str,
-    out: ndarray[Any, Any] | None,
+    grad_output: object,
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    out: object,
     /,
 ) -> Any: ...
 def nll_loss_value_and_grad(
-    input: ndarray[Any, Any],
-    target: ndarray[Any, Any],
-    weight: ndarray[Any, Any] | None,
-    ignore_index: int | None,
-    reduction: str,
-    axis: int,
-    index_base: int,
-    empty: str,
-    grad_output: float,
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    grad_output: object,
     return_total_weight: bool,
-    out: ndarray[Any, Any] | None,
+    out: object,
     /,
 ) -> Any: ...
 def get_num_threads() -> int: ...

@@ -191,13 +191,9 @@ def nll_loss_backward(
     array, labels = _arguments.as_input(input), _arguments.as_target(target)
     choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
     gradient = _arguments.as_grad_output(grad_output, reduction)
-    return _core.nll_loss_backward(
-        gradient,
-        array,
-        labels,
-        *choices,
-        _arguments.as_out(out, array, input=array, target=labels, weight=choices[0], grad_output=gradient),
-    )
+    memory = _arguments.as_out(out, array, input=array, target=labels, weight=choices[0], grad_output=gradient)
+    result = _core.nll_loss_backward(gradient, array, labels, *choices, memory)
+    return result if out is None else out
 
 
 def nll_loss_value_and_grad(
@@ -290,11 +286,7 @@ def nll_loss_value_and_grad(
             pass
     array, labels = _arguments.as_input(input), _arguments.as_target(target)
     choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
-    return _core.nll_loss_value_and_grad(
-        array,
-        labels,
-        *choices,
-        _arguments.as_number("grad_output", grad_output),
-        bool(return_total_weight),
-        _arguments.as_out(out, array, input=array, target=labels, weight=choices[0]),
-    )
+    number = _arguments.as_number("grad_output", grad_output)
+    memory = _arguments.as_out(out, array, input=array, target=labels, weight=choices[0])
+    *loss, grad = _core.nll_loss_value_and_grad(array, labels, *choices, number, bool(return_total_weight), memory)
+    return (*loss, grad if out is None else out)

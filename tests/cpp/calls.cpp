@@ -71,8 +71,12 @@ void errors_leave_everything() {
     const View<float, 2> grad_input{gradient.data(), {3, 3}};
     CHECK(message_of<std::out_of_range>([&] { nll_loss_value_and_grad(input3, target, grad_input); }) ==
           "target[1] is -1, outside [0, 3) (ignore_index is -100)");
-    CHECK(message_of<std::out_of_range>([&] { nll_loss_backward(1.0, target, grad_input); }).starts_with("target[1] is -1"));
-    CHECK(message_of<std::out_of_range>([&] { nll_loss(input3, target, View<float, 1>{losses.data(), {3}}); }).starts_with("target[1]"));
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss_backward(1.0, target, grad_input);
+          }).starts_with("target[1] is -1"));
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss(input3, target, View<float, 1>{losses.data(), {3}});
+          }).starts_with("target[1]"));
     CHECK(gradient == before && losses == std::vector<float>(3, 7));
 
     labels[1] = 1;
@@ -97,7 +101,9 @@ void errors_leave_everything() {
     CHECK(message_of<std::invalid_argument>([&] {
               nll_loss(View<const float, 3>{data.data(), {huge, 1, huge}, {0, 0, 0}},
                        View<std::int32_t, 2>{labels, {huge, huge}, {0, 0}});
-          }) == "input of shape (1099511627776, 1, 1099511627776) has more elements, or a longer reach, than 64 bits can count");
+          }) ==
+          "input of shape (1099511627776, 1, 1099511627776) has more elements, or a longer reach, than 64 bits can "
+          "count");
     const std::int32_t none[] = {-100, -100, -100};
     CHECK(message_of<std::invalid_argument>([&] {
               nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::raise});

@@ -12,12 +12,12 @@ inline int& failures() {
     return count;
 }
 
-#define CHECK(condition)                                                                 \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            std::printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);          \
-            ++failures();                                                                \
-        }                                                                                \
+#define CHECK(condition)                                                        \
+    do {                                                                        \
+        if (!(condition)) {                                                     \
+            std::printf("%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
+            ++failures();                                                       \
+        }                                                                       \
     } while (false)
 
 inline bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }

@@ -19,7 +19,9 @@ double any_double() {  // of any exponent, subnormals included
         if (const double value = std::bit_cast<double>(random_bits()); std::isfinite(value)) return value;
 }
 
-double mid_double() { return std::ldexp(static_cast<double>(random_bits() >> 11) - 0x1p52, static_cast<int>(random_bits() % 60)); }
+double mid_double() {
+    return std::ldexp(static_cast<double>(random_bits() >> 11) - 0x1p52, static_cast<int>(random_bits() % 60));
+}
 
 ExactSum sum_of(const std::vector<double>& values) {
     ExactSum sum;
@@ -36,7 +38,8 @@ void order_does_not_matter() {
         ExactSum merged;
         for (std::size_t first = 0; first < values.size();) {
             const std::size_t last = std::min(values.size(), first + 1 + random_bits() % 50);
-            merge(merged, sum_of({values.begin() + static_cast<std::ptrdiff_t>(first), values.begin() + static_cast<std::ptrdiff_t>(last)}));
+            merge(merged, sum_of({values.begin() + static_cast<std::ptrdiff_t>(first),
+                                  values.begin() + static_cast<std::ptrdiff_t>(last)}));
             first = last;
         }
         CHECK(same_bits(rounded(merged, format_of<double>), expected));
@@ -100,10 +103,12 @@ void quotients_are_nearest() {
         return m;
     };
     const auto less = [](const Magnitude& a, const Magnitude& b) {  // digits have no zeros at the ends
-        const int top_a = a.count ? a.exponent / 32 + a.count : -1000, top_b = b.count ? b.exponent / 32 + b.count : -1000;
+        const int top_a = a.count ? a.exponent / 32 + a.count : -1000,
+                  top_b = b.count ? b.exponent / 32 + b.count : -1000;
         if (top_a != top_b) return top_a < top_b;
         for (int i = 1; i <= std::max(a.count, b.count); ++i) {
-            const std::uint32_t x = i <= a.count ? a.digit[a.count - i] : 0, y = i <= b.count ? b.digit[b.count - i] : 0;
+            const std::uint32_t x = i <= a.count ? a.digit[a.count - i] : 0,
+                                y = i <= b.count ? b.digit[b.count - i] : 0;
             if (x != y) return x < y;
         }
         return false;
@@ -148,8 +153,10 @@ void rounds_once() {
     CHECK(same_bits(rounded_to({0x1p-1074, 0x1p-1074}, format_of<double>), 0x1p-1073));
     CHECK(same_bits(rounded_to({0x1p-150}, format_of<float>), 0));
     CHECK(same_bits(rounded_to({0x1p-150, 0x1p-1074}, format_of<float>), 0x1p-149));
-    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p969}, format_of<double>), std::numeric_limits<double>::max()));
-    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p970}, format_of<double>), std::numeric_limits<double>::infinity()));
+    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p969}, format_of<double>),
+                    std::numeric_limits<double>::max()));
+    CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p970}, format_of<double>),
+                    std::numeric_limits<double>::infinity()));
 }
 
 void specials_are_ieee() {

@@ -38,8 +38,10 @@ void every_sample_once() {
     for (index_t& extent : shape) extent = 1 + below(6);
     std::vector<index_t> samples_shape(shape);
     samples_shape.erase(samples_shape.begin() + axis);
-    const Array in = array_of(shape), labels = array_of(samples_shape), losses = array_of(samples_shape), grad = array_of(shape);
-    const std::array<const Array*, operands> arrays{below(2) ? &in : nullptr, &labels, below(2) ? &losses : nullptr, &grad};
+    const Array in = array_of(shape), labels = array_of(samples_shape), losses = array_of(samples_shape),
+                grad = array_of(shape);
+    const std::array<const Array*, operands> arrays{below(2) ? &in : nullptr, &labels, below(2) ? &losses : nullptr,
+                                                    &grad};
     const Samples samples = samples_of(arrays, axis, gradient);
 
     std::map<index_t, int> seen;
@@ -57,9 +59,11 @@ void every_sample_once() {
                     for (int a = 0; arrays[static_cast<std::size_t>(o)] && a < labels.rank; ++a) {
                         const bool has_classes = o == input || o == gradient;
                         offset += coordinate[static_cast<std::size_t>(a)] *
-                                  arrays[static_cast<std::size_t>(o)]->strides[static_cast<std::size_t>(has_classes && a >= axis ? a + 1 : a)];
+                                  arrays[static_cast<std::size_t>(o)]
+                                      ->strides[static_cast<std::size_t>(has_classes && a >= axis ? a + 1 : a)];
                     }
-                    CHECK(run.offset[static_cast<std::size_t>(o)] + i * samples.stride(static_cast<Operand>(o)) == offset);
+                    CHECK(run.offset[static_cast<std::size_t>(o)] + i * samples.stride(static_cast<Operand>(o)) ==
+                          offset);
                 }
             }
         });

@@ -26,14 +26,16 @@ template <class Scalar> void between_numbers() {
         const double value = to_double(Scalar{static_cast<std::uint16_t>(bits)});
         const double next = to_double(Scalar{static_cast<std::uint16_t>(bits + 1)});
         if (!std::isfinite(value)) break;
-        const double middle = std::isfinite(next) ? value + (next - value) / 2
-                                                  : value + (value - to_double(Scalar{static_cast<std::uint16_t>(bits - 1)})) / 2;
+        const double middle = std::isfinite(next)
+                                  ? value + (next - value) / 2
+                                  : value + (value - to_double(Scalar{static_cast<std::uint16_t>(bits - 1)})) / 2;
         for (const double near : {std::nextafter(middle, 0.0), middle, std::nextafter(middle, 1e308)})
             for (const double sign : {1.0, -1.0}) {
                 ExactSum sum;
                 add(sum, sign * near);
                 const double expected = rounded(sum, format_of<Scalar>);
-                CHECK(same_bits(to_double(from_double<Scalar>(sign * near)), expected == 0 && near == 0 ? sign * 0.0 : expected));
+                CHECK(same_bits(to_double(from_double<Scalar>(sign * near)),
+                                expected == 0 && near == 0 ? sign * 0.0 : expected));
             }
     }
 }

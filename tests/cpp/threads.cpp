@@ -26,13 +26,16 @@ std::vector<std::int16_t> labels(samples);
 const View<const float, 2> input_view{data.data(), {samples, classes}};
 const View<const std::int16_t, 1> target_view{labels.data(), {samples}};
 
-double loss_with(int threads) { return nll_loss(input_view, target_view, {.reduction = Reduction::sum, .num_threads = threads}).value; }
+double loss_with(int threads) {
+    return nll_loss(input_view, target_view, {.reduction = Reduction::sum, .num_threads = threads}).value;
+}
 
 void any_number_of_threads(double expected) {
     for (int threads = 1; threads <= 9; ++threads) CHECK(same_bits(loss_with(threads), expected));
     std::vector<float> gradient(data.size()), first;
     for (const int threads : {1, 3}) {
-        nll_loss_value_and_grad(input_view, target_view, View<float, 2>{gradient.data(), {samples, classes}}, {.num_threads = threads});
+        nll_loss_value_and_grad(input_view, target_view, View<float, 2>{gradient.data(), {samples, classes}},
+                                {.num_threads = threads});
         if (threads == 1) first = gradient;
     }
     CHECK(first == gradient);

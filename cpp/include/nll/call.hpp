@@ -14,9 +14,8 @@ namespace nll {
 const Kernels& kernels(DType dtype);  // of the compiled library, for this machine
 #else
 inline Kernels kernels(DType dtype) {
-    return visit_floating(dtype, []<class Scalar>() {
-        return Kernels{nll_check, nll_forward<Scalar>, nll_gradient<Scalar>};
-    });
+    return visit_floating(dtype,
+                          []<class Scalar>() { return Kernels{nll_check, nll_forward<Scalar>, nll_gradient<Scalar>}; });
 }
 #endif
 
@@ -32,30 +31,36 @@ inline void check_target(const Array& input, const Array& target, int axis) {
     std::array<index_t, max_rank> expected;
     std::copy_n(input.shape.begin(), axis, expected.begin());
     std::copy_n(input.shape.begin() + axis + 1, input.rank - axis - 1, expected.begin() + axis);
-    if (target.rank != input.rank - 1 || !std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
-        throw std::invalid_argument("target has shape " + shape_text(target.shape.data(), target.rank) + ", but input of shape " +
-                                    shape_text(input.shape.data(), input.rank) + " with its classes on axis " +
-                                    std::to_string(axis) + " needs " + shape_text(expected.data(), input.rank - 1));
+    if (target.rank != input.rank - 1 ||
+        !std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
+        throw std::invalid_argument("target has shape " + shape_text(target.shape.data(), target.rank) +
+                                    ", but input of shape " + shape_text(input.shape.data(), input.rank) +
+                                    " with its classes on axis " + std::to_string(axis) + " needs " +
+                                    shape_text(expected.data(), input.rank - 1));
 }
 
 inline void check_same_shape(const char* name, const Array& array, const char* other_name, const Array& other) {
-    if (array.rank != other.rank || !std::equal(array.shape.begin(), array.shape.begin() + array.rank, other.shape.begin()))
-        throw std::invalid_argument(std::string(name) + " has shape " + shape_text(array.shape.data(), array.rank) + ", but " +
-                                    other_name + " has " + shape_text(other.shape.data(), other.rank));
+    if (array.rank != other.rank ||
+        !std::equal(array.shape.begin(), array.shape.begin() + array.rank, other.shape.begin()))
+        throw std::invalid_argument(std::string(name) + " has shape " + shape_text(array.shape.data(), array.rank) +
+                                    ", but " + other_name + " has " + shape_text(other.shape.data(), other.rank));
 }
 
 inline void check_output(const char* name, const Array& array) {
     check_sizes(name, array);
+    const index_t* shape = array.shape.data();
+    if (std::find(shape, shape + array.rank, 0) != shape + array.rank) return;  // nothing to write
     for (int a = 0; a < array.rank; ++a)
-        if (array.shape[a] > 1 && array.strides[a] == 0)
+        if (shape[a] > 1 && array.strides[a] == 0)
             throw std::invalid_argument(std::string(name) + " has stride 0 on axis " + std::to_string(a) +
                                         ": elements that share memory cannot be written");
 }
 
 inline void check_options(const Options& options, index_t classes) {
-    if (options.index_base > 0 && static_cast<std::uint64_t>(options.index_base) + static_cast<std::uint64_t>(classes) > std::uint64_t{1} << 63)
-        throw std::invalid_argument("index_base " + std::to_string(options.index_base) + " and " + std::to_string(classes) +
-                                    " classes go beyond 2^63");
+    if (options.index_base > 0 &&
+        static_cast<std::uint64_t>(options.index_base) + static_cast<std::uint64_t>(classes) > std::uint64_t{1} << 63)
+        throw std::invalid_argument("index_base " + std::to_string(options.index_base) + " and " +
+                                    std::to_string(classes) + " classes go beyond 2^63");
     if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
         throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) + ", outside [0, 256]");
     const Weight& weight = options.weight;
@@ -82,34 +87,16 @@ inline void check_options(const Options& options, index_t classes) {
     if (plan.samples.target_rank) message += "]";
     const bool is_signed = plan.dtype[target] <= DType::int64;
     const index_t base = plan.index_base;
-    message += " is " + text(partial.bad_label, is_signed && partial.bad_label >> 63) + ", outside [" + std::to_string(base) + ", " +
-               text(static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(plan.classes), base < 0 && base + plan.classes < 0) +
+    message += " is " + text(partial.bad_label, is_signed && partial.bad_label >> 63) + ", outside [" +
+               std::to_string(base) + ", " +
+               text(static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(plan.classes),
+                    base < 0 && base + plan.classes < 0) +
                ") (ignore_index is " +
                (plan.ignore_index ? text(plan.ignore_index.bits(), plan.ignore_index.negative()) : "None") + ")";
     throw std::out_of_range(message);
 }
 
 // ---------------------------------------------------------------- running
-
-inline void bind(Plan& plan, Operand operand, const Array& array) {
-    plan.data[operand] = array.data;
-    plan.dtype[operand] = array.dtype;
-}
-
-inline Plan plan_of(const std::array<const Array*, operands>& arrays, int axis, const Options& options) {
-    const Operand leading = arrays[gradient] ? gradient : input;
-    Plan plan;
-    plan.samples = samples_of(arrays, axis, leading);
-    plan.classes = arrays[leading]->shape[axis];
-    for (int o = 0; o < operands; ++o)
-        if (arrays[o]) bind(plan, static_cast<Operand>(o), *arrays[o]);
-    for (const Operand o : {input, gradient})
-        if (arrays[o]) plan.class_stride[o] = arrays[o]->strides[axis];
-    plan.weight = options.weight;
-    plan.ignore_index = options.ignore_index;
-    plan.index_base = options.index_base;
-    return plan;
-}
 
 // Runs a kernel over all samples, in threads if its work is worth them.
 inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel_pays, const Options& options) {
@@ -136,7 +123,9 @@ inline Partial run_samples(const Plan& plan, Kernel kernel, const Options& optio
 }
 
 inline Partial run_gradient(const Plan& plan, Kernel kernel, const Options& options) {
-    const index_t element_size = plan.dtype[gradient] == DType::float64 ? 8 : plan.dtype[gradient] == DType::float32 ? 4 : 2;
+    const index_t element_size = plan.dtype[gradient] == DType::float64   ? 8
+                                 : plan.dtype[gradient] == DType::float32 ? 4
+                                                                          : 2;
     const bool pays = plan.samples.count * std::max<index_t>(plan.classes, 1) >= serial_elements;
     return run(plan, kernel, gradient_block(plan, element_size), pays, options);
 }
@@ -157,7 +146,7 @@ inline void check_empty(const ExactSum& weight, const Partial& partial, const Op
 
 inline Loss loss_of(Partial& partial, DType dtype, const Options& options) {
     const ExactSum& weight = total_weight(partial, options);
-    Loss loss{std::numeric_limits<double>::quiet_NaN(), rounded(weight, format_of<double>) , partial.count};
+    Loss loss{std::numeric_limits<double>::quiet_NaN(), rounded(weight, format_of<double>), partial.count};
     if (options.reduction == Reduction::sum) loss.value = rounded(partial.loss, format(dtype));
     if (options.reduction == Reduction::mean) {
         check_empty(weight, partial, options);
@@ -213,15 +202,15 @@ NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* l
     if (losses ? options.reduction != Reduction::none : options.reduction == Reduction::none)
         throw std::invalid_argument("reduction is none exactly where there is an array for the losses");
     check_options(options, input.shape[axis]);
-    const Plan plan = plan_of({&input, &target, losses, nullptr}, axis, options);
+    const Plan plan({&input, &target, losses, nullptr}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
     if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, options);
     Partial partial = run_samples(plan, kernel.nll_forward, options);
     return loss_of(partial, options.dtype.value_or(input.dtype), options);
 }
 
-NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output, const Array& target, const Array& grad_input,
-                                  const Options& options) {
+NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output, const Array& target,
+                                  const Array& grad_input, const Options& options) {
     const int axis = class_axis(options.axis, grad_input.rank);
     check_target(grad_input, target, axis);
     check_sizes("target", target);
@@ -231,9 +220,10 @@ NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output,
         check_sizes("grad_output", *grad_outputs);
     }
     if (grad_outputs ? options.reduction != Reduction::none : options.reduction == Reduction::none)
-        throw std::invalid_argument("grad_output is an array of target's shape for reduction none, and a number otherwise");
+        throw std::invalid_argument(
+            "grad_output is an array of target's shape for reduction none, and a number otherwise");
     check_options(options, grad_input.shape[axis]);
-    Plan plan = plan_of({nullptr, &target, grad_outputs, &grad_input}, axis, options);
+    Plan plan({nullptr, &target, grad_outputs, &grad_input}, axis, options);
     const Kernels& kernel = kernels(grad_input.dtype);
     Partial partial = run_samples(plan, kernel.nll_check, options);
     plan.grad_output = grad_output;
@@ -241,8 +231,8 @@ NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output,
     run_gradient(plan, kernel.nll_gradient, options);
 }
 
-NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
-                                        const Options& options) {
+NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output,
+                                        const Array& grad_input, const Options& options) {
     const int axis = class_axis(options.axis, input.rank);
     check_sizes("input", input);
     check_target(input, target, axis);
@@ -252,7 +242,7 @@ NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target,
     if (options.reduction == Reduction::none)
         throw std::invalid_argument("reduction is none, but a value and its gradient need 'mean' or 'sum'");
     check_options(options, input.shape[axis]);
-    Plan plan = plan_of({&input, &target, nullptr, &grad_input}, axis, options);
+    Plan plan({&input, &target, nullptr, &grad_input}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
     Partial partial = run_samples(plan, kernel.nll_forward, options);
     const Loss loss = loss_of(partial, options.dtype.value_or(input.dtype), options);

@@ -129,38 +129,43 @@ inline void merge(ExactSum& sum, const ExactSum& other) {
 
 inline constexpr index_t block_size = 512;  // values whose sum the certificate below is proved for
 
-// One cache line of values. A loop over blocks of as many has a fixed inner loop that compilers turn into SIMD.
-template <class Real> inline constexpr index_t lanes = 64 / sizeof(Real);
-template <class Real> constexpr index_t padded(index_t count) { return (count + lanes<Real> - 1) / lanes<Real> * lanes<Real>; }
+// Blocks are padded with zeros to a multiple of this. Loops over lanes have a fixed length, which compilers turn into
+// SIMD.
+inline constexpr index_t lanes = 16;
+constexpr index_t padded(index_t count) { return (count + lanes - 1) / lanes * lanes; }
 
 template <class Real> struct Survey {
     using Bits = std::conditional_t<sizeof(Real) == 4, std::uint32_t, std::uint64_t>;
     static constexpr int exponent_shift = format_of<Real>.precision - 1;
-    Bits largest = 0;    // magnitude, as bits; 0 if all values are zero
-    Bits smallest = 0;   // of those that are not zero
-    Bits fraction = 0;   // all fractions' bits together
-    double total = 0;    // the plain sum
+    Bits largest = 0;   // magnitude, as bits; 0 if all values are zero
+    Bits smallest = 0;  // of those that are not zero
+    Bits fraction = 0;  // all fractions' bits together
+    double total = 0;   // the plain sum
 
-    int top() const { return static_cast<int>(largest >> exponent_shift); }  // biased exponents
-    int bottom() const { return static_cast<int>(smallest >> exponent_shift); }
+    // Exponents, of what is below 2^(top + 1) and not below 2^bottom. One less for subnormals, one more for specials.
+    int top() const { return exponent(largest); }
+    int bottom() const { return exponent(smallest); }
+    static int exponent(Bits magnitude) {
+        return static_cast<int>(magnitude >> exponent_shift) + 1 - format_of<Real>.past_largest_exponent;
+    }
 };
 
 // values: padded to whole lanes with zeros.
 template <class Real> Survey<Real> survey(const Real* values, index_t count) {
     using Bits = typename Survey<Real>::Bits;
     constexpr Bits sign = Bits{1} << (8 * sizeof(Real) - 1);
-    Bits largest[lanes<Real>], before_smallest[lanes<Real>], fraction[lanes<Real>];
-    double total[lanes<Real>];
-    for (int l = 0; l < lanes<Real>; ++l) largest[l] = fraction[l] = 0, before_smallest[l] = ~Bits{0}, total[l] = 0;
-    for (index_t i = 0; i < count; i += lanes<Real>)
-        for (int l = 0; l < lanes<Real>; ++l) {
+    Bits largest[lanes], before_smallest[lanes], fraction[lanes];
+    double total[lanes];
+    for (int l = 0; l < lanes; ++l) largest[l] = fraction[l] = 0, before_smallest[l] = ~Bits{0}, total[l] = 0;
+    for (index_t i = 0; i < count; i += lanes)
+        for (int l = 0; l < lanes; ++l) {
             const Bits bits = std::bit_cast<Bits>(values[i + l]) & ~sign;
             largest[l] = std::max(largest[l], bits);
             before_smallest[l] = std::min<Bits>(before_smallest[l], bits - 1);  // zero wraps to the largest
             fraction[l] |= bits;
             total[l] += static_cast<double>(values[i + l]);
         }
-    for (int l = 1; l < lanes<Real>; ++l) {
+    for (int l = 1; l < lanes; ++l) {
         largest[0] = std::max(largest[0], largest[l]);
         before_smallest[0] = std::min(before_smallest[0], before_smallest[l]);
         fraction[0] |= fraction[l];
@@ -169,14 +174,15 @@ template <class Real> Survey<Real> survey(const Real* values, index_t count) {
     return {largest[0], static_cast<Bits>(before_smallest[0] + 1), fraction[0], total[0]};
 }
 
-// Values below 2^bound, cut into slices 43 bits apart by adding and taking off 1.5·2^k. The first slice has multiples
-// of 2^(bound - 43) up to 2^bound, so 512 of them add in 52 bits; and so on. The last has what is left.
-template <int slices, class Real> void add_sliced(ExactSum& sum, const Real* values, index_t count, int bound) {
-    double cut[slices], total[slices][lanes<Real>] = {};
+// sum += value(0) + … + value(count - 1), which are below 2^bound, cut into slices 43 bits apart by adding and taking
+// off 1.5·2^k. The first slice has multiples of 2^(bound - 43) up to 2^bound, so 512 of them add in 52 bits; and so on.
+// The last has what is left. Values up to whole lanes are asked for, and must be 0 from count on.
+template <int slices, class Value> void add_sliced(ExactSum& sum, index_t count, int bound, Value&& value) {
+    double cut[slices], total[slices][lanes] = {};
     for (int s = 0; s < slices; ++s) cut[s] = 1.5 * power_of_two(bound + 9 - 43 * s);
-    for (index_t i = 0; i < count; i += lanes<Real>)
-        for (int l = 0; l < lanes<Real>; ++l) {
-            double rest = static_cast<double>(values[i + l]);
+    for (index_t i = 0; i < count; i += lanes)
+        for (int l = 0; l < lanes; ++l) {
+            double rest = value(i + l);
             for (int s = 0; s < slices - 1; ++s) {
                 const double slice = (rest + cut[s]) - cut[s];
                 total[s][l] += slice;
@@ -185,7 +191,7 @@ template <int slices, class Real> void add_sliced(ExactSum& sum, const Real* val
             total[slices - 1][l] += rest;
         }
     for (int s = 0; s < slices; ++s) {
-        for (int l = 1; l < lanes<Real>; ++l) total[s][0] += total[s][l];
+        for (int l = 1; l < lanes; ++l) total[s][0] += total[s][l];
         add(sum, total[s][0]);
     }
 }
@@ -204,20 +210,28 @@ template <> inline constexpr Spans certified<bfloat16>{36, 63, Spans::never};
 template <> inline constexpr Spans certified<float>{20, 63, Spans::never};
 template <> inline constexpr Spans certified<double>{Spans::never, 34, 77};
 
+// sum += the same in as many slices as a span needs, or one by one.
+template <class Value>
+void add_certified(ExactSum& sum, index_t count, int span, int bound, Spans spans, Value&& value) {
+    if (span <= spans.two) add_sliced<2>(sum, count, bound, value);
+    else if (span <= spans.three) add_sliced<3>(sum, count, bound, value);
+    else
+        for (index_t i = 0; i < count; ++i) add(sum, value(i));
+}
+
 // sum += the values of a block, padded to whole lanes with zeros; `spans` as certified for the numbers that they are.
 template <class Real>
 void add_block(ExactSum& sum, const Real* values, index_t count, const Survey<Real>& block, Spans spans) {
     if (block.largest == 0) return;
-    constexpr bool single = sizeof(Real) == 4;
-    constexpr int top_limit = single ? 255 : 2000, bottom_limit = single ? 1 : 150;  // cuts stay normal numbers
+    constexpr int top_limit = sizeof(Real) == 4 ? 128 : 977, bottom_limit = sizeof(Real) == 4 ? -126 : -873;
     const int span = block.top() - block.bottom();
-    const int bound = block.top() - (single ? 126 : 1022);
-    const bool normal = block.top() < top_limit && block.bottom() >= bottom_limit;
-    if (normal && span <= spans.one) add(sum, block.total);
-    else if (normal && span <= spans.two) add_sliced<2>(sum, values, count, bound);
-    else if (normal && span <= spans.three) add_sliced<3>(sum, values, count, bound);
-    else
+    if (block.top() >= top_limit ||
+        block.bottom() < bottom_limit)  // cuts, or what is left, could leave the normal numbers
         for (index_t i = 0; i < count; ++i) add(sum, values[i]);
+    else if (span <= spans.one) add(sum, block.total);
+    else
+        add_certified(sum, count, span, block.top() + 1, spans,
+                      [&](index_t i) { return static_cast<double>(values[i]); });
 }
 
 // Whether every value of a block has at most float's 24 bits.
@@ -226,25 +240,29 @@ inline bool fits_float(const Survey<double>& block) { return (block.fraction & (
 // sum += Σ a·b of a block, both padded to whole lanes with zeros.
 template <class Real>
 void add_products(ExactSum& sum, const Real* a, const double* b, index_t count, const Survey<double>& b_block) {
+    const Survey<Real> a_block = survey(a, count);
     // Magnitudes of 2^-400 to 2^400 keep every product, and the error of every product, a normal number.
-    const auto safe = [](const Survey<double>& block) {
-        return block.largest == 0 || (block.top() < 1423 && block.bottom() > 623);
-    };
-    alignas(64) double product[block_size], error[block_size];
-    const index_t whole = padded<double>(count);
-    for (index_t i = 0; i < whole; ++i) product[i] = static_cast<double>(a[i]);
-    if (!safe(b_block) || !safe(survey(product, count))) {
-        for (index_t i = 0; i < count; ++i) add_product(sum, product[i], b[i]);
+    constexpr int limit = 400,
+                  lowest = std::max(-limit, format_of<Real>.smallest_exponent + format_of<Real>.precision - 1);
+    const bool safe = a_block.top() < std::min(limit, format_of<Real>.past_largest_exponent) && b_block.top() < limit &&
+                      (a_block.largest == 0 || a_block.bottom() >= lowest) &&
+                      (b_block.largest == 0 || b_block.bottom() >= -limit);
+    if (!safe) {
+        for (index_t i = 0; i < count; ++i) add_product(sum, static_cast<double>(a[i]), b[i]);
         return;
     }
-    const bool exact = sizeof(Real) == 4 && fits_float(b_block);  // 24 + 24 bits
-    for (index_t i = 0; i < whole; ++i) {
-        const double factor = product[i];
-        product[i] = factor * b[i];
-        if (!exact) error[i] = std::fma(factor, b[i], -product[i]);
+    if (a_block.largest == 0 || b_block.largest == 0) return;
+    const int span = (a_block.top() - a_block.bottom()) + (b_block.top() - b_block.bottom()) + 1;
+    const int bound = a_block.top() + b_block.top() + 2;
+    add_certified(sum, count, span, bound, certified<double>,
+                  [&](index_t i) { return static_cast<double>(a[i]) * b[i]; });
+    if (sizeof(Real) == 4 && fits_float(b_block)) return;  // 24 + 24 bits: the products were exact
+    alignas(64) double error[block_size];
+    for (index_t i = 0; i < padded(count); ++i) {
+        const auto factor = static_cast<double>(a[i]);
+        error[i] = std::fma(factor, b[i], -(factor * b[i]));
     }
-    add_block(sum, product, count, survey(product, count), certified<double>);
-    if (!exact) add_block(sum, error, count, survey(error, count), certified<double>);
+    add_block(sum, error, count, survey(error, count), certified<double>);
 }
 
 // ---------------------------------------------------------------- rounding
@@ -261,10 +279,12 @@ struct Unrounded {
 inline double rounded(const Unrounded& value, Format format) {
     if (value.mantissa == 0) return 0.0;
     const std::uint64_t sign = std::uint64_t{value.negative} << 63;
-    const int last = std::max(value.exponent + 64 - format.precision, format.smallest_exponent);  // exponent of the last bit kept
+    const int last =
+        std::max(value.exponent + 64 - format.precision, format.smallest_exponent);  // exponent of the last bit kept
     const int drop = last - value.exponent;
     std::uint64_t kept = 0, half = 0, rest = 0;
-    if (drop < 64) kept = value.mantissa >> drop, half = std::uint64_t{1} << (drop - 1), rest = value.mantissa & (2 * half - 1);
+    if (drop < 64)
+        kept = value.mantissa >> drop, half = std::uint64_t{1} << (drop - 1), rest = value.mantissa & (2 * half - 1);
     if (drop == 64) half = std::uint64_t{1} << 63, rest = value.mantissa;
     if (drop <= 64 && (rest > half || (rest == half && (value.inexact || (kept & 1))))) ++kept;
     const auto width = static_cast<int>(std::bit_width(kept));
@@ -286,23 +306,25 @@ struct Magnitude {
 
 inline Magnitude magnitude(const ExactSum& sum) {
     Magnitude result;
-    if (sum.high == 0) return result;
-    ExactSum whole = sum;
-    carry(whole);
-    result.negative = whole.digit[whole.high - 1] < 0;
-    if (result.negative) {
-        for (int i = whole.low; i < whole.high; ++i) whole.digit[i] = -whole.digit[i];
-        carry(whole);
+    for (const std::int64_t sign : {1, -1}) {
+        std::int64_t over = 0;
+        result.count = 0;
+        for (int i = sum.low; i < sum.high; ++i) {
+            over += sign * sum.digit[i];
+            result.digit[result.count++] = static_cast<std::uint32_t>(over);
+            over >>= 32;
+        }
+        result.negative = sign < 0;
+        if (over < 0) continue;  // the sum is negative: once more, of its negative
+        if (over > 0) result.digit[result.count++] = static_cast<std::uint32_t>(over);
+        break;
     }
-    int low = whole.low, high = whole.high;
-    while (high > low && whole.digit[high - 1] == 0) --high;
-    while (low < high && whole.digit[low] == 0) ++low;
-    for (int i = low; i < high; ++i) {
-        const auto digit = static_cast<std::uint64_t>(whole.digit[i]);
-        result.digit[result.count++] = static_cast<std::uint32_t>(digit);
-        if (i + 1 == high && digit >> 32) result.digit[result.count++] = static_cast<std::uint32_t>(digit >> 32);
-    }
-    result.exponent = 32 * low + ExactSum::lowest_exponent;
+    int zeros = 0;
+    while (result.count > 0 && result.digit[result.count - 1] == 0) --result.count;
+    while (zeros < result.count && result.digit[zeros] == 0) ++zeros;
+    std::copy(result.digit + zeros, result.digit + result.count, result.digit);
+    result.count -= zeros;
+    result.exponent = 32 * (sum.low + zeros) + ExactSum::lowest_exponent;
     return result;
 }
 

@@ -41,7 +41,8 @@ Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, const Opti
 
 // Reduction::none: the loss of each sample into losses, (N, d1, …, dk), of any float type. Its value is NaN.
 template <class Scalar, int Rank, class Label, class Result>
-Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Result, Rank - 1> losses, Options options = {}) {
+Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Result, Rank - 1> losses,
+              Options options = {}) {
     const Array to(losses);
     options.reduction = Reduction::none;
     return nll_loss(Array(input), Array(target), &to, options);

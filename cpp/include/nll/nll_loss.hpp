@@ -18,19 +18,22 @@ inline namespace NLL_INSTRUCTION_SET {
 // -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
 // loads would keep the processor from having many loads under way.
 template <class Scalar>
-void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, bool all_kept, Real<Scalar>* losses) {
+void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, bool all_kept,
+                 Real<Scalar>* losses) {
     static constexpr Scalar zero{};
-    constexpr index_t ahead = 16;  // loads under way: fewer wait for memory, more evict each other
+    constexpr index_t ahead = 64;  // loads under way: fewer wait for memory, more evict each other
     alignas(64) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
-    // Samples that lie close together come into the cache by themselves.
-    const bool prefetches = absolute(stride) * static_cast<index_t>(sizeof(Scalar)) > 256;
+    // Short rows one after another come into the cache by themselves.
+    const bool prefetches = class_stride != 1 || absolute(stride) * static_cast<index_t>(sizeof(Scalar)) > 256;
     plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = classes + run.begin;
         Scalar* to = gathered + run.begin;
         const auto gather = [&](auto kept) {
-            const auto address = [&](index_t i) { return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero; };
+            const auto address = [&](index_t i) {
+                return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero;
+            };
             index_t i = 0;
             for (; prefetches && i + ahead < run.length; ++i) {
                 NLL_PREFETCH(address(i + ahead));
@@ -46,7 +49,7 @@ void load_losses(const Plan& plan, index_t first, index_t count, const index_t* 
 
 // Fills up to whole lanes with zeros, which change no sum.
 template <class T> void pad(T* values, index_t count) {
-    for (index_t i = count; i < padded<T>(count); ++i) values[i] = 0;
+    for (index_t i = count; i < padded(count); ++i) values[i] = 0;
 }
 
 inline void write_losses(const Plan& plan, index_t first, index_t count, const double* losses) {
@@ -131,30 +134,36 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
 inline index_t gradient_block(const Plan& plan, index_t element_size) {
     constexpr index_t cached = 64 << 10;
     index_t inner;
-    const bool stretch = is_stretch(plan, inner);
+    if (!is_stretch(plan, inner) && plan.samples.stride(gradient) == 1) return block_size;  // planes are written once
     const index_t fitting = cached / std::max<index_t>(1, std::min(cached, plan.classes * element_size));
-    if (stretch) return std::max(inner, std::min(fitting, block_size) / inner * inner);
-    return std::clamp<index_t>(fitting, plan.samples.stride(gradient) == 1 ? 64 : 1, block_size);
+    return std::max(inner, std::min(fitting, block_size) / inner * inner);
 }
 
-// Zeros for the gradients of the samples [first, first + count).
-template <class Scalar> void fill_zeros(const Plan& plan, index_t first, index_t count) {
-    const index_t classes = plan.classes, class_stride = plan.class_stride[gradient];
-    const index_t stride = plan.samples.stride(gradient);
-    const auto clear = [](Scalar* to, index_t n) { std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(n) * sizeof(Scalar)); };
-    index_t inner;
-    if (is_stretch(plan, inner)) return clear(plan.pointer<Scalar>(gradient) + first * classes, count * classes);
-    plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
-        Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
-        if (class_stride == 1) {
-            for (index_t i = 0; i < run.length; ++i) clear(to + i * stride, classes);
-        } else if (stride == 1) {
-            for (index_t c = 0; c < classes; ++c) clear(to + c * class_stride, run.length);
-        } else {
-            for (index_t c = 0; c < classes; ++c)
-                for (index_t i = 0; i < run.length; ++i) to[c * class_stride + i * stride] = Scalar{};
-        }
-    });
+// The gradient of a run whose samples lie side by side, a class at a time: a plane's entries or zeros.
+template <class Scalar>
+void write_planes(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries) {
+    using Index =
+        std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;  // wide as what is chosen by it, for SIMD
+    Index place[block_size];
+    for (index_t i = 0; i < count; ++i) place[i] = static_cast<Index>(classes[i]);
+    for (index_t c = 0; c < plan.classes; ++c) {
+        Scalar* plane = to + c * plan.class_stride[gradient];
+        for (index_t i = 0; i < count; ++i) plane[i] = place[i] == static_cast<Index>(c) ? entries[i] : Scalar{};
+    }
+}
+
+// The gradient of a run in any layout: zeros, then the entries. `zeroed`: they are there already.
+template <class Scalar>
+void write_run(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries,
+               bool zeroed) {
+    const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
+    if (!zeroed && class_stride == 1)
+        for (index_t i = 0; i < count; ++i) std::fill_n(to + i * stride, plan.classes, Scalar{});
+    else if (!zeroed)
+        for (index_t c = 0; c < plan.classes; ++c)
+            for (index_t i = 0; i < count; ++i) to[c * class_stride + i * stride] = Scalar{};
+    for (index_t i = 0; i < count; ++i)
+        if (classes[i] != ignored) to[i * stride + classes[i] * class_stride] = entries[i];
 }
 
 // The elements of grad_output for a block, as double.
@@ -170,16 +179,17 @@ inline void load_grad_output(const Plan& plan, index_t first, index_t count, dou
 
 // -(w·g)/divisor at the target of every kept sample, in this order, and +0 elsewhere.
 template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    const index_t block = gradient_block(plan, sizeof(Scalar));
-    const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
-    const Scalar same_for_all = from_double<Scalar>(0.0 - plan.grad_output / plan.divisor);
-    const bool differ = plan.weight || plan.data[output];
-    for_each_block(first, last, block, [&](index_t begin, index_t count) {
+    index_t inner;
+    const bool stretch = is_stretch(plan, inner);
+    const bool planes =
+        !stretch && plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max();
+    const Scalar zero{},
+        same_for_all = plan.zero_gradient ? zero : from_double<Scalar>(0.0 - plan.grad_output / plan.divisor);
+    const bool differ = (plan.weight || plan.data[output]) && !plan.zero_gradient;
+    for_each_block(first, last, gradient_block(plan, sizeof(Scalar)), [&](index_t begin, index_t count) {
         alignas(64) index_t classes[block_size];
-        Scalar entries[block_size];
+        alignas(64) Scalar entries[block_size];
         if (load_classes(plan, begin, count, classes, partial) < 0) return;
-        fill_zeros<Scalar>(plan, begin, count);
-        if (plan.zero_gradient) return;
         if (differ) {
             alignas(64) double weights[block_size], grad_output[block_size];
             std::fill_n(weights, count, 1.0);
@@ -188,13 +198,16 @@ template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index
             if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
             for (index_t i = 0; i < count; ++i)
                 entries[i] = from_double<Scalar>(0.0 - weights[i] * grad_output[i] / plan.divisor);
+        } else {
+            std::fill_n(entries, count, same_for_all);
         }
+        if (stretch)
+            std::memset(static_cast<void*>(plan.pointer<Scalar>(gradient) + begin * plan.classes), 0,
+                        static_cast<std::size_t>(count * plan.classes) * sizeof(Scalar));
         plan.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
             Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
-            for (index_t i = 0; i < run.length; ++i) {
-                const index_t c = classes[run.begin + i];
-                if (c != ignored) to[i * stride + c * class_stride] = differ ? entries[run.begin + i] : same_for_all;
-            }
+            if (planes) write_planes(to, plan, run.length, classes + run.begin, entries + run.begin);
+            else write_run(to, plan, run.length, classes + run.begin, entries + run.begin, stretch);
         });
     });
 }

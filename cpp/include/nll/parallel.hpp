@@ -41,9 +41,9 @@ namespace nll::parallel {
 inline constexpr int max_threads = 256;
 
 struct State {
-    std::atomic<int> requested{0};         // by set_num_threads; 0: the default
-    std::atomic<bool> busy{false};         // a region is under way
-    std::atomic<bool> serial_child{false}; // forked, and set_num_threads not yet called
+    std::atomic<int> requested{0};          // by set_num_threads; 0: the default
+    std::atomic<bool> busy{false};          // a region is under way
+    std::atomic<bool> serial_child{false};  // forked, and set_num_threads not yet called
 };
 inline State state;
 inline thread_local bool lost_team = false;  // this thread is the one that forked: its OpenMP team stayed behind
@@ -140,7 +140,8 @@ inline bool can_create(int threads) {
         const std::lock_guard hold(gate);
         try {
             created.reserve(static_cast<std::size_t>(threads));
-            while (static_cast<int>(created.size()) < threads) created.emplace_back([&] { const std::lock_guard wait(gate); });
+            while (static_cast<int>(created.size()) < threads)
+                created.emplace_back([&] { const std::lock_guard wait(gate); });
         } catch (const std::system_error&) {
             possible = false;
         } catch (const std::bad_alloc&) {

@@ -14,13 +14,28 @@ struct Plan {
     std::array<DType, operands> dtype{};
     std::array<index_t, operands> class_stride{};
     Weight weight;
-    IgnoreIndex ignore_index = std::nullopt;
-    index_t index_base = 0;
+    IgnoreIndex ignore_index;
+    index_t index_base;
 
     // The gradient at a kept target is -(w·grad_output)/divisor; grad_output is in an array for Reduction::none.
     double grad_output = 1.0;
     double divisor = 1.0;
     bool zero_gradient = false;
+
+    // Arrays that are not part of the call are nullptr; input and gradient have their classes on `axis`.
+    Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
+        : samples(samples_of(arrays, axis, arrays[gradient] ? gradient : input)),
+          classes(arrays[arrays[gradient] ? gradient : input]->shape[axis]),
+          weight(options.weight),
+          ignore_index(options.ignore_index),
+          index_base(options.index_base) {
+        for (int o = 0; o < operands; ++o) {
+            if (!arrays[o]) continue;
+            data[o] = arrays[o]->data;
+            dtype[o] = arrays[o]->dtype;
+            if (o == input || o == gradient) class_stride[o] = arrays[o]->strides[axis];
+        }
+    }
 
     template <class T> T* pointer(Operand operand) const { return static_cast<T*>(data[operand]); }
 };

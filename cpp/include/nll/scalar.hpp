@@ -92,7 +92,8 @@ template <class Scalar> Scalar from_double(double value) {
         // Adding and taking off 1.5·2^k rounds to a multiple of 2^(k - 52): the last bit that Scalar keeps here.
         constexpr Format format = format_of<Scalar>;
         const int exponent = static_cast<int>(std::bit_cast<std::uint64_t>(value) >> 52 & 0x7ff) - 1023;
-        const int last = std::max(std::min(exponent, format.past_largest_exponent) - format.precision + 1, format.smallest_exponent);
+        const int last =
+            std::max(std::min(exponent, format.past_largest_exponent) - format.precision + 1, format.smallest_exponent);
         const double cut = 1.5 * power_of_two(last + 52);
         double kept = std::fabs(value);
         kept = (kept + cut) - cut;

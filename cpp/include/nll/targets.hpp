@@ -94,10 +94,13 @@ inline index_t load_classes(const Plan& plan, index_t first, index_t count, inde
 
 // weight[class] as double; 0 for ignored samples.
 inline void load_weights(const Weight& weight, const index_t* classes, index_t count, double* weights) {
+    if (weight.size == 0) return static_cast<void>(std::fill_n(weights, count, 0.0));  // all ignored
     visit_real(weight.dtype, [&]<class T>() {
         const T* data = static_cast<const T*>(weight.data);
-        for (index_t i = 0; i < count; ++i)
-            weights[i] = classes[i] == ignored ? 0.0 : to_double(data[classes[i] * weight.stride]);
+        for (index_t i = 0; i < count; ++i) {
+            const double of_class = to_double(data[std::max<index_t>(classes[i], 0) * weight.stride]);
+            weights[i] = classes[i] == ignored ? 0.0 : of_class;
+        }
     });
 }
 

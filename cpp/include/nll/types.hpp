@@ -28,12 +28,22 @@ struct bfloat16 {
 };
 
 enum class DType : std::uint8_t {
-    float16, bfloat16, float32, float64,
-    int8, int16, int32, int64,
-    uint8, uint16, uint32, uint64,
+    float16,
+    bfloat16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
 };
 
-template <class T> inline constexpr DType dtype_of = [] {
+template <class T>
+inline constexpr DType dtype_of = [] {
     if constexpr (std::same_as<T, float16>) return DType::float16;
     else if constexpr (std::same_as<T, bfloat16>) return DType::bfloat16;
     else if constexpr (std::same_as<T, float>) return DType::float32;

@@ -135,7 +135,8 @@ inline index_t absolute(index_t value) { return value < 0 ? -value : value; }
 // Sizes whose product, or whose reach in bytes, 64 bits cannot count: std::invalid_argument.
 inline void check_sizes(const char* name, const Array& array) {
     const auto fail = [&](const char* rule) {
-        throw std::invalid_argument(std::string(name) + " of shape " + shape_text(array.shape.data(), array.rank) + rule);
+        throw std::invalid_argument(std::string(name) + " of shape " + shape_text(array.shape.data(), array.rank) +
+                                    rule);
     };
     for (int a = 0; a < array.rank; ++a)
         if (array.shape[a] < 0) fail(" has a negative size");
@@ -157,18 +158,19 @@ struct Options {
     Weight weight{};                  // of each class; none: every weight is 1
     IgnoreIndex ignore_index = -100;  // or std::nullopt
     Reduction reduction = Reduction::mean;
-    index_t axis = 1;                 // of the classes in input; negative: from the end
-    index_t index_base = 0;           // the label of the first class
+    index_t axis = 1;        // of the classes in input; negative: from the end
+    index_t index_base = 0;  // the label of the first class
     Empty empty = Empty::nan;
-    std::optional<DType> dtype{};     // the loss's; input's without
-    int num_threads = 0;              // 0: get_num_threads()
-    bool (*interrupt)() = nullptr;    // asked by the calling thread every 50 ms: true throws Interrupted
-    bool out_is_new = false;          // losses may be written before all labels are checked
+    std::optional<DType> dtype{};   // the loss's; input's without
+    int num_threads = 0;            // 0: get_num_threads()
+    bool (*interrupt)() = nullptr;  // asked by the calling thread every 50 ms: true throws Interrupted
+    bool out_is_new = false;        // losses may be written before all labels are checked
 };
 
 // The class axis of an input of this rank: negative axes count from the end, and 1 is the only axis of a 1-d input.
 inline int class_axis(index_t axis, int rank) {
-    if (rank == 0) throw std::invalid_argument("input has 0 dimensions; it needs a class axis: (C,), (N, C) or (N, C, d1, ...)");
+    if (rank == 0)
+        throw std::invalid_argument("input has 0 dimensions; it needs a class axis: (C,), (N, C) or (N, C, d1, ...)");
     if (rank == 1 && axis == 1) return 0;
     if (axis < -rank || axis >= rank)
         throw AxisError("axis " + std::to_string(axis) + " is out of bounds for input with " + std::to_string(rank) +
@@ -206,10 +208,8 @@ inline Samples samples_of(const std::array<const Array*, operands>& arrays, int 
         bool merges = samples.rank > 0;
         for (int o = 0; merges && o < operands; ++o)
             merges = samples.axis[samples.rank - 1].stride[o] == next.extent * next.stride[o];
-        if (merges)
-            samples.axis[samples.rank - 1] = {samples.axis[samples.rank - 1].extent * next.extent, next.stride};
-        else
-            samples.axis[samples.rank++] = next;
+        if (merges) samples.axis[samples.rank - 1] = {samples.axis[samples.rank - 1].extent * next.extent, next.stride};
+        else samples.axis[samples.rank++] = next;
     }
     if (samples.rank == 0) samples.axis[samples.rank++] = {1, {}};
     return samples;

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What exactness costs: the library's forward kernel beside the same kernel whose blocks go into a plain double sum.
+// One JSON line a case. Both gather alike, in threads alike, and take turns; the medians of their times are printed.
+#include <nll/nll.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+using namespace nll;
+
+namespace {
+
+struct PlainPartial {
+    double loss = 0, weight = 0;
+    index_t count = 0;
+    Partial labels;  // where bad labels would be noted
+};
+
+// nll_forward, but for the two sums.
+template <class Scalar> void plain_forward(const Plan& plan, index_t first, index_t last, PlainPartial& partial) {
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        alignas(64) index_t classes[block_size];
+        alignas(64) double weights[block_size];
+        alignas(64) Real<Scalar> losses[block_size];
+        const index_t kept = load_classes(plan, begin, count, classes, partial.labels);
+        if (kept < 0) return;
+        partial.count += kept;
+        load_losses<Scalar>(plan, begin, count, classes, kept == count, losses);
+        pad(losses, count);
+        double total[lanes] = {}, weight_total[lanes] = {};
+        if (plan.weight) {
+            load_weights(plan.weight, classes, count, weights);
+            pad(weights, count);
+        }
+        for (index_t i = 0; i < count; i += lanes)
+            for (index_t l = 0; l < lanes; ++l) {
+                const auto loss = static_cast<double>(losses[i + l]);
+                if (plan.weight) {
+                    total[l] += weights[i + l] * loss;
+                    weight_total[l] += weights[i + l];
+                } else {
+                    total[l] += loss;
+                }
+            }
+        for (index_t l = 0; l < lanes; ++l) partial.loss += total[l], partial.weight += weight_total[l];
+    });
+}
+
+template <class Scalar>
+double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> target, const Options& options) {
+    const Array from(input), labels(target);
+    const Plan plan({&from, &labels, nullptr, nullptr}, 1, options);
+    PlainPartial total;
+    const index_t pieces = std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
+    parallel::reduce(
+        total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads), nullptr,
+        [&](index_t first, index_t last, PlainPartial& part) { plain_forward<Scalar>(plan, first, last, part); },
+        [](PlainPartial& sum, const PlainPartial& part) {
+            sum.loss += part.loss;
+            sum.weight += part.weight;
+            sum.count += part.count;
+        });
+    return total.loss / (options.weight ? total.weight : static_cast<double>(total.count));
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+double median(std::vector<double> times) {
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    return times[times.size() / 2];
+}
+
+template <class Scalar> void measure(const char* name, index_t N, index_t C, bool weighted, int threads, int rounds) {
+    std::vector<Scalar> data(static_cast<std::size_t>(N * C));
+    std::vector<std::int64_t> labels(static_cast<std::size_t>(N));
+    std::vector<float> weight(static_cast<std::size_t>(C));
+    std::mt19937 random(0);
+    std::uniform_real_distribution<float> probability(0.01f, 0.99f);
+    for (Scalar& value : data) value = static_cast<Scalar>(-4 * probability(random));
+    for (std::int64_t& label : labels) label = static_cast<std::int64_t>(random()) % C;
+    for (float& value : weight) value = probability(random);
+    const View<const Scalar, 2> input{data.data(), {N, C}};
+    const View<const std::int64_t, 1> target{labels.data(), {N}};
+    Options options{.num_threads = threads};
+    if (weighted) options.weight = View<const float, 1>{weight.data(), {C}};
+
+    std::vector<double> exact, plain;
+    double difference = 0;
+    for (int round = 0; round <= rounds; ++round) {
+        const double start = now();
+        const double a = nll_loss(input, target, options).value;
+        const double middle = now();
+        const double b = plain_mean(input, target, options);
+        const double end = now();
+        difference = std::max(difference, std::abs(a - b) / std::abs(a));
+        if (round == 0) continue;  // warms up
+        exact.push_back(middle - start);
+        plain.push_back(end - middle);
+    }
+    if (difference > 1e-6) std::exit(1);
+    std::printf("{\"case\": \"%s (%lld, %lld)\", \"exact_s\": %.9f, \"plain_s\": %.9f}\n", name,
+                static_cast<long long>(N), static_cast<long long>(C), median(exact), median(plain));
+    std::fflush(stdout);
+}
+
+}  // namespace
+
+// exactness [threads] [rounds]
+int main(int count, char** words) {
+    const int threads = count > 1 ? std::atoi(words[1]) : 2, rounds = count > 2 ? std::atoi(words[2]) : 31;
+    measure<float>("float32", 4000000, 10, false, threads, rounds);
+    measure<float>("float32", 200000, 1000, false, threads, rounds);
+    measure<float>("float32 weighted", 4000000, 10, true, threads, rounds);
+    measure<float>("float32 weighted", 200000, 1000, true, threads, rounds);
+    measure<double>("float64", 4000000, 10, false, threads, rounds);
+    measure<double>("float64", 100000, 1000, false, threads, rounds);
+    measure<double>("float64 weighted", 4000000, 10, true, threads, rounds);
+}

@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""No bad argument is accepted: each gets an error of the right kind that names the argument, the value and the rule.
+
+Every case runs through all functions that take the argument, and where one has `out`, it must be untouched afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import nll
+
+AxisError = np.exceptions.AxisError
+
+
+def forward(*, out: Any = None, **arguments: Any) -> Any:
+    return nll.nll_loss(**arguments)
+
+
+def backward(**arguments: Any) -> Any:
+    grad_output = np.ones((2, 4)) if arguments.get("reduction") == "none" else 1.0
+    return nll.nll_loss_backward(**{"grad_output": grad_output} | arguments)
+
+
+def value_and_grad(**arguments: Any) -> Any:
+    return nll.nll_loss_value_and_grad(**arguments)
+
+
+def module(*, input: Any, target: Any, out: Any = None, **choices: Any) -> Any:
+    return nll.NLLLoss(**choices)(input, target)
+
+
+FUNCTIONS: list[Callable[..., Any]] = [forward, backward, value_and_grad, module]
+
+
+def valid() -> dict[str, Any]:
+    """Arguments that every function accepts: input (2, 3, 4)."""
+    return {
+        "input": -np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+        "target": np.array([[0, 1, 2, 0], [1, 1, 0, 2]]),
+        "out": np.full((2, 3, 4), 7, np.float32),
+    }
+
+
+def assert_refuses(
+    function: Callable[..., Any], arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    out = arguments.get("out")
+    before = out.tobytes() if isinstance(out, np.ndarray) else None
+    with pytest.raises(error, match=message) as caught:
+        function(**arguments)
+    assert caught.type is error  # no subclass, such as AxisError for ValueError
+    if before is not None:
+        assert out.tobytes() == before
+
+
+def test_valid_arguments_are_accepted():
+    for function in FUNCTIONS:
+        function(**valid())
+
+
+def case(name: str, error: type[Exception], message: str, **change: Any) -> Any:
+    return pytest.param(change, error, message, id=name)
+
+
+# ---- what all functions take
+
+STRUCTURED = np.zeros((2, 3, 4), [("value", np.float32)])
+MASKED = np.ma.masked_array(np.zeros((2, 4), int), mask=np.eye(2, 4, dtype=bool))
+UNMASKED = np.ma.masked_array(np.zeros((2, 4), int))
+
+INPUT = [
+    case("integer", TypeError, r"input.*int64", input=np.zeros((2, 3, 4), np.int64)),
+    case("bool", TypeError, r"input.*bool", input=np.zeros((2, 3, 4), bool)),
+    case("complex", TypeError, r"input.*complex64", input=np.zeros((2, 3, 4), np.complex64)),
+    case("object", TypeError, r"input.*object", input=np.zeros((2, 3, 4), object)),
+    case("string", TypeError, r"input.*<U1", input=np.full((2, 3, 4), "1")),
+    case("date", TypeError, r"input.*datetime64", input=np.zeros((2, 3, 4), "M8[s]")),
+    case("float8-e4m3", TypeError, r"input.*float8_e4m3fn", input=np.zeros((2, 3, 4), ml_dtypes.float8_e4m3fn)),
+    case("float8-e5m2", TypeError, r"input.*float8_e5m2", input=np.zeros((2, 3, 4), ml_dtypes.float8_e5m2)),
+    case("longdouble", TypeError, r"input.*longdouble|input.*float128|input.*float96", input=np.zeros((2, 3, 4), "g")),
+    case("raw-bytes", TypeError, r"input.*V2", input=np.zeros((2, 3, 4), "V2")),
+    case("structured", TypeError, r"input.*value", input=STRUCTURED),
+    case("masked", TypeError, r"input.*mask", input=np.ma.masked_less(np.zeros((2, 3, 4)), 1)),
+    case("ragged-list", TypeError, r"input.*list.*inhomogeneous", input=[[1.0], [1.0, 2.0]]),
+    case("none", TypeError, r"input", input=None),
+    case("text", TypeError, r"input", input="log-probabilities"),
+    case("dict", TypeError, r"input", input={}),
+    case("0-d", ValueError, r"input.*0 dimensions", input=np.float32(1), target=0, out=np.zeros((), np.float32)),
+]
+TARGET = [
+    case("float", TypeError, r"target.*float64", target=np.zeros((2, 4))),
+    case("bfloat16", TypeError, r"target.*bfloat16", target=np.zeros((2, 4), ml_dtypes.bfloat16)),
+    case("bool", TypeError, r"target.*bool", target=np.zeros((2, 4), bool)),
+    case("object", TypeError, r"target.*object", target=np.zeros((2, 4), object)),
+    case("complex", TypeError, r"target.*complex128", target=np.zeros((2, 4), complex)),
+    case("int4", TypeError, r"target.*int4", target=np.zeros((2, 4), ml_dtypes.int4)),
+    case("timedelta", TypeError, r"target.*timedelta64", target=np.zeros((2, 4), "m8[s]")),
+    case("masked", TypeError, r"target.*mask", target=MASKED),
+    case("masked-array-without-a-mask", TypeError, r"target.*mask", target=UNMASKED),
+    case("none", TypeError, r"target", target=None),
+]
+SHAPES = [
+    case("batch", ValueError, r"target.*\(3, 4\).*\(2, 3, 4\)", target=np.zeros((3, 4), int)),
+    case("batch-of-one", ValueError, r"target.*\(1, 4\).*\(2, 3, 4\)", target=np.zeros((1, 4), int)),
+    case("spatial", ValueError, r"target.*\(2, 5\).*\(2, 3, 4\)", target=np.zeros((2, 5), int)),
+    case("transposed", ValueError, r"target.*\(4, 2\).*\(2, 3, 4\)", target=np.zeros((4, 2), int)),
+    case("too-few-dimensions", ValueError, r"target.*\(2,\).*\(2, 3, 4\)", target=np.zeros(2, int)),
+    case("input's-own", ValueError, r"target.*\(2, 3, 4\).*\(2, 3, 4\)", target=np.zeros((2, 3, 4), int)),
+    case("one-hot", ValueError, r"target.*\(2, 1, 4\).*\(2, 3, 4\)", target=np.zeros((2, 1, 4), int)),
+    case("scalar", ValueError, r"target.*\(\).*\(2, 3, 4\)", target=0),
+    case("of-another-axis", ValueError, r"target.*\(2, 4\).*\(2, 3, 4\)", axis=2),
+    case(
+        "no-classes",
+        IndexError,
+        r"target\[0, 0\] is 0, outside \[0, 0\)",
+        input=np.zeros((2, 0, 4), np.float32),
+        out=np.zeros((2, 0, 4), np.float32),
+    ),
+]
+WEIGHT = [
+    case("too-short", ValueError, r"weight.*2.*3", weight=np.ones(2)),
+    case("too-long", ValueError, r"weight.*4.*3", weight=np.ones(4)),
+    case("empty", ValueError, r"weight.*0.*3", weight=np.ones(0)),
+    case("two-dimensional", ValueError, r"weight.*\(1, 3\)", weight=np.ones((1, 3))),
+    case("zero-dimensional", ValueError, r"weight.*\(\)", weight=2.0),
+    case("complex", TypeError, r"weight.*complex128", weight=np.ones(3, complex)),
+    case("bool", TypeError, r"weight.*bool", weight=np.ones(3, bool)),
+    case("object", TypeError, r"weight.*object", weight=np.ones(3, object)),
+    case("float8", TypeError, r"weight.*float8_e5m2", weight=np.ones(3, ml_dtypes.float8_e5m2)),
+    case("masked", TypeError, r"weight.*mask", weight=np.ma.masked_array([1.0, 2, 3], [0, 0, 1])),
+    case("beyond-doubles", ValueError, r"weight\[1\] is 9007199254740993.*2\^53", weight=[1, 2**53 + 1, 1]),
+    case("below-doubles", ValueError, r"weight\[2\] is -9007199254740993.*2\^53", weight=[1, 1, -(2**53) - 1]),
+    case(
+        "beyond-int64", ValueError, r"weight\[0\] is 18446744073709551615.*2\^53", weight=np.uint64([2**64 - 1, 0, 0])
+    ),
+]
+CHOICES = [
+    case("reduction-misspelt", ValueError, r"reduction.*'avg'", reduction="avg"),
+    case("reduction-in-capitals", ValueError, r"reduction.*'MEAN'", reduction="MEAN"),
+    case("reduction-empty", ValueError, r"reduction.*''", reduction=""),
+    case("reduction-none", TypeError, r"reduction.*None", reduction=None),
+    case("reduction-integer", TypeError, r"reduction.*1", reduction=1),
+    case("reduction-bytes", TypeError, r"reduction", reduction=b"mean"),
+    case("empty-misspelt", ValueError, r"empty.*'inf'", empty="inf"),
+    case("empty-float", TypeError, r"empty", empty=0.0),
+    case("ignore-index-float", TypeError, r"ignore_index.*1\.5", ignore_index=1.5),
+    case("ignore-index-integral-float", TypeError, r"ignore_index.*1\.0", ignore_index=1.0),
+    case("ignore-index-bool", TypeError, r"ignore_index.*True", ignore_index=True),
+    case("ignore-index-numpy-bool", TypeError, r"ignore_index", ignore_index=np.True_),
+    case("ignore-index-text", TypeError, r"ignore_index.*'-100'", ignore_index="-100"),
+    case("ignore-index-array", TypeError, r"ignore_index", ignore_index=np.array([1, 2])),
+    case("ignore-index-too-large", ValueError, r"ignore_index.*18446744073709551616", ignore_index=2**64),
+    case("ignore-index-too-small", ValueError, r"ignore_index.*-9223372036854775809", ignore_index=-(2**63) - 1),
+    case("index-base-float", TypeError, r"index_base.*0\.5", index_base=0.5),
+    case("index-base-bool", TypeError, r"index_base.*False", index_base=False),
+    case("index-base-none", TypeError, r"index_base.*None", index_base=None),
+    case("index-base-and-classes-too-large", ValueError, r"index_base.*9223372036854775806", index_base=2**63 - 2),
+    case("index-base-too-large", ValueError, r"index_base.*9223372036854775808", index_base=2**63),
+    case("index-base-too-small", ValueError, r"index_base.*-9223372036854775809", index_base=-(2**63) - 1),
+    case("axis-too-large", AxisError, r"axis 3 is out of bounds for input with 3 dimensions", axis=3),
+    case("axis-too-small", AxisError, r"axis -4 is out of bounds for input with 3 dimensions", axis=-4),
+    case("axis-huge", AxisError, r"axis 1180591620717411303424 is out of bounds", axis=2**70),
+    case("axis-float", TypeError, r"axis.*1\.0", axis=1.0),
+    case("axis-bool", TypeError, r"axis.*True", axis=True),
+    case("axis-none", TypeError, r"axis.*None", axis=None),
+    case("axis-tuple", TypeError, r"axis.*\(1,\)", axis=(1,)),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("change", "error", "message"), INPUT + TARGET + SHAPES + WEIGHT + CHOICES)
+def test_refused_by_every_function(function, change, error, message):
+    assert_refuses(function, valid() | change, error, message)
+
+
+@pytest.mark.parametrize("axis", [2, -2])
+def test_axis_of_a_one_dimensional_input(axis):
+    """axis=1 is its only axis, since that is the default."""
+    with pytest.raises(AxisError, match=rf"axis {axis} is out of bounds for input with 1 dimension"):
+        nll.nll_loss(np.zeros(3), 0, axis=axis)
+
+
+@pytest.mark.parametrize(("change", "error", "message"), CHOICES)
+def test_module_says_so_at_the_latest_when_it_is_called(change, error, message):
+    arguments = valid()
+    with pytest.raises(error, match=message):
+        nll.NLLLoss(**change).value_and_grad(arguments["input"], arguments["target"], out=arguments["out"])
+    assert (arguments["out"] == 7).all()
+
+
+@pytest.mark.parametrize("function", [forward, backward, value_and_grad], ids=lambda f: f.__name__)
+def test_unknown_keywords_and_positional_choices(function):
+    with pytest.raises(TypeError, match="label_smoothing"):
+        function(**valid(), label_smoothing=0.1)
+    with pytest.raises(TypeError, match="positional"):
+        nll.nll_loss(valid()["input"], valid()["target"], None, -100)
+
+
+# ---- labels
+
+
+def label_cases() -> list[Any]:
+    cases = []
+    for name, position in (("first", (0, 0)), ("middle", (1, 0)), ("last", (1, 3))):
+        for label in (3, -1, 127, -99, -128):
+            cases.append(pytest.param(np.int8, position, label, id=f"{name}-{label}"))
+    wide = [(np.int64, 2**32), (np.int64, -(2**32)), (np.int64, 2**63 - 1), (np.int64, -(2**63))]
+    wide += [
+        (np.uint64, 2**63),
+        (np.uint64, 2**64 - 1),
+        (np.uint64, 2**64 - 100),
+        (np.uint32, 2**32 - 1),
+        (np.uint8, 255),
+    ]
+    return cases + [pytest.param(dtype, (1, 2), label, id=f"{dtype.__name__}-{label}") for dtype, label in wide]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize(("dtype", "position", "label"), label_cases())
+def test_label_outside_the_classes(function, reduction, dtype, position, label):
+    if function is value_and_grad and reduction == "none":
+        reduction = "mean"
+    arguments = valid() | {"reduction": reduction, "target": valid()["target"].astype(dtype)}
+    arguments["target"][position] = label
+    row, column = position
+    message = rf"^target\[{row}, {column}\] is {label}, outside \[0, 3\) \(ignore_index is -100\)$"
+    assert_refuses(function, arguments, IndexError, message)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_label_next_to_ignored_ones(function):
+    arguments = valid()
+    arguments["target"][...] = -100
+    arguments["target"][1, 1] = 5
+    assert_refuses(function, arguments, IndexError, r"target\[1, 1\] is 5, outside \[0, 3\) \(ignore_index is -100\)")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_message_tells_index_base_and_ignore_index(function):
+    arguments = valid() | {"index_base": 1, "ignore_index": None}
+    assert_refuses(function, arguments, IndexError, r"target\[0, 0\] is 0, outside \[1, 4\) \(ignore_index is None\)")
+    arguments = valid() | {"index_base": -2, "ignore_index": 2**64 - 1}
+    message = r"target\[0, 1\] is 1, outside \[-2, 1\) \(ignore_index is 18446744073709551615\)"
+    assert_refuses(function, arguments, IndexError, message)
+
+
+@pytest.mark.parametrize(
+    ("index_base", "label"), [(-5, 2**64 - 3), (-1, 2**64 - 1), (-(2**63), 2**63), (-(2**63), 2**63 + 1)]
+)
+def test_label_that_would_wrap_into_the_classes(index_base, label):
+    """Less index_base, in 64 bits, it would be a class."""
+    with pytest.raises(IndexError, match=rf"target\[0\] is {label}, outside \[{index_base}, {index_base + 10}\)"):
+        nll.nll_loss(np.zeros((1, 10)), np.array([label], np.uint64), index_base=index_base)
+
+
+@pytest.mark.parametrize(("index_base", "label"), [(2**63 - 10, -(2**63)), (-(2**63), 2**63 - 1), (7, -9)])
+def test_signed_label_that_would_wrap_into_the_classes(index_base, label):
+    with pytest.raises(IndexError, match=rf"target\[0\] is {label}, outside \[{index_base}, {index_base + 10}\)"):
+        nll.nll_loss(np.zeros((1, 10)), np.array([label], np.int64), index_base=index_base)
+
+
+def test_label_of_one_sample():
+    with pytest.raises(IndexError, match=r"^target is 3, outside \[0, 3\)"):
+        nll.nll_loss(np.zeros(3), 3)
+
+
+def test_label_of_a_batch():
+    with pytest.raises(IndexError, match=r"^target\[2\] is -7, outside \[0, 3\)"):
+        nll.nll_loss(np.zeros((4, 3)), [0, 1, -7, 9])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_position_is_in_the_coordinates_of_target(function, layout, threads):
+    """Of several bad labels it is the lowest in C order, wherever they lie in memory."""
+    target = np.zeros((3, 20, 15, 18), np.int16)
+    for position in ((2, 19, 14, 17), (1, 7, 3, 0), (1, 7, 2, 11), (1, 8, 0, 0)):
+        target[position] = 9
+    if layout.__name__ == "zero_stride_batch":
+        target, expected = np.broadcast_to(target[1], target.shape), (0, 7, 2, 11)
+    elif layout.__name__ == "zero_stride_images":
+        target, expected = layout(target), (1, 7, 3, 0)
+    else:
+        target, expected = layout(target), (1, 7, 2, 11)
+    input = layout(np.zeros((3, 4, 20, 15, 18), np.float32))
+    arguments = {"input": input, "target": target, "out": np.full(input.shape, 7, np.float32)}
+    place = ", ".join(map(str, expected))
+    assert_refuses(function, arguments, IndexError, rf"target\[{place}\] is 9, outside \[0, 4\)")
+
+
+@pytest.mark.parametrize("function", [forward, backward, value_and_grad], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("position", [0, 70_001, 99_999])
+def test_one_bad_label_among_many(function, position, threads):
+    target = np.zeros(100_000, np.uint8)
+    target[position] = target[-1] = 200
+    arguments = {"input": np.zeros((100_000, 2)), "target": target, "out": np.full((100_000, 2), 7.0)}
+    assert_refuses(function, arguments, IndexError, rf"target\[{position}\] is 200, outside \[0, 2\)")
+
+
+# ---- out
+
+
+def unaligned(shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(bytearray(4 * int(np.prod(shape)) + 1), np.float32, offset=1).reshape(shape)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def strided(array: np.ndarray, strides: tuple[int, ...]) -> np.ndarray:
+    """(2, 3, 4) elements, of which some share memory."""
+    return np.lib.stride_tricks.as_strided(array, (2, 3, 4), strides)
+
+
+def beside_input() -> dict[str, Any]:
+    buffer = np.zeros(40, np.float32)
+    return {"input": buffer[:24].reshape(2, 3, 4), "out": buffer[8:32].reshape(2, 3, 4)}
+
+
+def labels_inside_out() -> dict[str, Any]:
+    buffer = np.zeros(24, np.float32)
+    return {"target": buffer[4:12].view(np.int32).reshape(2, 4), "out": buffer.reshape(2, 3, 4)}
+
+
+def weight_inside_out() -> dict[str, Any]:
+    buffer = np.ones(24, np.float32)
+    return {"weight": buffer[5:8], "out": buffer.reshape(2, 3, 4)}
+
+
+OUT = [
+    case("shape", ValueError, r"out.*\(2, 3, 5\).*\(2, 3, 4\)", out=np.zeros((2, 3, 5), np.float32)),
+    case("transposed-shape", ValueError, r"out.*\(4, 3, 2\).*\(2, 3, 4\)", out=np.zeros((4, 3, 2), np.float32)),
+    case("broadcastable-shape", ValueError, r"out.*\(1, 3, 4\)", out=np.zeros((1, 3, 4), np.float32)),
+    case("dtype", TypeError, r"out.*float64.*float32", out=np.zeros((2, 3, 4))),
+    case("byte-order", TypeError, r"out.*>f4", out=np.zeros((2, 3, 4), ">f4")),
+    case("list", TypeError, r"out.*list", out=[[0.0]]),
+    case("masked", TypeError, r"out.*[Mm]ask", out=np.ma.masked_array(np.zeros((2, 3, 4), np.float32))),
+    case("read-only", ValueError, r"out.*(read-only|writ)", out=read_only(np.zeros((2, 3, 4), np.float32))),
+    case("zero-strides", ValueError, r"out.*share.*memory", out=strided(np.zeros(40, np.float32), (0, 16, 4))),
+    case("self-overlap", ValueError, r"out.*share.*memory", out=strided(np.zeros(40, np.float32), (4, 16, 4))),
+    case(
+        "interleaved-self-overlap", ValueError, r"out.*share.*memory", out=strided(np.zeros(40, np.float32), (12, 8, 4))
+    ),
+    case("unaligned", ValueError, r"out.*align", out=unaligned((2, 3, 4))),
+    pytest.param(beside_input(), ValueError, r"out.*input", id="overlaps-input"),
+    pytest.param(labels_inside_out(), ValueError, r"out.*target", id="overlaps-target"),
+    pytest.param(weight_inside_out(), ValueError, r"out.*weight", id="overlaps-weight"),
+]
+
+
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(("change", "error", "message"), OUT)
+def test_out_is_refused(function, change, error, message):
+    assert_refuses(function, valid() | change, error, message)
+
+
+def test_out_that_overlaps_grad_output():
+    buffer = np.zeros(24, np.float32)
+    arguments = valid() | {"grad_output": buffer[:8].reshape(2, 4), "out": buffer.reshape(2, 3, 4), "reduction": "none"}
+    assert_refuses(backward, arguments, ValueError, r"out.*grad_output")
+
+
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+def test_out_in_the_place_of_input_is_refused(function):
+    """Section 2: in place is for other functions."""
+    arguments = valid()
+    arguments["out"] = arguments["input"]
+    assert_refuses(function, arguments, ValueError, r"out.*input")
+
+
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+def test_out_interleaved_with_input_shares_nothing(function):
+    """Overlap is what numpy.shares_memory says, not whether the extents meet."""
+    frame = np.zeros((2, 3, 8), np.float32)
+    function(**valid() | {"input": frame[..., ::2], "out": frame[..., 1::2]})
+    assert (frame[..., ::2] == 0).all()
+    assert (frame[..., 1::2] != 0).any()
+
+
+# ---- grad_output
+
+GRAD_OUTPUTS = [
+    case("wrong-shape", ValueError, r"grad_output.*\(4, 2\).*\(2, 4\)", grad_output=np.ones((4, 2))),
+    case("broadcastable-shape", ValueError, r"grad_output.*\(4,\).*\(2, 4\)", grad_output=np.ones(4)),
+    case("number", ValueError, r"grad_output.*\(\).*\(2, 4\)", grad_output=1.0),
+    case("integer", TypeError, r"grad_output.*int64", grad_output=np.ones((2, 4), int)),
+    case("bool", TypeError, r"grad_output.*bool", grad_output=np.ones((2, 4), bool)),
+    case("complex", TypeError, r"grad_output.*complex128", grad_output=np.ones((2, 4), complex)),
+    case("object", TypeError, r"grad_output.*object", grad_output=np.ones((2, 4), object)),
+    case("float8", TypeError, r"grad_output.*float8_e5m2", grad_output=np.ones((2, 4), ml_dtypes.float8_e5m2)),
+    case("masked", TypeError, r"grad_output.*mask", grad_output=np.ma.masked_array(np.ones((2, 4)))),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), GRAD_OUTPUTS)
+def test_unreduced_grad_output_is_refused(change, error, message):
+    assert_refuses(backward, valid() | {"reduction": "none"} | change, error, message)
+
+
+@pytest.mark.parametrize("reduced", ["sum", "mean"])
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("grad_output", "error", "message"),
+    [
+        pytest.param(np.ones((2, 4)), ValueError, r"grad_output.*\(2, 4\)", id="array"),
+        pytest.param(np.ones(1), ValueError, r"grad_output.*\(1,\)", id="array-of-one"),
+        pytest.param(1j, TypeError, r"grad_output.*complex", id="complex"),
+        pytest.param("1", TypeError, r"grad_output", id="text"),
+        pytest.param(None, TypeError, r"grad_output", id="none"),
+        pytest.param(np.datetime64(1, "s"), TypeError, r"grad_output", id="date"),
+    ],
+)
+def test_reduced_grad_output_is_refused(function, reduced, grad_output, error, message):
+    assert_refuses(function, valid() | {"reduction": reduced, "grad_output": grad_output}, error, message)
+
+
+def test_value_and_grad_of_none():
+    assert_refuses(value_and_grad, valid() | {"reduction": "none"}, ValueError, r"reduction is '?none'?.*'mean'")
+
+
+# ---- dtype
+
+
+@pytest.mark.parametrize("function", [forward], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("dtype", [int, np.complex64, ml_dtypes.float8_e5m2, "i8", np.longdouble, object])
+def test_dtype_of_no_loss(function, dtype):
+    assert_refuses(function, valid() | {"dtype": dtype}, TypeError, r"dtype")
+
+
+@pytest.mark.parametrize("dtype", ["no such name", 3.5])
+def test_dtype_that_numpy_does_not_know(dtype):
+    assert_refuses(forward, valid() | {"dtype": dtype}, TypeError, r".")
+
+
+# ---- sizes
+
+
+def huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """An array of one element's memory."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def test_result_too_large_for_any_memory():
+    with pytest.raises(MemoryError):
+        nll.nll_loss(huge((2**50, 1)), huge((2**50,), np.int8), reduction="none")
+
+
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+def test_gradient_too_large_for_any_memory(function):
+    with pytest.raises(MemoryError):
+        function(input=huge((2, 2**57)), target=np.array([0, 1]))
+
+
+def test_more_elements_than_can_be_counted_with_room_to_spare():
+    """NumPy allows no array of 2**63 bytes, and the core none of 2**59 elements, so that no product overflows."""
+    with pytest.raises(ValueError, match=r"input.*\(2147483648, 1073741824\)"):
+        nll.nll_loss(huge((2**31, 2**30), np.float16), huge((2**31,), np.int8))
+    assert nll.nll_loss(huge((1, 2**58), np.float16), [2**58 - 1]) == 0
+
+
+# ---- arrays of other packages
+
+
+class DeviceArray:
+    """What a GPU array looks like to a CPU: DLPack tells where it is, and there is no other way in."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)  # CUDA
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        raise BufferError("the array is not on the CPU")
+
+
+class RefusingDeviceArray(DeviceArray):
+    """One that says so itself, as PyTorch's and CuPy's do."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError("can't convert a device array to numpy implicitly")
+
+
+@pytest.mark.parametrize("array", [DeviceArray(), RefusingDeviceArray()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("argument", ["input", "target", "weight"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_device_array(function, argument, array):
+    assert_refuses(function, valid() | {argument: array}, TypeError, rf"{argument}.*(device|CUDA|CPU)")
+
+
+@pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
+def test_device_array_as_out(function):
+    assert_refuses(function, valid() | {"out": DeviceArray()}, TypeError, r"out")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_torch_tensor_that_requires_a_gradient(function, torch):
+    tensor = torch.zeros(2, 3, 4, requires_grad=True)
+    assert_refuses(function, valid() | {"input": tensor}, TypeError, r"input.*\.detach\(\)")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_torch_bfloat16_tensor(function, torch):
+    tensor = torch.zeros(2, 3, 4, dtype=torch.bfloat16)
+    assert_refuses(function, valid() | {"input": tensor}, TypeError, r"input.*bfloat16.*(nll\.torch|\.view\()")
+
+
+def test_torch_tensor_on_no_device(torch):
+    assert_refuses(forward, valid() | {"input": torch.zeros(2, 3, 4, device="meta")}, TypeError, r"input")
+
+
+def test_sparse_torch_tensor(torch):
+    assert_refuses(forward, valid() | {"input": torch.zeros(2, 3, 4).to_sparse()}, TypeError, r"input")
+
+
+class RaisesOnConversion:
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError("lazy array without data")
+
+
+def test_error_of_an_array_like_is_not_hidden():
+    with pytest.raises((TypeError, RuntimeError), match="lazy array without data"):
+        nll.nll_loss(RaisesOnConversion(), [0])
