@@ -54,7 +54,8 @@ def assert_exact(input, target, weight=None, **keywords):
 # smallest number, 2**(low - P + 1) for P significant bits. Each case fills one block so that its last slice adds up to
 # an odd number of units that needs 54 bits at the first unsafe span, and 53 at the span before. So it is lost in any
 # order of adding: no case can be sharper. A second block takes away all but the last units, which makes the lost one
-# visible.
+# visible. Of products a bound of 2**(E + 1) is known only, from the factors; so their slices have units twice as large,
+# and hold one power of two less.
 
 
 def one_slice(precision: int, span: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +92,7 @@ class Limit(NamedTuple):
     span: int  # the largest that is exact in every rounding mode
     first_unsafe: int  # in round to nearest
     blocks: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+    headroom: int = 0  # by how many powers of two the bound that is known exceeds the least
 
 
 LIMITS = [
@@ -99,6 +101,8 @@ LIMITS = [
     Limit("float64-two-slices", FLOAT64, 2, 34, 36, rests_above_the_smallest(-43)),
     Limit("float64-three-slices", FLOAT64, 3, 77, 79, rests_above_the_smallest(-86)),
     Limit("bfloat16-one-slice", BFLOAT16, 1, 36, 37, one_slice),
+    Limit("products-in-two-slices", FLOAT64, 2, 33, 35, rests_above_the_smallest(-42), headroom=1),
+    Limit("products-in-three-slices", FLOAT64, 3, 76, 78, rests_above_the_smallest(-85), headroom=1),
 ]
 
 
@@ -107,15 +111,16 @@ def limit(request: pytest.FixtureRequest) -> Limit:
     return request.param
 
 
-def add_in_slices(block: np.ndarray, slices: int) -> Fraction:
+def add_in_slices(block: np.ndarray, limit: Limit) -> Fraction:
     """What the sum of a block would be if its span were not checked."""
     rest = block.astype(np.float64)
-    magnitude = np.ldexp(1.5, np.frexp(np.abs(rest).max())[1] + 9)
+    bound = np.frexp(np.abs(rest).max())[1] + limit.headroom
     total = Fraction(0)
-    for _ in range(slices - 1):
-        taken = (rest + magnitude) - magnitude
+    for slice in range(limit.slices - 1):
+        cut = np.ldexp(1.5, bound + 9 - 43 * slice)
+        taken = (rest + cut) - cut
         total += Fraction(float(taken.sum()))
-        rest, magnitude = rest - taken, np.ldexp(magnitude, -43)
+        rest = rest - taken
     return total + Fraction(float(rest.sum()))
 
 
@@ -125,7 +130,7 @@ def test_the_worst_cases_are_lost_at_the_first_unsafe_span(limit):
         block, _ = limit.blocks(precision, span)
         assert len(block) == BLOCK
         exact = sum(map(Fraction, block.tolist()))
-        assert (add_in_slices(block, limit.slices) == exact) == (span < limit.first_unsafe)
+        assert (add_in_slices(block, limit) == exact) == (span < limit.first_unsafe)
 
 
 @pytest.fixture(params=[1, -1], ids=["losses", "negated"])
@@ -355,6 +360,13 @@ def test_no_bit_of_a_product_is_lost(dtype, rng):
     for _ in range(20):
         input, weight = random_input(rng, (600, 9), dtype, (-3, 3)), rng.uniform(0.5, 1, 9)
         assert_exact(input, rng.integers(0, 9, 600), weight, reduction="sum", dtype=np.float64)
+
+
+def test_largest_products_of_their_exponents(dtype, rng):
+    """Just below 2 times just below 2: the most that a bound by the factors' exponents must allow for."""
+    for _ in range(20):
+        input = (2 - rng.uniform(2.0**-10, 2.0**-6, (512, 9))).astype(dtype)
+        assert_exact(input, rng.integers(0, 9, 512), 2 - rng.uniform(0, 2.0**-6, 9), reduction="sum", dtype=np.float64)
 
 
 def test_products_that_cancel(rng):

@@ -294,7 +294,14 @@ def test_empty_raise(arrays):
         nll.nll_loss(*arrays, empty="raise")
 
 
-def test_empty_raise_is_about_the_mean_only(rng):
+@pytest.mark.parametrize("empty", ["zero", "raise"])
+@pytest.mark.parametrize("weight", [None, [1.0, -0.5, 2.0]], ids=["unweighted", "weighted"])
+def test_empty_has_no_effect_on_other_means(weight, empty, dtype, rng):
+    input, target = random_input(rng, (50, 3), dtype), random_target(rng, 50, 3, ignored=-100)
+    assert_exact(input, target, weight, empty=empty)
+
+
+def test_empty_raise_is_about_the_mean_only():
     assert nll.nll_loss(np.zeros((2, 3)), [-100, -100], reduction="sum", empty="raise") == 0
     assert nll.nll_loss(np.ones((2, 3)), [0, -100], empty="raise") == -1
 

@@ -181,6 +181,16 @@ def test_weights_that_add_to_zero(weight, empty, dtype, reduction):
     assert_exact(*arrays, reduction=reduction, empty=empty)
 
 
+@pytest.mark.parametrize("empty", ["zero", "raise"])
+@pytest.mark.parametrize("weight", [None, [1.0, -0.5, 2.0]], ids=["unweighted", "weighted"])
+def test_empty_has_no_effect_on_other_gradients(weight, empty, dtype, rng):
+    input, target = random_input(rng, (50, 3), dtype), random_target(rng, 50, 3, ignored=-100)
+    assert_exact(0.3, input, target, weight, empty=empty)
+    loss, gradient = nll.nll_loss_value_and_grad(input, target, weight, empty=empty)
+    assert_same_bits(loss, oracle.nll_loss(input, target, weight).loss)
+    assert_same_bits(gradient, oracle.nll_loss_backward(1.0, input, target, weight))
+
+
 def test_empty_raise_leaves_out_alone():
     out = np.full((2, 3), 7.0)
     for call in (

@@ -12,6 +12,7 @@ import pytest
 
 import nll
 import oracle
+from layouts import OWN_MEMORY, c_order, channels_last
 from oracle import assert_same_bits
 from samples import FLOAT_DTYPES, INTEGER_DTYPES, random_input, random_target, random_weight
 
@@ -115,6 +116,28 @@ def test_large_gradients_in_any_memory(layout, threads, rng):
         nll.nll_loss_backward(1.0, input, target, ignore_index=255),
         nll.nll_loss_backward(1.0, input.copy("C"), target.copy("C"), ignore_index=255),
     )
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 1300), (1300, 4), (2, 3, 40, 50), (2, 700, 3), (3, 2, 5, 700)], ids=str)
+@pytest.mark.parametrize("memory", OWN_MEMORY, ids=lambda f: f.__name__)
+def test_gradients_of_many_blocks_into_any_memory(memory, shape, threads, rng):
+    """Of rows and planes that are longer than a block, too."""
+    input, target = random_input(rng, shape, np.float32), random_target(rng, (shape[0], *shape[2:]), shape[1])
+    out = memory(np.full(shape, np.nan, np.float32))
+    for reduction, grad_output in (("mean", 0.3), ("none", rng.normal(size=target.shape))):
+        nll.nll_loss_backward(grad_output, input, target, reduction=reduction, out=out)
+        assert_same_bits(out, oracle.nll_loss_backward(grad_output, input, target, reduction=reduction))
+
+
+@pytest.mark.parametrize("input_memory", [c_order, channels_last], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", [(3, 4, 1300), (2, 3, 3, 700)], ids=str)
+def test_gradients_of_many_blocks_by_target_in_any_memory(shape, input_memory, layout, threads, rng):
+    """Where the axes of target do not collapse as those of the gradient do."""
+    input = input_memory(random_input(rng, shape, np.float32))
+    target = layout(random_target(rng, (shape[0], *shape[2:]), shape[1]))
+    for reduction, grad_output in (("mean", 0.3), ("none", layout(rng.normal(size=target.shape)))):
+        gradient = nll.nll_loss_backward(grad_output, input, target, reduction=reduction)
+        assert_same_bits(gradient, oracle.nll_loss_backward(grad_output, input, target, reduction=reduction))
 
 
 def test_order_of_the_samples_does_not_matter(dtype, rng):

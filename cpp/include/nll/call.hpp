@@ -3,6 +3,7 @@
 // words for breaking them, for C++ and Python.
 #pragma once
 
+#include <fstream>
 #include <string>
 
 #include "nll_loss.hpp"
@@ -122,11 +123,23 @@ inline Partial run_samples(const Plan& plan, Kernel kernel, const Options& optio
     return run(plan, kernel, block_size, plan.samples.count >= serial_samples, options);
 }
 
-inline Partial run_gradient(const Plan& plan, Kernel kernel, const Options& options) {
-    const index_t element_size = plan.dtype[gradient] == DType::float64   ? 8
-                                 : plan.dtype[gradient] == DType::float32 ? 4
-                                                                          : 2;
-    const bool pays = plan.samples.count * std::max<index_t>(plan.classes, 1) >= serial_elements;
+// The last cache's bytes, as the system tells. (sysconf tells a virtual machine of all caches of its host.)
+inline index_t last_level_cache() {
+    static const index_t size = [] {
+        index_t kibibytes = 0;
+        std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> kibibytes;  // "32768K"
+        return kibibytes > 0 ? kibibytes << 10 : index_t{32} << 20;
+    }();
+    return size;
+}
+
+inline Partial run_gradient(Plan& plan, Kernel kernel, const Options& options) {
+    if (plan.samples.count == 0) return {};
+    const DType dtype = plan.dtype[gradient];
+    const index_t element_size = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+    const index_t elements = plan.samples.count * plan.classes;
+    plan.streams = elements * element_size > last_level_cache();
+    const bool pays = std::max(elements, plan.samples.count) >= serial_elements;
     return run(plan, kernel, gradient_block(plan, element_size), pays, options);
 }
 

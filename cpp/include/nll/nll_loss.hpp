@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "stream.hpp"
 #include "targets.hpp"
 
 #if defined(__GNUC__)
@@ -130,12 +131,16 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
            inner <= block_size;
 }
 
-// Samples whose gradient is written at a time: its zeros should still be in the cache when the targets' entries follow.
+inline constexpr index_t tile_bytes = 32 << 10;  // of a gradient: what a first cache holds
+
+// Samples whose gradient is written at a time, at most block_size: a tile's, at least one row or slab.
 inline index_t gradient_block(const Plan& plan, index_t element_size) {
-    constexpr index_t cached = 64 << 10;
     index_t inner;
-    if (!is_stretch(plan, inner) && plan.samples.stride(gradient) == 1) return block_size;  // planes are written once
-    const index_t fitting = cached / std::max<index_t>(1, std::min(cached, plan.classes * element_size));
+    if (!is_stretch(plan, inner)) {
+        if (plan.samples.stride(gradient) == 1) return block_size;  // planes are written once, whatever their size
+        inner = 1;
+    }
+    const index_t fitting = tile_bytes / std::max<index_t>(1, std::min(tile_bytes, plan.classes * element_size));
     return std::max(inner, std::min(fitting, block_size) / inner * inner);
 }
 
@@ -145,25 +150,62 @@ void write_planes(Scalar* to, const Plan& plan, index_t count, const index_t* cl
     using Index =
         std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;  // wide as what is chosen by it, for SIMD
     Index place[block_size];
+    alignas(64) Scalar part[block_size];
     for (index_t i = 0; i < count; ++i) place[i] = static_cast<Index>(classes[i]);
     for (index_t c = 0; c < plan.classes; ++c) {
         Scalar* plane = to + c * plan.class_stride[gradient];
-        for (index_t i = 0; i < count; ++i) plane[i] = place[i] == static_cast<Index>(c) ? entries[i] : Scalar{};
+        Scalar* written = plan.streams ? part : plane;
+        for (index_t i = 0; i < count; ++i) written[i] = place[i] == static_cast<Index>(c) ? entries[i] : Scalar{};
+        if (plan.streams) stream(plane, part, static_cast<std::size_t>(count) * sizeof(Scalar));
     }
 }
 
-// The gradient of a run in any layout: zeros, then the entries. `zeroed`: they are there already.
+// The entries of a run in any layout, where zeros are.
 template <class Scalar>
-void write_run(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries,
-               bool zeroed) {
+void write_entries(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries) {
     const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
-    if (!zeroed && class_stride == 1)
+    for (index_t i = 0; i < count; ++i, to += stride)
+        if (classes[i] != ignored) to[classes[i] * class_stride] = entries[i];
+}
+
+// Zeros for a run in any layout.
+template <class Scalar> void write_zeros(Scalar* to, const Plan& plan, index_t count) {
+    const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
+    if (class_stride == 1)
         for (index_t i = 0; i < count; ++i) std::fill_n(to + i * stride, plan.classes, Scalar{});
-    else if (!zeroed)
+    else
         for (index_t c = 0; c < plan.classes; ++c)
             for (index_t i = 0; i < count; ++i) to[c * class_stride + i * stride] = Scalar{};
-    for (index_t i = 0; i < count; ++i)
-        if (classes[i] != ignored) to[i * stride + classes[i] * class_stride] = entries[i];
+}
+
+// The gradients of a block that are one stretch of memory.
+template <class Scalar>
+void write_stretch(const Plan& plan, index_t first, index_t count, const index_t* classes, const Scalar* entries) {
+    constexpr index_t tile_size = tile_bytes / static_cast<index_t>(sizeof(Scalar));
+    Scalar* const stretch = plan.pointer<Scalar>(gradient) + first * plan.classes;
+    const index_t size = count * plan.classes;
+    const auto bytes = [](index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); };
+    const auto enter = [&](Scalar* to) {
+        plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+            Scalar* run_to = to + (run.offset[gradient] - first * plan.classes);
+            write_entries(run_to, plan, run.length, classes + run.begin, entries + run.begin);
+        });
+    };
+    if (!plan.streams) {
+        std::memset(static_cast<void*>(stretch), 0, bytes(size));
+        return enter(stretch);
+    }
+    alignas(64) Scalar tile[tile_size];
+    std::memset(static_cast<void*>(tile), 0, bytes(std::min(size, tile_size)));
+    if (size <= tile_size) {
+        enter(tile);
+        stream(stretch, tile, bytes(size));
+    } else {
+        for (index_t at = 0; at < size; at += tile_size)
+            stream(stretch + at, tile, bytes(std::min(tile_size, size - at)));
+        finish_streams();
+        enter(stretch);
+    }
 }
 
 // The elements of grad_output for a block, as double.
@@ -181,14 +223,13 @@ inline void load_grad_output(const Plan& plan, index_t first, index_t count, dou
 template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index_t last, Partial& partial) {
     index_t inner;
     const bool stretch = is_stretch(plan, inner);
-    const bool planes =
-        !stretch && plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max();
-    const Scalar zero{},
-        same_for_all = plan.zero_gradient ? zero : from_double<Scalar>(0.0 - plan.grad_output / plan.divisor);
+    const bool planes = plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max();
     const bool differ = (plan.weight || plan.data[output]) && !plan.zero_gradient;
+    const Scalar same_for_all = from_double<Scalar>(plan.zero_gradient ? 0.0 : 0.0 - plan.grad_output / plan.divisor);
+    alignas(64) Scalar entries[block_size];
+    if (!differ) std::fill_n(entries, block_size, same_for_all);
     for_each_block(first, last, gradient_block(plan, sizeof(Scalar)), [&](index_t begin, index_t count) {
         alignas(64) index_t classes[block_size];
-        alignas(64) Scalar entries[block_size];
         if (load_classes(plan, begin, count, classes, partial) < 0) return;
         if (differ) {
             alignas(64) double weights[block_size], grad_output[block_size];
@@ -198,18 +239,16 @@ template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index
             if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
             for (index_t i = 0; i < count; ++i)
                 entries[i] = from_double<Scalar>(0.0 - weights[i] * grad_output[i] / plan.divisor);
-        } else {
-            std::fill_n(entries, count, same_for_all);
         }
-        if (stretch)
-            std::memset(static_cast<void*>(plan.pointer<Scalar>(gradient) + begin * plan.classes), 0,
-                        static_cast<std::size_t>(count * plan.classes) * sizeof(Scalar));
+        if (stretch) return write_stretch(plan, begin, count, classes, entries);
         plan.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
             Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
-            if (planes) write_planes(to, plan, run.length, classes + run.begin, entries + run.begin);
-            else write_run(to, plan, run.length, classes + run.begin, entries + run.begin, stretch);
+            if (planes) return write_planes(to, plan, run.length, classes + run.begin, entries + run.begin);
+            write_zeros(to, plan, run.length);
+            write_entries(to, plan, run.length, classes + run.begin, entries + run.begin);
         });
     });
+    if (plan.streams) finish_streams();
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -21,6 +21,7 @@ struct Plan {
     double grad_output = 1.0;
     double divisor = 1.0;
     bool zero_gradient = false;
+    bool streams = false;  // the gradient is too large for the caches: write it past them
 
     // Arrays that are not part of the call are nullptr; input and gradient have their classes on `axis`.
     Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)

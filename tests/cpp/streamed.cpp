@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Gradients that are written past the caches are the same as those that are not, at any alignment, in every layout.
+#include <nll/nll_loss.hpp>
+
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+
+using namespace nll;
+
+namespace {
+
+std::mt19937_64 random_bits(4);
+
+template <class Scalar> void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift) {
+    const auto [N, C, D] = shape;
+    std::array<index_t, 3> strides;  // in memory, the axes are in this order
+    index_t stride = 1;
+    for (int a = 2; a >= 0; --a) {
+        strides[static_cast<std::size_t>(order[static_cast<std::size_t>(a)])] = stride;
+        stride *= shape[static_cast<std::size_t>(order[static_cast<std::size_t>(a)])];
+    }
+    std::vector<std::int32_t> labels(static_cast<std::size_t>(N * D));
+    for (std::int32_t& label : labels)
+        label = static_cast<std::int32_t>(random_bits() % static_cast<std::uint64_t>(C + 1)) - 1;
+    std::vector<double> weight(static_cast<std::size_t>(C), 0.75);
+    const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
+    const auto size = static_cast<std::size_t>(N * C * D + shift);
+    std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain);
+    for (std::vector<std::uint8_t>* memory : {&plain, &streamed}) {
+        auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
+        const Array to(View<Scalar, 3>{data, shape, strides});
+        Plan plan({nullptr, &target_array, nullptr, &to}, 1,
+                  {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+        plan.streams = memory == &streamed;
+        plan.divisor = 3;
+        Partial partial;
+        nll_gradient<Scalar>(plan, 0, plan.samples.count, partial);
+        CHECK(partial.bad_sample < 0);
+    }
+    CHECK(plain == streamed);
+    CHECK(plain.back() == 0xee && (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
+}
+
+}  // namespace
+
+int main() {
+    const std::array<index_t, 3> shapes[] = {{700, 10, 1}, {3, 20000, 1}, {1, 5, 3000}, {2, 7, 600}, {300, 10, 4},
+                                             {5, 900, 30}, {40, 3, 512},  {1, 1, 1},    {600, 1, 1}, {2, 9000, 3}};
+    for (const auto& shape : shapes)
+        for (const index_t shift : {0, 1, 5})
+            for (const auto& order :
+                 {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0}, std::array{1, 0, 2}}) {
+                same_as_plain<float>(shape, order, shift);
+                same_as_plain<double>(shape, order, shift);
+                same_as_plain<float16>(shape, order, shift);
+            }
+    return failures() != 0;
+}
