@@ -14,40 +14,34 @@ using namespace nll;
 
 namespace {
 
-struct PlainPartial {
+struct PlainPartial : Partial {
     double loss = 0, weight = 0;
-    index_t count = 0;
-    Partial labels;  // where bad labels would be noted
 };
 
-// nll_forward, but for the two sums.
-template <class Scalar> void plain_forward(const Plan& plan, index_t first, index_t last, PlainPartial& partial) {
-    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
-        alignas(64) index_t classes[block_size];
-        alignas(64) double weights[block_size];
-        alignas(64) Real<Scalar> losses[block_size];
-        const index_t kept = load_classes(plan, begin, count, classes, partial.labels);
-        if (kept < 0) return;
-        partial.count += kept;
-        load_losses<Scalar>(plan, begin, count, classes, kept == count, losses);
-        pad(losses, count);
-        double total[lanes] = {}, weight_total[lanes] = {};
-        if (plan.weight) {
-            load_weights(plan.weight, classes, count, weights);
-            pad(weights, count);
-        }
-        for (index_t i = 0; i < count; i += lanes)
-            for (index_t l = 0; l < lanes; ++l) {
-                const auto loss = static_cast<double>(losses[i + l]);
-                if (plan.weight) {
-                    total[l] += weights[i + l] * loss;
-                    weight_total[l] += weights[i + l];
-                } else {
-                    total[l] += loss;
-                }
-            }
-        for (index_t l = 0; l < lanes; ++l) partial.loss += total[l], partial.weight += weight_total[l];
-    });
+// Values of a block, padded with zeros, in the lanes of SIMD.
+template <class Value> double plain_sum(index_t count, Value&& value) {
+    double total[lanes] = {};
+    for (index_t i = 0; i < count; i += lanes)
+        for (index_t l = 0; l < lanes; ++l) total[l] += value(i + l);
+    for (index_t l = 1; l < lanes; ++l) total[0] += total[l];
+    return total[0];
+}
+
+// What the forward kernel calls for a PlainPartial.
+Survey<double> add_weights(const Plan& plan, index_t count, const index_t* classes, double* weights,
+                           PlainPartial& partial) {
+    load_weights(plan.weight, classes, count, weights);
+    pad(weights, count);
+    partial.weight += plain_sum(count, [&](index_t i) { return weights[i]; });
+    return {};
+}
+
+template <class Scalar, class Real>
+void add_losses(const Real* losses, const double* weights, const Survey<double>&, index_t count,
+                PlainPartial& partial) {
+    const auto loss = [&](index_t i) { return static_cast<double>(losses[i]); };
+    if (weights) partial.loss += plain_sum(count, [&](index_t i) { return weights[i] * loss(i); });
+    else partial.loss += plain_sum(count, loss);
 }
 
 template <class Scalar>
@@ -58,7 +52,7 @@ double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> targe
     const index_t pieces = std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
     parallel::reduce(
         total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads), nullptr,
-        [&](index_t first, index_t last, PlainPartial& part) { plain_forward<Scalar>(plan, first, last, part); },
+        [&](index_t first, index_t last, PlainPartial& part) { nll_forward<Scalar>(plan, first, last, part); },
         [](PlainPartial& sum, const PlainPartial& part) {
             sum.loss += part.loss;
             sum.weight += part.weight;

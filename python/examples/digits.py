@@ -78,15 +78,15 @@ def main() -> None:
 
     held_out = log_softmax(with_bias(test_images) @ parameters)
     accuracy = np.mean(held_out.argmax(axis=1) == test_labels)
-    print(
-        f"accuracy on {len(test_labels)} held-out digits: {accuracy:.1%}, loss {nll.nll_loss(held_out, test_labels):.4f}"
-    )
+    loss = nll.nll_loss(held_out, test_labels)
+    print(f"accuracy on {len(test_labels)} held-out digits: {accuracy:.1%}, loss {loss:.4f}")
 
     losses = nll.nll_loss(held_out, test_labels, reduction="none")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(curve)
     left.set(title="Training", xlabel="step", ylabel="weighted mean loss (nats)", yscale="log")
-    right.bar(range(10), [losses[test_labels == digit].mean() for digit in range(10)])
+    of_digits = [losses[test_labels == digit].mean() for digit in range(10)]
+    right.bar(range(10), of_digits)
     right.set(
         title=f"Held-out digits: {accuracy:.1%} right", xlabel="digit", ylabel="mean loss (nats)", xticks=range(10)
     )

@@ -17,9 +17,10 @@ namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
 // -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
-// loads would keep the processor from having many loads under way.
+// loads would keep the processor from having many loads under way. The classes of the first `known` >= count samples
+// are loaded: memory for the next block is asked for while this one is computed.
 template <class Scalar>
-void load_losses(const Plan& plan, index_t first, index_t count, const index_t* classes, bool all_kept,
+void load_losses(const Plan& plan, index_t first, index_t count, index_t known, const index_t* classes, bool all_kept,
                  Real<Scalar>* losses) {
     static constexpr Scalar zero{};
     constexpr index_t ahead = 64;  // loads under way: fewer wait for memory, more evict each other
@@ -35,12 +36,12 @@ void load_losses(const Plan& plan, index_t first, index_t count, const index_t* 
             const auto address = [&](index_t i) {
                 return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero;
             };
-            index_t i = 0;
-            for (; prefetches && i + ahead < run.length; ++i) {
-                NLL_PREFETCH(address(i + ahead));
+            const index_t asked = prefetches ? std::clamp<index_t>(known - run.begin - ahead, 0, run.length) : 0;
+            for (index_t i = 0; i < asked; ++i) {
+                NLL_PREFETCH(address(i + ahead));  // as if the run went on; it mostly does
                 to[i] = *address(i);
             }
-            for (; i < run.length; ++i) to[i] = *address(i);
+            for (index_t i = asked; i < run.length; ++i) to[i] = *address(i);
         };
         if (all_kept) gather([](index_t) { return std::true_type(); });
         else gather([](index_t c) { return c != ignored; });
@@ -63,26 +64,20 @@ inline void write_losses(const Plan& plan, index_t first, index_t count, const d
     });
 }
 
-// Adds the total weight of a block, and the number of its samples that are not ignored.
-// Returns how many are kept, or -1 for bad labels.
-inline index_t load_block(const Plan& plan, index_t first, index_t count, index_t* classes, double* weights,
-                          Survey<double>& weights_survey, Partial& partial) {
-    const index_t kept = load_classes(plan, first, count, classes, partial);
-    if (kept < 0) return kept;
-    partial.count += kept;
-    if (plan.weight) {
-        load_weights(plan.weight, classes, count, weights);
-        pad(weights, count);
-        weights_survey = survey(weights, count);
-        Spans spans = certified<double>;
-        if (fits_float(weights_survey)) spans.one = certified<float>.one;
-        add_block(partial.weight, weights, count, weights_survey, spans);
-    }
-    return kept;
-}
-
 template <class Visit> void for_each_block(index_t first, index_t last, index_t block, Visit&& visit) {
     for (; first < last; first += block) visit(first, std::min(block, last - first));
+}
+
+// The weights of a block, which are added to the total; and their survey.
+inline Survey<double> add_weights(const Plan& plan, index_t count, const index_t* classes, double* weights,
+                                  Partial& partial) {
+    load_weights(plan.weight, classes, count, weights);
+    pad(weights, count);
+    const Survey<double> block = survey(weights, count);
+    Spans spans = certified<double>;
+    if (fits_float(block)) spans.one = certified<float>.one;
+    add_block(partial.weight, weights, count, block, spans);
+    return block;
 }
 
 // Labels only: are they classes, how many are kept, and their total weight.
@@ -90,32 +85,51 @@ inline void nll_check(const Plan& plan, index_t first, index_t last, Partial& pa
     for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
         alignas(64) index_t classes[block_size];
         alignas(64) double weights[block_size];
-        Survey<double> weights_survey;
-        load_block(plan, begin, count, classes, weights, weights_survey, partial);
+        const index_t kept = load_classes(plan, begin, count, classes, partial);
+        if (kept < 0) return;
+        partial.count += kept;
+        if (plan.weight) add_weights(plan, count, classes, weights, partial);
     });
 }
 
-// Adds the losses of the samples, or writes them if the plan has an output.
-template <class Scalar> void nll_forward(const Plan& plan, index_t first, index_t last, Partial& partial) {
+// Adds a block's losses, times its weights if there are any. Both are padded with zeros.
+template <class Scalar, class Real>
+void add_losses(const Real* losses, const double* weights, const Survey<double>& weights_survey, index_t count,
+                Partial& partial) {
+    if (weights) add_products(partial.loss, losses, weights, count, weights_survey);
+    else add_block(partial.loss, losses, count, survey(losses, count), certified<Scalar>);
+}
+
+// Adds the losses of the samples, or writes them if the plan has an output. Only add_weights and add_losses know how
+// the Part sums; the benchmark has one that does not sum exactly.
+template <class Scalar, class Part = Partial>
+void nll_forward(const Plan& plan, index_t first, index_t last, Part& partial) {
+    alignas(64) index_t classes[2 * block_size];  // of a block, and of the next
+    const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, block_size); };
+    index_t next_kept = load_classes(plan, first, size(first), classes, partial);
     for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
-        alignas(64) index_t classes[block_size];
-        alignas(64) double weights[block_size];
-        alignas(64) Real<Scalar> losses[block_size];
-        Survey<double> weights_survey;
-        const index_t kept = load_block(plan, begin, count, classes, weights, weights_survey, partial);
-        if (kept < 0) return;
-        load_losses<Scalar>(plan, begin, count, classes, kept == count, losses);
-        if (plan.data[output]) {
-            alignas(64) double values[block_size];
-            for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
-            if (plan.weight)
-                for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
-            write_losses(plan, begin, count, values);
-        } else {
-            pad(losses, count);
-            if (plan.weight) add_products(partial.loss, losses, weights, count, weights_survey);
-            else add_block(partial.loss, losses, count, survey(losses, count), certified<Scalar>);
+        const index_t kept = next_kept, next = begin + count;
+        next_kept = next < last ? load_classes(plan, next, size(next), classes + block_size, partial) : 0;
+        if (kept >= 0) {
+            alignas(64) double weights[block_size];
+            alignas(64) Real<Scalar> losses[block_size];
+            Survey<double> weights_survey;
+            partial.count += kept;
+            if (plan.weight) weights_survey = add_weights(plan, count, classes, weights, partial);
+            const index_t known = count + (next_kept >= 0 ? size(next) : 0);
+            load_losses<Scalar>(plan, begin, count, known, classes, kept == count && next_kept == size(next), losses);
+            if (plan.data[output]) {
+                alignas(64) double values[block_size];
+                for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
+                if (plan.weight)
+                    for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
+                write_losses(plan, begin, count, values);
+            } else {
+                pad(losses, count);
+                add_losses<Scalar>(losses, plan.weight ? weights : nullptr, weights_survey, count, partial);
+            }
         }
+        std::copy_n(classes + block_size, size(next), classes);
     });
 }
 
