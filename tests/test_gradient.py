@@ -8,7 +8,7 @@ import pytest
 
 import nll
 import oracle
-from layouts import OWN_MEMORY
+from layouts import OWN_MEMORY, c_order, channels_last
 from oracle import assert_same_bits
 from samples import FLOAT_DTYPES, INTEGER_DTYPES, random_input, random_target, random_weight
 
@@ -230,6 +230,23 @@ def test_out_beside_other_data_is_written_only_where_it_lies(threads, rng):
     assert_same_bits(out, oracle.nll_loss_backward(1.0, input, target))
     out[...] = 7
     assert (frame == 7).all()
+
+
+@pytest.mark.parametrize("memory", [c_order, channels_last], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", [(2**21, 16), (5, 19, 600, 601), (40, 2**20 + 3), (3, 2**18, 41)], ids=str)
+def test_gradient_larger_than_the_caches(shape, memory, rng):
+    """128 MB and more, which are written in another way on most machines. The same bits, and nothing beside them."""
+    input = np.broadcast_to(np.float32(0), shape)
+    target = random_target(rng, (shape[0], *shape[2:]), shape[1], np.int32)
+    frame = memory(np.full(shape, 7, np.float32))
+    out = frame[1:, 1:-1] if shape[1] > 16 else frame
+    input, target = input[: len(out), : out.shape[1]], np.minimum(target[: len(out)], out.shape[1] - 1)
+    nll.nll_loss_backward(1.0, input, target, out=out)
+    expected = np.full(shape, 7, np.float32)
+    inner = expected[1:, 1:-1] if shape[1] > 16 else expected
+    inner[...] = 0
+    np.put_along_axis(inner, target[:, None], np.float32(-1 / target.size), 1)
+    assert np.array_equal(frame.view(np.uint32), expected.view(np.uint32))
 
 
 # ---- value and gradient in one call

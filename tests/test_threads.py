@@ -451,8 +451,23 @@ check(call())
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals between processes")
-@pytest.mark.parametrize("n", [1, 2])
+IN_FORKED_CHILD = """nll.set_num_threads(2)
+nll.nll_loss(input[:100_000], target[:100_000])
+if os.fork():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+nll.set_num_threads(2)"""
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    "setup",
+    [
+        pytest.param("nll.set_num_threads(1)", id="1-thread"),
+        pytest.param("nll.set_num_threads(2)", id="2-threads"),
+        pytest.param(IN_FORKED_CHILD, id="2-threads-of-a-forked-child"),
+    ],
+)
 @pytest.mark.parametrize(
     "call",
     [
@@ -461,16 +476,16 @@ check(call())
         pytest.param("nll.nll_loss_backward(1.0, no_classes, ignored)", id="gradient"),
     ],
 )
-def test_interrupt_stops_a_long_call(n, call):
+def test_interrupt_stops_a_long_call(setup, call):
     """It would take minutes."""
     program = f"""
-import signal
+import os, signal, sys
 import numpy as np, nll
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 count = 2**39
 input, target = np.broadcast_to(np.float32(-1), (count, 1)), np.broadcast_to(np.int8(0), count)
 no_classes, ignored = np.zeros((count, 0)), np.broadcast_to(np.int8(-100), count)
-nll.set_num_threads({n})
+{setup}
 try:
     print("ready", flush=True)
     {call}
@@ -478,18 +493,20 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 assert nll.nll_loss(input[:100_000], target[:100_000]) == 1
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
-        too_late = threading.Timer(20, process.kill)
+        too_late = threading.Timer(20, os.killpg, (process.pid, signal.SIGKILL))
         too_late.start()
         try:
             assert process.stdout.readline() == "ready\n"
             time.sleep(0.7)
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             sent = time.monotonic()
             assert process.stdout.readline() == "interrupted\n"
             assert time.monotonic() - sent < 2
             assert process.wait() == 0
         finally:
             too_late.cancel()
-            process.kill()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
