@@ -52,7 +52,10 @@ double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> targe
     const index_t pieces = std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
     parallel::reduce(
         total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads), nullptr,
-        [&](index_t first, index_t last, PlainPartial& part) { nll_forward<Scalar>(plan, first, last, part); },
+        [&](index_t first, index_t last, PlainPartial& part) {
+            nll_forward<Scalar>(plan, first, last, part);
+            return true;
+        },
         [](PlainPartial& sum, const PlainPartial& part) {
             sum.loss += part.loss;
             sum.weight += part.weight;

@@ -370,7 +370,7 @@ def test_out_that_overlaps_grad_output():
 
 @pytest.mark.parametrize("function", [backward, value_and_grad], ids=lambda f: f.__name__)
 def test_out_in_the_place_of_input_is_refused(function):
-    """Section 2: in place is for other functions."""
+    """The gradient does not need input's values, but whoever calls may."""
     arguments = valid()
     arguments["out"] = arguments["input"]
     assert_refuses(function, arguments, ValueError, r"out.*input")

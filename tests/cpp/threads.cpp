@@ -71,6 +71,30 @@ void lowest_bad_label() {
               }) == "target[50000] is -1, outside [0, 7) (ignore_index is -100)");
 }
 
+void a_bad_label_ends_the_call() {
+    const float one = -1;
+    const std::uint8_t label = 7;
+    constexpr index_t many = index_t{1} << 40;  // hours, if all of them were looked at
+    for (const int threads : {1, 2})
+        CHECK(message_of<std::out_of_range>([&] {
+                  nll_loss(View<const float, 2>{&one, {many, 1}, {0, 0}},
+                           View<const std::uint8_t, 1>{&label, {many}, {0}}, {.num_threads = threads});
+              }) == "target[0] is 7, outside [0, 1) (ignore_index is -100)");
+}
+
+void lowest_bad_label_in_any_order() {  // walked in Fortran order, position (0, 399) comes last
+    std::vector<float> log_probability(300 * 400, -1);
+    std::vector<std::int32_t> classes_of(300 * 400, 0);
+    const View<const float, 3> input{log_probability.data(), {300, 1, 400}, {1, 0, 300}};
+    const View<const std::int32_t, 2> target{classes_of.data(), {300, 400}, {1, 300}};
+    classes_of[299] = 5;            // (299, 0)
+    classes_of[150 + 300 * 7] = 6;  // (150, 7)
+    classes_of[300 * 399] = -8;     // (0, 399)
+    for (const int threads : {1, 2, 3})
+        CHECK(message_of<std::out_of_range>([&] { nll_loss(input, target, {.num_threads = threads}); }) ==
+              "target[0, 399] is -8, outside [0, 1) (ignore_index is -100)");
+}
+
 void rounding_modes(double expected) {
     for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
         std::fesetround(mode);
@@ -132,6 +156,8 @@ int main() {
     at_the_same_time(expected);
     within_a_region(expected);
     lowest_bad_label();
+    a_bad_label_ends_the_call();
+    lowest_bad_label_in_any_order();
     rounding_modes(expected);
     interrupted();
     forked(expected);

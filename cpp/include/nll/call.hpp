@@ -5,6 +5,7 @@
 
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "nll_loss.hpp"
 #include "parallel.hpp"
@@ -80,6 +81,8 @@ inline void check_options(const Options& options, index_t classes) {
     }
 }
 
+// ---------------------------------------------------------------- running
+
 [[noreturn]] inline void throw_bad_label(const Plan& plan, const Partial& partial) {
     std::array<index_t, max_rank> coordinate;
     position(plan.samples, partial.bad_sample, coordinate);
@@ -97,30 +100,52 @@ inline void check_options(const Options& options, index_t classes) {
     throw std::out_of_range(message);
 }
 
-// ---------------------------------------------------------------- running
-
-// Runs a kernel over all samples, in threads if its work is worth them.
-inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel_pays, const Options& options) {
+// Runs a kernel over samples, in threads if its work is worth them, until a bad label is found.
+inline Partial run_until_bad(const Plan& plan, Kernel kernel, index_t block, int threads, const Options& options) {
     Partial total;
     const index_t count = plan.samples.count;
     if (count == 0) return total;
-    const int threads = parallel_pays ? parallel::limit(options.num_threads) : 1;
     // Many pieces a thread, so that a thread which is held up holds up little; and a few milliseconds at most each.
     const index_t most = std::max<index_t>(64, 16384 / block);
     const index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
     parallel::reduce(
         total, count, block * pieces, threads, options.interrupt,
-        [&](index_t first, index_t last, Partial& part) { kernel(plan, first, last, part); },
+        [&](index_t first, index_t last, Partial& part) {
+            kernel(plan, first, last, part);
+            return part.bad_sample < 0;
+        },
         [](Partial& sum, const Partial& part) { merge(sum, part); });
-    if (total.bad_sample >= 0) throw_bad_label(plan, total);
+    return total;
+}
+
+// Throws for the lowest bad label. The walk, which ended at some bad one, need not have been in C order; so target is
+// looked through once more, in that order, to the first.
+[[noreturn]] inline void throw_lowest_bad_label(const Plan& plan, const Partial& known, const Array& target_array,
+                                                const Options& options) {
+    Array c_order = target_array;
+    index_t stride = 1;
+    for (int a = c_order.rank - 1; a >= 0; --a) c_order.strides[a] = std::exchange(stride, stride * c_order.shape[a]);
+    Plan scan = plan;
+    scan.weight = {};
+    scan.samples = samples_of({nullptr, &target_array, &c_order, nullptr}, 0, output);
+    const Partial found = run_until_bad(scan, kernels(DType::float32).nll_check, block_size, 1, options);
+    if (found.bad_sample >= 0) throw_bad_label(scan, found);
+    throw_bad_label(plan, known);  // another thread has mended the lowest since
+}
+
+inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel_pays, const Array& target_array,
+                   const Options& options) {
+    const int threads = parallel_pays ? parallel::limit(options.num_threads) : 1;
+    Partial total = run_until_bad(plan, kernel, block, threads, options);
+    if (total.bad_sample >= 0) throw_lowest_bad_label(plan, total, target_array, options);
     return total;
 }
 
 inline constexpr index_t serial_samples = 8192;    // fewer take less time than it takes to wake a thread
 inline constexpr index_t serial_elements = 32768;  // the same where every element is written
 
-inline Partial run_samples(const Plan& plan, Kernel kernel, const Options& options) {
-    return run(plan, kernel, block_size, plan.samples.count >= serial_samples, options);
+inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
+    return run(plan, kernel, block_size, plan.samples.count >= serial_samples, target_array, options);
 }
 
 // The last cache's bytes, as the system tells. (sysconf tells a virtual machine of all caches of its host.)
@@ -133,14 +158,14 @@ inline index_t last_level_cache() {
     return size;
 }
 
-inline Partial run_gradient(Plan& plan, Kernel kernel, const Options& options) {
+inline Partial run_gradient(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
     if (plan.samples.count == 0) return {};
     const DType dtype = plan.dtype[gradient];
     const index_t element_size = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
     const index_t elements = plan.samples.count * plan.classes;
     plan.streams = elements * element_size > last_level_cache();
     const bool pays = std::max(elements, plan.samples.count) >= serial_elements;
-    return run(plan, kernel, gradient_block(plan, element_size), pays, options);
+    return run(plan, kernel, gradient_block(plan, element_size), pays, target_array, options);
 }
 
 // The exact total weight: without class weights it is the count.
@@ -217,8 +242,8 @@ NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* l
     check_options(options, input.shape[axis]);
     const Plan plan({&input, &target, losses, nullptr}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
-    if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, options);
-    Partial partial = run_samples(plan, kernel.nll_forward, options);
+    if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, target, options);
+    Partial partial = run_samples(plan, kernel.nll_forward, target, options);
     return loss_of(partial, options.dtype.value_or(input.dtype), options);
 }
 
@@ -238,10 +263,10 @@ NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output,
     check_options(options, grad_input.shape[axis]);
     Plan plan({nullptr, &target, grad_outputs, &grad_input}, axis, options);
     const Kernels& kernel = kernels(grad_input.dtype);
-    Partial partial = run_samples(plan, kernel.nll_check, options);
+    Partial partial = run_samples(plan, kernel.nll_check, target, options);
     plan.grad_output = grad_output;
     set_divisor(plan, partial, options);
-    run_gradient(plan, kernel.nll_gradient, options);
+    run_gradient(plan, kernel.nll_gradient, target, options);
 }
 
 NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output,
@@ -257,14 +282,14 @@ NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target,
     check_options(options, input.shape[axis]);
     Plan plan({&input, &target, nullptr, &grad_input}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
-    Partial partial = run_samples(plan, kernel.nll_forward, options);
+    Partial partial = run_samples(plan, kernel.nll_forward, target, options);
     const Loss loss = loss_of(partial, options.dtype.value_or(input.dtype), options);
     plan.grad_output = grad_output;
     if (options.reduction == Reduction::mean) {
         plan.divisor = loss.total_weight;
         plan.zero_gradient = options.empty == Empty::zero && is_zero(partial.weight);
     }
-    run_gradient(plan, kernel.nll_gradient, options);
+    run_gradient(plan, kernel.nll_gradient, target, options);
     return loss;
 }
 

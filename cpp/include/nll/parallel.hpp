@@ -153,11 +153,12 @@ inline bool can_create(int threads) {
 }
 
 // work(first, last, part) for [0, count) in pieces of `piece`, with merge(total, part) for every thread's part.
-// Neither may throw. Which thread does which piece is left to chance: the merge must not depend on it.
+// Neither may throw. Which thread does which piece is left to chance: the merge must not depend on it. Once work
+// returns false no thread takes another piece; the pieces before that one have then all been done.
 template <class Part, class Work, class Merge>
 void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(), Work&& work, Merge&& merge) {
     std::atomic<index_t> next{0};
-    std::atomic<bool> stop{false};
+    std::atomic<bool> stop{false}, interrupted{false};
     constexpr auto patience = std::chrono::milliseconds(50);
 
     const auto take_pieces = [&](Part& part, bool ask) noexcept {
@@ -166,16 +167,16 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         while (!stop.load(std::memory_order_relaxed)) {
             const index_t first = next.fetch_add(piece, std::memory_order_relaxed);
             if (first >= count) break;
-            work(first, std::min(first + piece, count), part);
+            if (!work(first, std::min(first + piece, count), part)) stop = true;
             if (!ask) continue;
             if (const auto now = std::chrono::steady_clock::now(); now - asked > patience) {
                 asked = now;
-                if (interrupt()) stop = true;
+                if (interrupt()) stop = interrupted = true;
             }
         }
     };
     const auto finish = [&] {
-        if (stop) throw Interrupted();
+        if (interrupted) throw Interrupted();
     };
 
 #if defined(_OPENMP)
@@ -203,7 +204,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
             try {  // from a fresh thread, which gets a team of its own
                 auto done = std::async(std::launch::async, region, threads, false);
                 while (done.wait_for(patience) != std::future_status::ready)
-                    if (interrupt && interrupt()) stop = true;
+                    if (interrupt && interrupt()) stop = interrupted = true;
                 return finish();
             } catch (const std::system_error&) {
                 // No thread to be had: serially, below.
