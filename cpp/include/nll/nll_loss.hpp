@@ -26,8 +26,8 @@ void load_losses(const Plan& plan, index_t first, index_t count, index_t known, 
     constexpr index_t ahead = 64;  // loads under way: fewer wait for memory, more evict each other
     alignas(64) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
-    // Short rows one after another come into the cache by themselves.
-    const bool prefetches = class_stride != 1 || absolute(stride) * static_cast<index_t>(sizeof(Scalar)) > 256;
+    // Of a short row every line will be wanted soon, whichever class is.
+    const bool short_rows = class_stride == 1 && absolute(stride) * static_cast<index_t>(sizeof(Scalar)) <= 64;
     plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = classes + run.begin;
@@ -36,9 +36,9 @@ void load_losses(const Plan& plan, index_t first, index_t count, index_t known, 
             const auto address = [&](index_t i) {
                 return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero;
             };
-            const index_t asked = prefetches ? std::clamp<index_t>(known - run.begin - ahead, 0, run.length) : 0;
-            for (index_t i = 0; i < asked; ++i) {
-                NLL_PREFETCH(address(i + ahead));  // as if the run went on; it mostly does
+            const index_t asked = std::clamp<index_t>(known - run.begin - ahead, 0, run.length);
+            for (index_t i = 0; i < asked; ++i) {  // as if the run went on; it mostly does
+                NLL_PREFETCH(short_rows ? sample + (i + ahead) * stride : address(i + ahead));
                 to[i] = *address(i);
             }
             for (index_t i = asked; i < run.length; ++i) to[i] = *address(i);
