@@ -9,6 +9,7 @@ as the library's own arrays, complete when it returns; `to_numpy` makes them Num
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import cycle
@@ -29,18 +30,18 @@ def in_turn(function: Callable[..., Any], inputs: list[Any], targets: list[Any])
     return lambda: function(*next(pairs))
 
 
-class Contestant:
+class Contestant(ABC):
     name: str
     title: str
     version: str
     tolerance: ClassVar[dict[str, float]]
     """dtype -> the largest error, relative to the largest magnitude of the values, that counts as its own rounding."""
 
-    def __init__(self, threads: int):
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, threads: int): ...
 
-    def prepare(self, case: Case, data: Data) -> Call | None:
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self, case: Case, data: Data) -> Call | None: ...
 
     def to_numpy(self, case: Case, result: Any) -> tuple[np.ndarray, np.ndarray | None]:
         loss, gradient = result if case.gradient else (result, None)
