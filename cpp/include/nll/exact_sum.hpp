@@ -225,8 +225,8 @@ void add_block(ExactSum& sum, const Real* values, index_t count, const Survey<Re
     if (block.largest == 0) return;
     constexpr int top_limit = sizeof(Real) == 4 ? 128 : 977, bottom_limit = sizeof(Real) == 4 ? -126 : -873;
     const int span = block.top() - block.bottom();
-    if (block.top() >= top_limit ||
-        block.bottom() < bottom_limit)  // cuts, or what is left, could leave the normal numbers
+    // Beyond these, cuts or what they leave might not be normal numbers.
+    if (block.top() >= top_limit || block.bottom() < bottom_limit)
         for (index_t i = 0; i < count; ++i) add(sum, values[i]);
     else if (span <= spans.one) add(sum, block.total);
     else
@@ -279,8 +279,8 @@ struct Unrounded {
 inline double rounded(const Unrounded& value, Format format) {
     if (value.mantissa == 0) return 0.0;
     const std::uint64_t sign = std::uint64_t{value.negative} << 63;
-    const int last =
-        std::max(value.exponent + 64 - format.precision, format.smallest_exponent);  // exponent of the last bit kept
+    // The exponent of the last bit that is kept.
+    const int last = std::max(value.exponent + 64 - format.precision, format.smallest_exponent);
     const int drop = last - value.exponent;
     std::uint64_t kept = 0, half = 0, rest = 0;
     if (drop < 64)

@@ -15,7 +15,6 @@
 #include <future>
 #include <mutex>
 #include <new>
-#include <sstream>
 #include <string>
 #include <system_error>
 #include <thread>
