@@ -98,6 +98,11 @@ inline index_t integer_of(py::handle object) {
     return value;
 }
 
+inline double float_of(py::handle object) {
+    if (!PyFloat_CheckExact(object.ptr())) throw NotNative();
+    return PyFloat_AS_DOUBLE(object.ptr());
+}
+
 inline IgnoreIndex ignore_index_of(py::handle object) {
     if (object.is_none()) return std::nullopt;
     int overflow = 0;

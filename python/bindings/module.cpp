@@ -60,10 +60,13 @@ py::object empty_like(py::handle input) {
     return numpy().empty_like(input);
 }
 
-py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
-                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty, py::handle dtype,
-                    bool return_total_weight) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+// ---------------------------------------------------------------- what the losses share
+
+using Forward = Loss(const Array&, const Array&, const Array*, const Options&);
+using ValueAndGrad = Loss(const Array&, const Array&, double, const Array&, const Options&);
+
+py::object loss_of(Forward* forward, Options& options, py::handle input, py::handle target, py::handle dtype,
+                   bool return_total_weight) {
     const Array from = floating_of(input), labels = target_of(target);
     options.dtype = dtype_of_result(dtype);
     options.out_is_new = true;
@@ -74,20 +77,20 @@ py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::
             py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
         py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(), labels.shape.begin() + labels.rank));
         const Array to = array_of(losses);
-        loss = call(from, options, [&] { return nll::nll_loss(from, labels, &to, options); });
+        loss = call(from, options, [&] { return forward(from, labels, &to, options); });
         result = labels.rank == 0 ? losses[py::tuple()].cast<py::object>() : losses;
     } else {
-        loss = call(from, options, [&] { return nll::nll_loss(from, labels, nullptr, options); });
+        loss = call(from, options, [&] { return forward(from, labels, nullptr, options); });
         result = scalar_of(loss.value, options.dtype.value_or(from.dtype), options.dtype ? dtype : input);
     }
     if (!return_total_weight) return result;
     return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64));
 }
 
-py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
-                             py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
-                             py::handle empty, py::handle out) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+// backward(grad_outputs, grad_output, input, target, gradient): an array or a number.
+template <class Backward>
+py::object gradient_of(Backward&& backward, Options& options, py::handle grad_output, py::handle input,
+                       py::handle target, py::handle out) {
     const Array like = floating_of(input), labels = target_of(target);
     const bool number = PyFloat_CheckExact(grad_output.ptr());
     if (number == (options.reduction == Reduction::none)) throw NotNative();
@@ -96,26 +99,92 @@ py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handl
     py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
     call(to, options, [&] {
-        nll::nll_loss_backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0,
-                               labels, to, options);
+        backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, like, labels,
+                 to);
     });
     return result;
+}
+
+py::object value_and_grad_of(ValueAndGrad* value_and_grad, Options& options, py::handle input, py::handle target,
+                             py::handle grad_output, bool return_total_weight, py::handle out) {
+    const Array from = floating_of(input), labels = target_of(target);
+    if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
+    py::object gradient = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    const Array to = floating_of(gradient);
+    const Loss loss = call(from, options, [&] {
+        return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options);
+    });
+    py::object value = scalar_of(loss.value, from.dtype, input);
+    if (!return_total_weight) return py::make_tuple(value, gradient);
+    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
+}
+
+// ---------------------------------------------------------------- the module's functions
+
+py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
+                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty, py::handle dtype,
+                    bool return_total_weight) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    return loss_of(nll::nll_loss, options, input, target, dtype, return_total_weight);
+}
+
+py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
+                             py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
+                             py::handle empty, py::handle out) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    const auto backward = [&](const Array* grad_outputs, double number, const Array&, const Array& labels,
+                              const Array& to) { nll::nll_loss_backward(grad_outputs, number, labels, to, options); };
+    return gradient_of(backward, options, grad_output, input, target, out);
 }
 
 py::object nll_loss_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
                                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
                                    py::handle grad_output, bool return_total_weight, py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    const Array from = floating_of(input), labels = target_of(target);
-    if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
-    py::object gradient = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
-    const Array to = floating_of(gradient);
-    const Loss loss = call(from, options, [&] {
-        return nll::nll_loss_value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options);
-    });
-    py::object value = scalar_of(loss.value, from.dtype, input);
-    if (!return_total_weight) return py::make_tuple(value, gradient);
-    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
+    return value_and_grad_of(nll::nll_loss_value_and_grad, options, input, target, grad_output, return_total_weight,
+                             out);
+}
+
+py::object cross_entropy(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
+                         py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
+                         py::handle label_smoothing, py::handle dtype, bool return_total_weight) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    options.label_smoothing = float_of(label_smoothing);
+    return loss_of(nll::cross_entropy, options, input, target, dtype, return_total_weight);
+}
+
+py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
+                                  py::handle ignore_index, py::handle reduction, py::handle axis,
+                                  py::handle index_base, py::handle empty, py::handle label_smoothing,
+                                  py::handle out) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    options.label_smoothing = float_of(label_smoothing);
+    const auto backward = [&](const Array* grad_outputs, double number, const Array& from, const Array& labels,
+                              const Array& to) {
+        nll::cross_entropy_backward(grad_outputs, number, from, labels, to, options);
+    };
+    return gradient_of(backward, options, grad_output, input, target, out);
+}
+
+py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py::handle weight,
+                                        py::handle ignore_index, py::handle reduction, py::handle axis,
+                                        py::handle index_base, py::handle empty, py::handle label_smoothing,
+                                        py::handle grad_output, bool return_total_weight, py::handle out) {
+    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
+    options.label_smoothing = float_of(label_smoothing);
+    return value_and_grad_of(nll::cross_entropy_value_and_grad, options, input, target, grad_output,
+                             return_total_weight, out);
+}
+
+py::object log_softmax(py::handle input, py::handle axis, py::handle out) {
+    Options options;
+    options.axis = integer_of(axis);
+    options.num_threads = threads_of_context();
+    const Array from = floating_of(input);
+    py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    const Array to = floating_of(result);
+    call(from, options, [&] { nll::log_softmax(from, to, options); });
+    return result;
 }
 
 }  // namespace
@@ -135,6 +204,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("nll_loss", &nll_loss);
     m.def("nll_loss_backward", &nll_loss_backward);
     m.def("nll_loss_value_and_grad", &nll_loss_value_and_grad);
+    m.def("cross_entropy", &cross_entropy);
+    m.def("cross_entropy_backward", &cross_entropy_backward);
+    m.def("cross_entropy_value_and_grad", &cross_entropy_value_and_grad);
+    m.def("log_softmax", &log_softmax);
 
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });

@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The negative log likelihood loss for CPUs: exact, at the memory limit, nothing silent."""
+"""Negative log likelihood and cross-entropy for CPUs: exact, at the memory limit, nothing silent."""
 
 from ._build import build_info, get_cmake_dir, get_include
 from ._threads import get_num_threads, num_threads, set_num_threads
-from .functional import nll_loss, nll_loss_backward, nll_loss_value_and_grad
-from .modules import NLLLoss
+from .functional import (
+    cross_entropy,
+    cross_entropy_backward,
+    cross_entropy_value_and_grad,
+    log_softmax,
+    nll_loss,
+    nll_loss_backward,
+    nll_loss_value_and_grad,
+)
+from .modules import CrossEntropyLoss, NLLLoss
 
 __version__: str = build_info()["version"]
 
 __all__ = [
+    "CrossEntropyLoss",
     "NLLLoss",
     "__version__",
     "build_info",
+    "cross_entropy",
+    "cross_entropy_backward",
+    "cross_entropy_value_and_grad",
     "get_cmake_dir",
     "get_include",
     "get_num_threads",
+    "log_softmax",
     "nll_loss",
     "nll_loss_backward",
     "nll_loss_value_and_grad",

@@ -215,8 +215,18 @@ def as_choices(
     )
 
 
-def as_out(out: object, like: Array, **apart_from: object) -> Array | None:
-    """The memory of `out`, if it can be written like `like`, and shares none with the arrays named."""
+def as_label_smoothing(value: object) -> float:
+    number = as_number("label_smoothing", value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"label_smoothing is {value!r}, outside [0, 1]")
+    return number
+
+
+def as_out(out: object, like: Array, *, in_place: bool = False, **apart_from: object) -> Array | None:
+    """The memory of `out`, if it can be written like `like`, and shares none with the arrays named.
+
+    In place, it may be that of `like`, element by element.
+    """
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -235,7 +245,10 @@ def as_out(out: object, like: Array, **apart_from: object) -> Array | None:
         raise ValueError(f"out has elements that share memory (strides {out.strides}); each must have its own")
     for name, other in apart_from.items():
         if isinstance(other, np.ndarray) and shares_memory(out, other):
-            raise ValueError(f"out shares memory with {name}; it must have its own")
+            if in_place and other is like and same_memory(out, other):
+                continue
+            rule = "be the same memory in the same strides, or have its own" if in_place else "have its own"
+            raise ValueError(f"out shares memory with {name}; it must {rule if other is like else 'have its own'}")
     return np.asarray(out)
 
 
@@ -255,6 +268,10 @@ def overlaps_itself(array: Array) -> bool:
     for stride, extent in zip(array.strides, array.shape, strict=True):
         offsets = np.add.outer(offsets, np.arange(extent, dtype=np.int64) * stride).ravel()
     return bool(np.diff(np.sort(offsets)).min() < array.itemsize)
+
+
+def same_memory(one: Array, other: Array) -> bool:
+    return one.ctypes.data == other.ctypes.data and one.strides == other.strides
 
 
 def shares_memory(one: Array, other: Array) -> bool:

@@ -48,6 +48,50 @@ def nll_loss_value_and_grad(
     out: object,
     /,
 ) -> Any: ...
+def cross_entropy(
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    label_smoothing: object,
+    dtype: object,
+    return_total_weight: bool,
+    /,
+) -> Any: ...
+def cross_entropy_backward(
+    grad_output: object,
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    label_smoothing: object,
+    out: object,
+    /,
+) -> Any: ...
+def cross_entropy_value_and_grad(
+    input: object,
+    target: object,
+    weight: object,
+    ignore_index: object,
+    reduction: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    label_smoothing: object,
+    grad_output: object,
+    return_total_weight: bool,
+    out: object,
+    /,
+) -> Any: ...
+def log_softmax(input: object, axis: object, out: object, /) -> Any: ...
 def get_num_threads() -> int: ...
 def set_num_threads(n: int, /) -> None: ...
 def build_info() -> BuildInfo: ...

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The losses as objects: the choices bound once, no other state."""
 
-from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar
 
 from numpy.typing import ArrayLike, DTypeLike
 
@@ -10,7 +11,87 @@ from . import functional
 
 
 @dataclass(frozen=True, eq=False)
-class NLLLoss:
+class BoundLoss:
+    """A loss whose choices are the attributes of the object."""
+
+    _loss: ClassVar[Callable[..., Any]]
+    _backward: ClassVar[Callable[..., Any]]
+    _value_and_grad: ClassVar[Callable[..., Any]]
+
+    weight: ArrayLike | None = None
+    _: KW_ONLY
+    ignore_index: int | None = -100
+    reduction: str = "mean"
+    axis: int = 1
+    index_base: int = 0
+    empty: str = "nan"
+    dtype: DTypeLike | None = None
+    return_total_weight: bool = False
+
+    def __call__(self, input: ArrayLike, target: ArrayLike) -> Any:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        input : array_like, shape (N, C, d1, ..., dk) or (C,)
+            What the loss is computed from, as its function takes it.
+        target : array_like of integers, shape (N, d1, ..., dk) or ()
+            Labels.
+
+        Returns
+        -------
+        NumPy scalar, ndarray or tuple
+            The loss; ``(loss, total_weight)`` if that was chosen.
+        """
+        return self._loss(input, target, **vars(self))
+
+    def backward(self, grad_output: ArrayLike, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
+        """Compute the gradient of input.
+
+        Parameters
+        ----------
+        grad_output : float, or array_like of floats of target's shape for "none"
+            Gradient of the loss.
+        input : array_like, shape (N, C, d1, ..., dk) or (C,)
+            As for the loss.
+        target : array_like of integers, shape (N, d1, ..., dk) or ()
+            Labels.
+        out : ndarray, optional
+            Where to write the gradient.
+
+        Returns
+        -------
+        ndarray
+            The gradient of input.
+        """
+        choices = dict(vars(self))
+        del choices["dtype"], choices["return_total_weight"]
+        return self._backward(grad_output, input, target, **choices, out=out)
+
+    def value_and_grad(self, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
+        """Compute the loss and the gradient of input.
+
+        Parameters
+        ----------
+        input : array_like, shape (N, C, d1, ..., dk) or (C,)
+            As for the loss.
+        target : array_like of integers, shape (N, d1, ..., dk) or ()
+            Labels.
+        out : ndarray, optional
+            Where to write the gradient.
+
+        Returns
+        -------
+        tuple
+            ``(loss, grad)``, or ``(loss, total_weight, grad)`` if that was chosen.
+        """
+        choices = dict(vars(self))
+        del choices["dtype"]
+        return self._value_and_grad(input, target, **choices, out=out)
+
+
+@dataclass(frozen=True, eq=False)
+class NLLLoss(BoundLoss):
     """The negative log likelihood loss with its choices bound.
 
     Parameters
@@ -31,102 +112,35 @@ class NLLLoss:
     np.float64(0.6931471805599453)
     """
 
-    weight: ArrayLike | None = None
-    _: KW_ONLY
-    ignore_index: int | None = -100
-    reduction: str = "mean"
-    axis: int = 1
-    index_base: int = 0
-    empty: str = "nan"
-    dtype: DTypeLike | None = None
-    return_total_weight: bool = False
+    _loss = staticmethod(functional.nll_loss)
+    _backward = staticmethod(functional.nll_loss_backward)
+    _value_and_grad = staticmethod(functional.nll_loss_value_and_grad)
 
-    def __call__(self, input: ArrayLike, target: ArrayLike) -> Any:
-        """Compute the loss, as `nll_loss` does.
 
-        Parameters
-        ----------
-        input : array_like, shape (N, C, d1, ..., dk) or (C,)
-            Log-probabilities.
-        target : array_like of integers, shape (N, d1, ..., dk) or ()
-            Labels.
+@dataclass(frozen=True, eq=False)
+class CrossEntropyLoss(BoundLoss):
+    """The cross-entropy of logits with its choices bound.
 
-        Returns
-        -------
-        NumPy scalar, ndarray or tuple
-            The loss; ``(loss, total_weight)`` if that was chosen.
-        """
-        return functional.nll_loss(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            axis=self.axis,
-            index_base=self.index_base,
-            empty=self.empty,
-            dtype=self.dtype,
-            return_total_weight=self.return_total_weight,
-        )
+    Parameters
+    ----------
+    weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight, label_smoothing
+        As `cross_entropy` takes them. They are checked when the loss is computed.
 
-    def backward(self, grad_output: ArrayLike, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
-        """Compute the gradient, as `nll_loss_backward` does.
+    See Also
+    --------
+    cross_entropy : The loss as a function.
 
-        Parameters
-        ----------
-        grad_output : float, or array_like of floats of target's shape for "none"
-            Gradient of the loss.
-        input : array_like, shape (N, C, d1, ..., dk) or (C,)
-            Gives the gradient its shape and dtype.
-        target : array_like of integers, shape (N, d1, ..., dk) or ()
-            Labels.
-        out : ndarray, optional
-            Where to write the gradient.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nll import CrossEntropyLoss
+    >>> loss_fn = CrossEntropyLoss(reduction="sum")
+    >>> loss_fn(np.zeros((2, 4)), [0, 3])
+    np.float64(2.772588722239781)
+    """
 
-        Returns
-        -------
-        ndarray
-            The gradient of input.
-        """
-        return functional.nll_loss_backward(
-            grad_output,
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            axis=self.axis,
-            index_base=self.index_base,
-            empty=self.empty,
-            out=out,
-        )
+    label_smoothing: float = field(default=0.0, kw_only=True)
 
-    def value_and_grad(self, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
-        """Compute the loss and its gradient, as `nll_loss_value_and_grad` does.
-
-        Parameters
-        ----------
-        input : array_like, shape (N, C, d1, ..., dk) or (C,)
-            Log-probabilities.
-        target : array_like of integers, shape (N, d1, ..., dk) or ()
-            Labels.
-        out : ndarray, optional
-            Where to write the gradient.
-
-        Returns
-        -------
-        tuple
-            ``(loss, grad)``, or ``(loss, total_weight, grad)`` if that was chosen.
-        """
-        return functional.nll_loss_value_and_grad(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            axis=self.axis,
-            index_base=self.index_base,
-            empty=self.empty,
-            return_total_weight=self.return_total_weight,
-            out=out,
-        )
+    _loss = staticmethod(functional.cross_entropy)
+    _backward = staticmethod(functional.cross_entropy_backward)
+    _value_and_grad = staticmethod(functional.cross_entropy_value_and_grad)

@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "nll_loss.hpp"
+#include "kernels.hpp"
 #include "parallel.hpp"
 
 namespace nll {
@@ -16,8 +16,7 @@ namespace nll {
 const Kernels& kernels(DType dtype);  // of the compiled library, for this machine
 #else
 inline Kernels kernels(DType dtype) {
-    return visit_floating(dtype,
-                          []<class Scalar>() { return Kernels{nll_check, nll_forward<Scalar>, nll_gradient<Scalar>}; });
+    return visit_floating(dtype, []<class Scalar>() { return kernels_of<Scalar>(); });
 }
 #endif
 
@@ -65,6 +64,9 @@ inline void check_options(const Options& options, index_t classes) {
                                     std::to_string(classes) + " classes go beyond 2^63");
     if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
         throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) + ", outside [0, 256]");
+    if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
+        throw std::invalid_argument("label_smoothing is " + std::to_string(options.label_smoothing) +
+                                    ", outside [0, 1]");
     const Weight& weight = options.weight;
     if (!weight) return;
     if (weight.size != classes)
@@ -79,6 +81,59 @@ inline void check_options(const Options& options, index_t classes) {
             throw std::invalid_argument("weight[" + std::to_string(c) + "] is " + text(bits, negative) +
                                         ", beyond 2^53: as a double it would be another number");
     }
+}
+
+// What the three kinds of call check of their arrays. They return the class axis.
+
+inline int check_forward(const Array& input, const Array& target, const Array* losses, const Options& options) {
+    const int axis = class_axis(options.axis, input.rank);
+    check_sizes("input", input);
+    check_target(input, target, axis);
+    check_sizes("target", target);
+    if (losses) {
+        check_same_shape("out", *losses, "target", target);
+        check_output("out", *losses);
+    }
+    if (losses ? options.reduction != Reduction::none : options.reduction == Reduction::none)
+        throw std::invalid_argument("reduction is none exactly where there is an array for the losses");
+    check_options(options, input.shape[axis]);
+    return axis;
+}
+
+inline int check_backward(const Array* grad_outputs, const Array& target, const Array& grad_input,
+                          const Options& options) {
+    const int axis = class_axis(options.axis, grad_input.rank);
+    check_target(grad_input, target, axis);
+    check_sizes("target", target);
+    check_output("out", grad_input);
+    if (grad_outputs) {
+        check_same_shape("grad_output", *grad_outputs, "target", target);
+        check_sizes("grad_output", *grad_outputs);
+    }
+    if (grad_outputs ? options.reduction != Reduction::none : options.reduction == Reduction::none)
+        throw std::invalid_argument(
+            "grad_output is an array of target's shape for reduction none, and a number otherwise");
+    check_options(options, grad_input.shape[axis]);
+    return axis;
+}
+
+inline int check_value_and_grad(const Array& input, const Array& target, const Array& grad_input,
+                                const Options& options) {
+    const int axis = class_axis(options.axis, input.rank);
+    check_sizes("input", input);
+    check_target(input, target, axis);
+    check_sizes("target", target);
+    check_same_shape("out", grad_input, "input", input);
+    check_output("out", grad_input);
+    if (options.reduction == Reduction::none)
+        throw std::invalid_argument("reduction is none, but a value and its gradient need 'mean' or 'sum'");
+    check_options(options, input.shape[axis]);
+    return axis;
+}
+
+inline void check_no_smoothing(const Options& options) {
+    if (options.label_smoothing != 0)
+        throw std::invalid_argument("label_smoothing is for cross-entropy: the negative log likelihood reads one class");
 }
 
 // ---------------------------------------------------------------- running
@@ -143,6 +198,7 @@ inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel
 
 inline constexpr index_t serial_samples = 8192;    // fewer take less time than it takes to wake a thread
 inline constexpr index_t serial_elements = 32768;  // the same where every element is written
+inline constexpr index_t serial_powers = 16384;    // the same where every element is exponentiated
 
 inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
     return run(plan, kernel, block_size, plan.samples.count >= serial_samples, target_array, options);
@@ -158,14 +214,46 @@ inline index_t last_level_cache() {
     return size;
 }
 
+inline index_t gradient_size(const Plan& plan) {
+    const DType dtype = plan.dtype[gradient];
+    return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+}
+
+// Where a gradient does not fit into the caches, they are spared of it.
+inline void choose_stores(Plan& plan) {
+    plan.streams =
+        plan.data[gradient] && plan.samples.count * plan.classes * gradient_size(plan) > last_level_cache();
+}
+
 inline Partial run_gradient(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
     if (plan.samples.count == 0) return {};
-    const DType dtype = plan.dtype[gradient];
-    const index_t element_size = dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-    const index_t elements = plan.samples.count * plan.classes;
-    plan.streams = elements * element_size > last_level_cache();
-    const bool pays = std::max(elements, plan.samples.count) >= serial_elements;
-    return run(plan, kernel, gradient_block(plan, element_size), pays, target_array, options);
+    choose_stores(plan);
+    const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_elements;
+    return run(plan, kernel, gradient_block(plan, gradient_size(plan)), pays, target_array, options);
+}
+
+// Kernels that read all classes of a sample.
+inline Partial run_softmax(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
+    if (plan.samples.count == 0) return {};
+    choose_stores(plan);
+    const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_powers;
+    return run(plan, kernel, softmax_block(plan), pays, target_array, options);
+}
+
+// The losses in this dtype, and the gradient if the plan has one.
+inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_array, const Options& options) {
+    if (options.label_smoothing != 0) {
+        ExactSum sum;
+        for (index_t c = 0; c < plan.classes; ++c) {
+            double weight;
+            load_class_weights(plan, c, 1, &weight);
+            add(sum, weight);
+        }
+        plan.class_weights = rounded(sum, format_of<double>);
+    }
+    const Kernels& kernel = kernels(plan.dtype[input]);
+    return run_softmax(plan, dtype == DType::float64 ? kernel.cross_entropy_double : kernel.cross_entropy,
+                       target_array, options);
 }
 
 // The exact total weight: without class weights it is the count.
@@ -229,17 +317,8 @@ inline BuildInfo build_info() { return build_info_of("native"); }
 #endif
 
 NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* losses, const Options& options) {
-    const int axis = class_axis(options.axis, input.rank);
-    check_sizes("input", input);
-    check_target(input, target, axis);
-    check_sizes("target", target);
-    if (losses) {
-        check_same_shape("out", *losses, "target", target);
-        check_output("out", *losses);
-    }
-    if (losses ? options.reduction != Reduction::none : options.reduction == Reduction::none)
-        throw std::invalid_argument("reduction is none exactly where there is an array for the losses");
-    check_options(options, input.shape[axis]);
+    check_no_smoothing(options);
+    const int axis = check_forward(input, target, losses, options);
     const Plan plan({&input, &target, losses, nullptr}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
     if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, target, options);
@@ -249,18 +328,8 @@ NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* l
 
 NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output, const Array& target,
                                   const Array& grad_input, const Options& options) {
-    const int axis = class_axis(options.axis, grad_input.rank);
-    check_target(grad_input, target, axis);
-    check_sizes("target", target);
-    check_output("out", grad_input);
-    if (grad_outputs) {
-        check_same_shape("grad_output", *grad_outputs, "target", target);
-        check_sizes("grad_output", *grad_outputs);
-    }
-    if (grad_outputs ? options.reduction != Reduction::none : options.reduction == Reduction::none)
-        throw std::invalid_argument(
-            "grad_output is an array of target's shape for reduction none, and a number otherwise");
-    check_options(options, grad_input.shape[axis]);
+    check_no_smoothing(options);
+    const int axis = check_backward(grad_outputs, target, grad_input, options);
     Plan plan({nullptr, &target, grad_outputs, &grad_input}, axis, options);
     const Kernels& kernel = kernels(grad_input.dtype);
     Partial partial = run_samples(plan, kernel.nll_check, target, options);
@@ -271,26 +340,63 @@ NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output,
 
 NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output,
                                         const Array& grad_input, const Options& options) {
-    const int axis = class_axis(options.axis, input.rank);
-    check_sizes("input", input);
-    check_target(input, target, axis);
-    check_sizes("target", target);
-    check_same_shape("out", grad_input, "input", input);
-    check_output("out", grad_input);
-    if (options.reduction == Reduction::none)
-        throw std::invalid_argument("reduction is none, but a value and its gradient need 'mean' or 'sum'");
-    check_options(options, input.shape[axis]);
+    check_no_smoothing(options);
+    const int axis = check_value_and_grad(input, target, grad_input, options);
     Plan plan({&input, &target, nullptr, &grad_input}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
     Partial partial = run_samples(plan, kernel.nll_forward, target, options);
     const Loss loss = loss_of(partial, options.dtype.value_or(input.dtype), options);
     plan.grad_output = grad_output;
-    if (options.reduction == Reduction::mean) {
-        plan.divisor = loss.total_weight;
-        plan.zero_gradient = options.empty == Empty::zero && is_zero(partial.weight);
-    }
+    set_divisor(plan, partial, options);
     run_gradient(plan, kernel.nll_gradient, target, options);
     return loss;
+}
+
+NLL_INLINE Loss cross_entropy(const Array& input, const Array& target, const Array* losses, const Options& options) {
+    const int axis = check_forward(input, target, losses, options);
+    Plan plan({&input, &target, losses, nullptr}, axis, options);
+    const DType dtype = options.dtype.value_or(losses ? losses->dtype : input.dtype);
+    if (losses && !options.out_is_new) run_samples(plan, kernels(input.dtype).nll_check, target, options);
+    Partial partial = run_cross_entropy(plan, dtype, target, options);
+    return loss_of(partial, dtype, options);
+}
+
+NLL_INLINE void cross_entropy_backward(const Array* grad_outputs, double grad_output, const Array& input,
+                                       const Array& target, const Array& grad_input, const Options& options) {
+    check_same_shape("out", grad_input, "input", input);
+    check_sizes("input", input);
+    const int axis = check_backward(grad_outputs, target, grad_input, options);
+    Plan plan({&input, &target, grad_outputs, &grad_input}, axis, options);
+    Partial checked = run_samples(plan, kernels(input.dtype).nll_check, target, options);
+    plan.grad_output = grad_output;
+    set_divisor(plan, checked, options);
+    run_cross_entropy(plan, input.dtype, target, options);
+}
+
+NLL_INLINE Loss cross_entropy_value_and_grad(const Array& input, const Array& target, double grad_output,
+                                             const Array& grad_input, const Options& options) {
+    const int axis = check_value_and_grad(input, target, grad_input, options);
+    Plan plan({&input, &target, nullptr, &grad_input}, axis, options);
+    Partial checked = run_samples(plan, kernels(input.dtype).nll_check, target, options);
+    plan.grad_output = grad_output;
+    set_divisor(plan, checked, options);
+    const DType dtype = options.dtype.value_or(input.dtype);
+    Partial partial = run_cross_entropy(plan, dtype, target, options);
+    return loss_of(partial, dtype, options);
+}
+
+NLL_INLINE void log_softmax(const Array& input, const Array& out, const Options& options) {
+    const int axis = class_axis(options.axis, input.rank);
+    check_sizes("input", input);
+    check_same_shape("out", out, "input", input);
+    check_output("out", out);
+    check_options(options, input.shape[axis]);
+    Array samples = input;  // of target's shape; nothing is read of it
+    --samples.rank;
+    std::copy(input.shape.begin() + axis + 1, input.shape.begin() + input.rank, samples.shape.begin() + axis);
+    std::fill_n(samples.strides.begin(), samples.rank, 0);
+    Plan plan({&input, &samples, nullptr, &out}, axis, options);
+    run_softmax(plan, kernels(input.dtype).log_softmax, samples, options);
 }
 
 NLL_INLINE int get_num_threads(int num_threads) { return parallel::limit(num_threads); }

@@ -33,6 +33,13 @@ void nll_loss_backward(const Array* grad_outputs, double grad_output, const Arra
 Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
                              const Options& options);
 
+Loss cross_entropy(const Array& input, const Array& target, const Array* losses, const Options& options);
+void cross_entropy_backward(const Array* grad_outputs, double grad_output, const Array& input, const Array& target,
+                            const Array& grad_input, const Options& options);
+Loss cross_entropy_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
+                                  const Options& options);
+void log_softmax(const Array& input, const Array& out, const Options& options);
+
 // The loss as one number: Reduction::sum or mean.
 template <class Scalar, int Rank, class Label>
 Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, const Options& options = {}) {

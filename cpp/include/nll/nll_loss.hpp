@@ -7,12 +7,6 @@
 #include "stream.hpp"
 #include "targets.hpp"
 
-#if defined(__GNUC__)
-#define NLL_PREFETCH(address) __builtin_prefetch(address)
-#else
-#define NLL_PREFETCH(address) ((void)(address))
-#endif
-
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 

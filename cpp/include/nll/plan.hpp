@@ -2,6 +2,8 @@
 // One call, type-erased: what the kernels read, what they write, and what they find.
 #pragma once
 
+#include <memory>
+
 #include "exact_sum.hpp"
 #include "view.hpp"
 
@@ -23,13 +25,17 @@ struct Plan {
     bool zero_gradient = false;
     bool streams = false;  // the gradient is too large for the caches: write it past them
 
+    double label_smoothing;
+    double class_weights = 0;  // Σ weight[c], for label smoothing
+
     // Arrays that are not part of the call are nullptr; input and gradient have their classes on `axis`.
     Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
         : samples(samples_of(arrays, axis, arrays[gradient] ? gradient : input)),
           classes(arrays[arrays[gradient] ? gradient : input]->shape[axis]),
           weight(options.weight),
           ignore_index(options.ignore_index),
-          index_base(options.index_base) {
+          index_base(options.index_base),
+          label_smoothing(options.label_smoothing) {
         for (int o = 0; o < operands; ++o) {
             if (!arrays[o]) continue;
             data[o] = arrays[o]->data;
@@ -48,6 +54,7 @@ struct Partial {
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
+    std::unique_ptr<double[]> scratch;  // a kernel's, which keeps it from one range to the next
 };
 
 // Computes the samples [first, last) of a plan and adds to the partial.
@@ -56,6 +63,7 @@ using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
 // Of one input dtype, built for one instruction set.
 struct Kernels {
     Kernel nll_check, nll_forward, nll_gradient;
+    Kernel cross_entropy, cross_entropy_double, log_softmax;  // _double: losses as exact as float64 needs them
 };
 
 inline namespace NLL_INSTRUCTION_SET {

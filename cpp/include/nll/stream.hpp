@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Stores past the caches. A plain store reads the line that it writes to; for memory that no cache will keep anyway,
-// that is half of the traffic.
+// What the caches are told. To ask for memory before it is needed; and to be left out of stores: a plain store reads the
+// line that it writes to, which for memory that no cache will keep anyway is half of the traffic.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,12 @@
 #endif
 
 #include "scalar.hpp"
+
+#if defined(__GNUC__)
+#define NLL_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define NLL_PREFETCH(address) ((void)(address))
+#endif
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {

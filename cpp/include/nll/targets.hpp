@@ -104,5 +104,14 @@ inline void load_weights(const Weight& weight, const index_t* classes, index_t c
     });
 }
 
+// The weights of consecutive classes as double; 1 without weights.
+inline void load_class_weights(const Plan& plan, index_t first, index_t count, double* weights) {
+    if (!plan.weight) return static_cast<void>(std::fill_n(weights, count, 1.0));
+    visit_real(plan.weight.dtype, [&]<class T>() {
+        const T* data = static_cast<const T*>(plan.weight.data) + first * plan.weight.stride;
+        for (index_t c = 0; c < count; ++c) weights[c] = to_double(data[c * plan.weight.stride]);
+    });
+}
+
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace nll

@@ -162,6 +162,7 @@ struct Options {
     index_t index_base = 0;  // the label of the first class
     Empty empty = Empty::nan;
     std::optional<DType> dtype{};   // the loss's; input's without
+    double label_smoothing = 0;     // of cross-entropy: in [0, 1], the part of every class alike
     int num_threads = 0;            // 0: get_num_threads()
     bool (*interrupt)() = nullptr;  // asked by the calling thread every 50 ms: true throws Interrupted
     bool out_is_new = false;        // losses may be written before all labels are checked

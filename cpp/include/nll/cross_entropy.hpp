@@ -1,0 +1,607 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The cross-entropy of a block of samples from their logits, its gradient, and the logarithm of their softmax.
+//
+// With m the largest logit of a sample and S = 1 + rest the sum of e^(x - m), its loss is (m - x_t) + log1p(rest), and
+// the gradient at the target is made of all other terms of S: where x_t is nearly all of S, log(S) and x_t/S - 1 would
+// lose every digit. What is loaded once serves both.
+//
+// Classes that lie side by side are taken 16 at a time, sample by sample (rows). Otherwise, and where there are few of
+// them, 16 samples are taken at a time, class by class (tiles). Both add up in the same order.
+#pragma once
+
+#include "nll_loss.hpp"
+#include "softmax.hpp"
+#include "tiles.hpp"
+
+namespace nll {
+inline namespace NLL_INSTRUCTION_SET {
+
+// What a kernel works in.
+template <class Scalar, class Arithmetic> struct Workspace {
+    using Real = typename Arithmetic::Real;
+    static constexpr index_t size = (16 << 10) / sizeof(Real);
+    static_assert(size >= chunk_size);
+    alignas(64) Real values[size];
+    alignas(64) double powers[size];
+    alignas(64) Scalar part[size];
+    alignas(64) double class_weights[chunk_size];  // for label smoothing
+};
+
+// A block of samples: what the labels say about each, and what is found.
+struct Block {
+    index_t count;
+    alignas(64) index_t classes[block_size];
+    alignas(64) double weights[block_size];
+    alignas(64) double losses[block_size];  // without the weight, unless smoothed
+    // The gradient is all·softmax - each·(class weight), less `target` at the target.
+    alignas(64) double target[block_size], each[block_size], all[block_size];
+};
+
+inline bool by_rows(const Plan& plan, Operand operand) {
+    constexpr index_t few = 64;  // classes
+    return plan.classes > few && (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <=
+                                                                 absolute(plan.samples.stride(operand)));
+}
+
+// ---------------------------------------------------------------- one sample's terms
+
+// The loss with smoothing from that without. `every` is Σ w·(largest - x) + log1p(rest)·Σ w.
+inline double smoothed(const Plan& plan, double loss, double weight, double every) {
+    const double smoothing = plan.label_smoothing;
+    return (1 - smoothing) * weight * loss + smoothing / static_cast<double>(plan.classes) * every;
+}
+
+// The gradient at the target of sample i. `power` is e^(logit - largest).
+inline double target_entry(const Block& block, index_t i, double largest, double rest, double logit, double power) {
+    const double others = logit == largest ? rest : (1 + rest) - power;
+    return -(block.target[i] * (others / (1 + rest))) +
+           ((block.all[i] - block.target[i]) * (power / (1 + rest)) - block.each[i] * block.weights[i]);
+}
+
+// Rounds an entry of a gradient; a zero is +0, also where a power is far below all numbers of the type.
+template <class Scalar> Scalar entry_of(double value) {
+    if constexpr (std::floating_point<Scalar>) return static_cast<Scalar>(value) + Scalar{0};
+    else return from_double<Scalar>(std::fabs(value) < 0x1p-160 ? 0.0 : value);
+}
+
+template <class Scalar>
+[[gnu::noinline]] void scale_tile(const double* powers, index_t classes, index_t samples, index_t pitch,
+                                  const double* __restrict factor, Scalar* part, index_t part_pitch) {
+    for (index_t c = 0; c < classes; ++c) {
+        const double* __restrict from = powers + c * pitch;
+        Scalar* __restrict to = part + c * part_pitch;
+        for (index_t i = 0; i < samples; ++i) to[i] = entry_of<Scalar>(from[i] * factor[i]);
+    }
+}
+
+// ---------------------------------------------------------------- rows: classes side by side
+
+template <class Scalar, class Arithmetic> class Rows {
+    using Real = typename Arithmetic::Real;
+
+public:
+    Rows(const Plan& plan, Workspace<Scalar, Arithmetic>& space, double* kept)
+        : plan_(plan), space_(space), kept_(kept) {}
+
+    void cross_entropy(index_t begin, Block& block) {
+        for_each_row(begin, block.count, [&](index_t i, const Scalar* from, Scalar* to) {
+            const index_t target = block.classes[i];
+            if (target == ignored) {
+                block.losses[i] = 0;
+                if (to) write_zeros(to);
+                return;
+            }
+            const Softmax softmax = softmax_of(from);
+            const double logit = converted<Real>(from[target * plan_.class_stride[input]]);
+            const double log_sum = log1p_of(softmax.rest);
+            block.losses[i] = (softmax.largest - logit) + log_sum;
+            if (plan_.label_smoothing != 0)
+                block.losses[i] = smoothed(plan_, block.losses[i], block.weights[i],
+                                           softmax.below + softmax.weight * log_sum);
+            if (to) write_gradient(from, to, softmax, logit, block, i);
+        });
+    }
+
+    void log_softmax(index_t begin, index_t count) {
+        for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
+            const Softmax softmax = softmax_of(from);
+            const double log_sum = log1p_of(softmax.rest);
+            for_each_chunk([&](index_t first, index_t classes) {
+                const Real* values = load(from, first, classes);
+                for (index_t c = 0; c < classes; ++c)
+                    space_.part[c] = from_double<Scalar>((values[c] - softmax.largest) - log_sum);
+                store(to, first, classes);
+            });
+        });
+    }
+
+    // Classes whose powers may be kept between the loss and the gradient: what a second-level cache holds.
+    static constexpr index_t most_kept = 64 << 10;
+
+private:
+    struct Chunk {
+        Softmax softmax;
+        double unit;
+    };
+
+    template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
+        const Samples& samples = plan_.samples;
+        samples.for_each_run(begin, count, [&](const Samples::Run& run) {
+            for (index_t i = 0; i < run.length; ++i) {
+                Scalar* to = plan_.pointer<Scalar>(gradient);
+                if (to) to += run.offset[gradient] + i * samples.stride(gradient);
+                visit(run.begin + i,
+                      plan_.pointer<const Scalar>(input) + run.offset[input] + i * samples.stride(input), to);
+            }
+        });
+    }
+    template <class Visit> void for_each_chunk(Visit&& visit) const {
+        for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+
+    // Whole groups of values, filled up with -inf.
+    const Real* load(const Scalar* from, index_t first, index_t classes) {
+        const index_t stride = plan_.class_stride[input];
+        const Scalar* values = from + first * stride;
+        if constexpr (std::same_as<Scalar, Real>)
+            if (stride == 1 && classes % lanes == 0) return values;
+        copy_values(values, stride, 0, space_.values, 1, 0, classes, 1);
+        std::fill(space_.values + classes, space_.values + padded(classes), -std::numeric_limits<Real>::infinity());
+        return space_.values;
+    }
+    void store(Scalar* to, index_t first, index_t classes) const {
+        const index_t stride = plan_.class_stride[gradient];
+        store_row(space_.part, to + first * stride, stride, classes, plan_.streams);
+    }
+
+    Chunk compute(const Scalar* from, index_t first, index_t classes, double* powers) {
+        const Real* values = load(from, first, classes);
+        Chunk chunk;
+        const Real largest = largest_of(values, padded(classes));
+        chunk.softmax.largest = largest;
+        const Reference<Arithmetic, 1> reference(&largest, 1);
+        chunk.unit = reference.unit[0];
+        if (plan_.label_smoothing != 0) {
+            const double top = std::fabs(chunk.softmax.largest) == infinity ? 0.0 : chunk.softmax.largest;
+            double* weights = space_.class_weights;
+            load_class_weights(plan_, first, classes, weights);
+            pad(weights, classes);
+            for (index_t c = 0; c < classes; ++c) powers[c] = weights[c] * (top - values[c]);
+            pad(powers, classes);
+            chunk.softmax.below = total(powers, classes);
+            chunk.softmax.weight = total(weights, classes);
+        }
+        // The next chunk, or the next sample's first.
+        const bool more = first + classes < plan_.classes;
+        const Scalar* next = more ? from + (first + classes) * plan_.class_stride[input]
+                                  : from + plan_.samples.stride(input);
+        double sums[lanes];
+        exponentials_of_row<Arithmetic>(values, padded(classes), reference, reinterpret_cast<const std::byte*>(next),
+                                        lanes * sizeof(Scalar), powers, sums);
+        const double sum = add_lanes(sums);
+        ClassSums<1, true> compensated;
+        take_rests<Arithmetic, 1>(&sum, &chunk.unit, 1, &chunk.softmax.rest, [&]() -> auto& {
+            compensated.add(powers, padded(classes), 1, 1);
+            compensated.finish(1);
+            return compensated;
+        });
+        return chunk;
+    }
+    static double total(const double* values, index_t classes) {
+        ClassSums<1, true> sums;
+        sums.add(values, classes, 1, 1);
+        sums.finish(1);
+        return sums.sum[0] + sums.error[0];
+    }
+
+    Softmax softmax_of(const Scalar* from) {
+        Softmax softmax;
+        for_each_chunk([&](index_t first, index_t classes) {
+            const Chunk chunk = compute(from, first, classes, kept_ ? kept_ + first : space_.powers);
+            if (kept_) chunks_[first / chunk_size] = chunk;
+            softmax.merge(chunk.softmax);
+        });
+        softmax.check();
+        return softmax;
+    }
+
+    // Of a chunk, for the gradient: powers·scale is e^(x - largest).
+    struct Scaled {
+        const double* powers;
+        double scale;
+    };
+    Scaled scaled_powers(const Scalar* from, index_t first, index_t classes, const Softmax& softmax) {
+        if (kept_ && (Arithmetic::scales_chunks || plan_.classes <= chunk_size)) {
+            const Chunk& chunk = chunks_[first / chunk_size];
+            return {kept_ + first, softmax.share(chunk.softmax.largest) / chunk.unit};
+        }
+        const Real* values = load(from, first, classes);
+        const Real largest = Arithmetic::scales_chunks ? largest_of(values, padded(classes))
+                                                       : static_cast<Real>(softmax.largest);
+        const Reference<Arithmetic, 1> reference(&largest, 1);
+        double sums[lanes];
+        exponentials_of_row<Arithmetic>(values, padded(classes), reference, nullptr, 0, space_.powers, sums);
+        return {space_.powers, softmax.share(largest) / reference.unit[0]};
+    }
+
+    void write_gradient(const Scalar* from, Scalar* to, const Softmax& softmax, double logit, const Block& block,
+                        index_t i) {
+        const index_t target = block.classes[i];
+        const double all = block.all[i] / (1 + softmax.rest);
+        for_each_chunk([&](index_t first, index_t classes) {
+            const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
+            const double factor = all * scale;
+            if (plan_.label_smoothing == 0) {
+                for (index_t c = 0; c < classes; ++c) space_.part[c] = entry_of<Scalar>(powers[c] * factor);
+            } else {
+                load_class_weights(plan_, first, classes, space_.class_weights);
+                for (index_t c = 0; c < classes; ++c)
+                    space_.part[c] = entry_of<Scalar>(powers[c] * factor - block.each[i] * space_.class_weights[c]);
+            }
+            if (target >= first && target < first + classes)
+                space_.part[target - first] = entry_of<Scalar>(target_entry(
+                    block, i, softmax.largest, softmax.rest, logit, powers[target - first] * scale));
+            store(to, first, classes);
+        });
+    }
+    void write_zeros(Scalar* to) {
+        std::fill_n(space_.part, chunk_size, Scalar{});
+        for_each_chunk([&](index_t first, index_t classes) { store(to, first, classes); });
+    }
+
+    const Plan& plan_;
+    Workspace<Scalar, Arithmetic>& space_;
+    double* kept_;  // padded(classes) powers, or none: then they are computed again
+    Chunk chunks_[most_kept / chunk_size];
+};
+
+// ---------------------------------------------------------------- tiles: 16 samples side by side
+
+template <class Scalar, class Arithmetic> class Tiles {
+    using Real = typename Arithmetic::Real;
+    static constexpr int most_samples = 64;
+
+public:
+    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space)
+        : plan_(plan),
+          space_(space),
+          pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes, most_samples)),
+          part_(space.size / pitch_ / lanes * lanes),
+          whole_(plan.classes <= part_) {}
+
+    void cross_entropy(index_t begin, Block& block) {
+        for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
+            softmax(begin + first, count);
+            alignas(64) double logit[most_samples], log_sum[most_samples];
+            load_logits(block.classes + first, logit);
+            take_log_sums(log_sum);
+            double* losses = block.losses + first;
+            for (index_t i = 0; i < count; ++i) losses[i] = (largest_[i] - logit[i]) + log_sum[i];
+            if (plan_.label_smoothing != 0)
+                for (index_t i = 0; i < count; ++i)
+                    losses[i] = smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
+            for (index_t i = 0; i < count; ++i) losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
+            if (plan_.data[gradient]) write_gradient(first, logit, block);
+        });
+    }
+
+    void log_softmax(index_t begin, index_t count) {
+        for_each_block(0, count, pitch_, [&](index_t first, index_t samples) {
+            softmax(begin + first, samples);
+            alignas(64) double log_sum[most_samples];
+            take_log_sums(log_sum);
+            for_each_block(0, plan_.classes, part_, [&](index_t from, index_t classes) {
+                if (!whole_) load(from, classes);
+                const Destination to = destination(from);
+                for (index_t c = 0; c < classes; ++c)
+                    for (index_t i = 0; i < samples; ++i)
+                        to.to[c * to.pitch + i] =
+                            from_double<Scalar>((values_[c * values_pitch_ + i] - largest_[i]) - log_sum[i]);
+                store(from, classes, to);
+            });
+        });
+    }
+
+private:
+    template <class Visit> void for_each_chunk(Visit&& visit) const {
+        for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+    // The parts of a chunk, loaded unless all classes are.
+    template <class Visit> void for_each_part(index_t first, index_t classes, Visit&& visit) {
+        for_each_block(first, first + classes, part_, [&](index_t from, index_t count) {
+            if (!whole_) load(from, count);
+            visit(from, count);
+        });
+    }
+    // The memory of the tile's samples where it is laid out as a tile, else nullptr.
+    template <class T> T* in_place(Operand operand, index_t first) const {
+        T* found = nullptr;
+        if (plan_.samples.stride(operand) == 1 && width_ == count_)
+            plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+                if (run.length == count_)
+                    found = plan_.pointer<T>(operand) + run.offset[operand] + first * plan_.class_stride[operand];
+            });
+        return found;
+    }
+    void load(index_t first, index_t classes) {
+        if constexpr (std::same_as<Scalar, Real>)
+            if ((values_ = in_place<const Scalar>(input, first))) {
+                values_pitch_ = plan_.class_stride[input];
+                return;
+            }
+        values_ = space_.values;
+        values_pitch_ = pitch_;
+        for (index_t c = 0; c < classes && width_ > count_; ++c)
+            std::fill(space_.values + c * pitch_ + count_, space_.values + c * pitch_ + width_, Real{0});
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            load_tile(plan_, run, first, classes, space_.values, pitch_, space_.part);
+        });
+    }
+    // Where results are to be written: where they belong if that is laid out as a tile, else into the workspace.
+    struct Destination {
+        Scalar* to;
+        index_t pitch;
+    };
+    Destination destination(index_t first) {
+        Scalar* to = plan_.streams ? nullptr : in_place<Scalar>(gradient, first);
+        if (to) return {to, plan_.class_stride[gradient]};
+        return {space_.part, pitch_};
+    }
+    void store(index_t first, index_t classes, Destination written) const {
+        if (written.to != space_.part) return;
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            store_tile(plan_, run, first, classes, space_.part, pitch_);
+        });
+    }
+
+    // The softmax of each sample. Where a tile holds all classes, their powers are kept.
+    void softmax(index_t begin, index_t count) {
+        begin_ = begin;
+        count_ = count;
+        width_ = padded(count);
+        next_ = nullptr;
+        if (whole_) {
+            load(0, plan_.classes);
+            if (begin + count < plan_.samples.count)
+                plan_.samples.for_each_run(begin + count, 1, [&](const Samples::Run& run) {
+                    next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
+                });
+        }
+        for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
+        // Logits with +inf among them, or all of them -inf, have no softmax.
+        for (index_t i = 0; i < width_; ++i)
+            rest_[i] = std::fabs(largest_[i]) == infinity ? std::numeric_limits<double>::quiet_NaN() : rest_[i];
+    }
+
+    // The largest values of a chunk.
+    void take_chunk(index_t first, index_t classes, Real* largest) {
+        std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            take_largest(values_, count, width_, values_pitch_, largest);
+        });
+    }
+    void compute_powers(index_t classes, const Reference<Arithmetic, most_samples>& reference) {
+        const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
+        exponentials_of_tile(values_, classes, width_, values_pitch_, reference, next_, step, space_.powers, pitch_);
+    }
+
+    void add_chunk(index_t first, index_t classes) {
+        alignas(64) Real largest[most_samples];
+        alignas(64) double rest[most_samples], below[most_samples] = {}, weight[most_samples] = {};
+        take_chunk(first, classes, largest);
+        const Reference<Arithmetic, most_samples> reference(largest, width_);
+        if (plan_.label_smoothing != 0) smooth(first, classes, largest, below, weight);
+        ClassSums<most_samples, false> plain;
+        ClassSums<most_samples, true> compensated;
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            compute_powers(count, reference);
+            if (whole_) return;
+            plain.add(space_.powers, count, width_, pitch_);
+            compensated.add(space_.powers, count, width_, pitch_);
+        });
+        if (!whole_) plain.finish(width_);
+        const double* sums = whole_ ? plain.of(space_.powers, classes, width_, pitch_) : plain.sum;
+        take_rests<Arithmetic, most_samples>(sums, reference.unit, width_, rest, [&]() -> auto& {
+            if (whole_) compensated.add(space_.powers, classes, width_, pitch_);
+            compensated.finish(width_);
+            return compensated;
+        });
+        for (index_t i = 0; i < width_ && first > 0; ++i) {
+            Softmax softmax{largest_[i], rest_[i], below_[i], weight_[i]};
+            softmax.merge({static_cast<double>(largest[i]), rest[i], below[i], weight[i]});
+            largest_[i] = softmax.largest;
+            rest_[i] = softmax.rest;
+            below_[i] = softmax.below;
+            weight_[i] = softmax.weight;
+        }
+        for (index_t i = 0; i < width_ && first == 0; ++i) {
+            largest_[i] = largest[i];
+            rest_[i] = rest[i];
+            below_[i] = below[i];
+            weight_[i] = weight[i];
+            unit_[i] = reference.unit[i];
+        }
+    }
+
+    // Σ w·(largest - x) and Σ w of a chunk.
+    void smooth(index_t first, index_t classes, const Real* largest, double* below, double* weight) {
+        double top[most_samples];
+        for (index_t i = 0; i < width_; ++i) top[i] = std::fabs(largest[i]) == infinity ? 0.0 : largest[i];
+        ClassSums<most_samples, true> differences, weights;
+        for_each_part(first, classes, [&](index_t from, index_t count) {
+            load_class_weights(plan_, from, count, space_.class_weights);
+            for (index_t c = 0; c < count; ++c)
+                for (index_t i = 0; i < width_; ++i)
+                    space_.powers[c * pitch_ + i] = space_.class_weights[c] * (top[i] - values_[c * values_pitch_ + i]);
+            differences.add(space_.powers, count, width_, pitch_);
+            for (index_t c = 0; c < count; ++c)
+                std::fill_n(space_.powers + c * pitch_, width_, space_.class_weights[c]);
+            weights.add(space_.powers, count, width_, pitch_);
+        });
+        differences.finish(width_);
+        weights.finish(width_);
+        for (index_t i = 0; i < width_; ++i) {
+            below[i] = differences.sum[i] + differences.error[i];
+            weight[i] = weights.sum[i] + weights.error[i];
+        }
+    }
+
+    void load_logits(const index_t* classes, double* logits) const {
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            const Scalar* sample = plan_.pointer<const Scalar>(input) + run.offset[input];
+            for (index_t i = 0; i < run.length; ++i, sample += plan_.samples.stride(input)) {
+                const index_t c = classes[run.begin + i];
+                logits[run.begin + i] = c == ignored ? 0.0 : converted<Real>(sample[c * plan_.class_stride[input]]);
+            }
+        });
+    }
+    void take_log_sums(double* log_sums) const {
+        for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of(rest_[i]);
+    }
+
+    // `block`, from its sample `at` on, has the samples of this tile.
+    void write_gradient(index_t at, const double* logits, const Block& block) {
+        alignas(64) double scale[most_samples];  // of powers, to e^(x - largest)
+        if (whole_) {
+            for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
+            return write_part(0, plan_.classes, scale, at, logits, block);
+        }
+        for_each_chunk([&](index_t first, index_t classes) {
+            alignas(64) Real largest[most_samples];
+            if (Arithmetic::scales_chunks) take_chunk(first, classes, largest);
+            else std::copy_n(largest_, width_, largest);
+            const Reference<Arithmetic, most_samples> reference(largest, width_);
+            for (index_t i = 0; i < width_; ++i)
+                scale[i] = Softmax{largest_[i], 0, 0, 0}.share(largest[i]) / reference.unit[i];
+            for_each_part(first, classes, [&](index_t from, index_t count) {
+                compute_powers(count, reference);
+                write_part(from, count, scale, at, logits, block);
+            });
+        });
+    }
+
+    // The entries of the gradient from powers.
+    void write_part(index_t first, index_t classes, const double* scale, index_t at, const double* logits,
+                    const Block& block) {
+        alignas(64) double factor[most_samples], power[most_samples], entry[most_samples];
+        const index_t* targets = block.classes + at;
+        const auto [to, pitch] = destination(first);
+        for (index_t i = 0; i < count_; ++i) {
+            const index_t target = targets[i] - first;
+            power[i] = target >= 0 && target < classes ? space_.powers[target * pitch_ + i] : 0.0;
+        }
+        for (index_t i = 0; i < count_; ++i) {
+            factor[i] = block.all[at + i] / (1 + rest_[i]) * scale[i];
+            entry[i] = target_entry(block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
+        }
+        std::fill(factor + count_, factor + width_, 0.0);
+        scale_tile(space_.powers, classes, width_, pitch_, factor, to, pitch);
+        if (plan_.label_smoothing != 0) {
+            load_class_weights(plan_, first, classes, space_.class_weights);
+            for (index_t c = 0; c < classes; ++c)
+                for (index_t i = 0; i < count_; ++i)
+                    to[c * pitch + i] = entry_of<Scalar>(space_.powers[c * pitch_ + i] * factor[i] -
+                                                         block.each[at + i] * space_.class_weights[c]);
+        }
+        for (index_t i = 0; i < count_; ++i) {
+            const index_t target = targets[i] - first;
+            if (target >= 0 && target < classes) to[target * pitch + i] = entry_of<Scalar>(entry[i]);
+            if (targets[i] == ignored)
+                for (index_t c = 0; c < classes; ++c) to[c * pitch + i] = Scalar{};
+        }
+        store(first, classes, {to, pitch});
+    }
+
+    const Plan& plan_;
+    Workspace<Scalar, Arithmetic>& space_;
+    const index_t pitch_;  // samples of a tile
+    const index_t part_;   // classes of a tile
+    const bool whole_;     // a tile has all classes
+    index_t begin_ = 0, count_ = 0, width_ = 0;  // of the tile; width_ is in whole groups
+    const Scalar* next_ = nullptr;               // the next tile's first sample
+    const Real* values_ = nullptr;
+    index_t values_pitch_ = 0;
+    // Of each sample, as in Softmax; and the units of the powers that are kept.
+    alignas(64) double largest_[most_samples], rest_[most_samples], below_[most_samples], weight_[most_samples];
+    alignas(64) double unit_[most_samples];
+};
+
+// ---------------------------------------------------------------- kernels
+
+// Samples of a block: a few tiles, or the rows that a first cache holds.
+inline index_t softmax_block(const Plan& plan) {
+    constexpr index_t elements = 32 << 10;
+    const index_t rows = std::clamp<index_t>(elements / std::max<index_t>(plan.classes, 1), 1, block_size);
+    return by_rows(plan, input) ? rows : std::max<index_t>(rows / 64 * 64, 64);
+}
+
+// Adds the losses of the samples, or writes them if the plan has an output; and writes the gradient, if it has one.
+template <class Scalar, class Arithmetic>
+void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    Workspace<Scalar, Arithmetic> space;
+    const bool rows = by_rows(plan, input), with_gradient = plan.data[gradient];
+    const double smoothing = plan.label_smoothing;
+    using RowWork = Rows<Scalar, Arithmetic>;
+    if (with_gradient && rows && plan.classes <= RowWork::most_kept && !partial.scratch)
+        partial.scratch.reset(new (std::nothrow) double[static_cast<std::size_t>(padded(plan.classes))]);
+    RowWork row_work(plan, space, partial.scratch.get());
+    Tiles<Scalar, Arithmetic> tiles(plan, space);
+    Block block;
+    for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
+        block.count = count;
+        const index_t kept = load_classes(plan, begin, count, block.classes, partial);
+        if (kept < 0) return;
+        partial.count += kept;
+        Survey<double> weights_survey;
+        if (plan.weight) weights_survey = add_weights(plan, count, block.classes, block.weights, partial);
+        else std::fill_n(block.weights, count, 1.0);
+        if (with_gradient) {
+            double grad_output[block_size];
+            std::fill_n(grad_output, count, plan.grad_output);
+            if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
+            for (index_t i = 0; i < count; ++i) {
+                const double each = smoothing / static_cast<double>(plan.classes) * (grad_output[i] / plan.divisor);
+                block.target[i] = (1 - smoothing) * (block.weights[i] * grad_output[i] / plan.divisor);
+                block.each[i] = each;
+                block.all[i] = block.target[i] + each * plan.class_weights;
+            }
+            if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
+        }
+        if (rows) row_work.cross_entropy(begin, block);
+        else tiles.cross_entropy(begin, block);
+        const bool weighs = plan.weight && smoothing == 0;
+        if (with_gradient || !plan.data[output]) {
+            pad(block.losses, count);
+            if (weighs) add_products(partial.loss, block.losses, block.weights, count, weights_survey);
+            else add_block(partial.loss, block.losses, count, survey(block.losses, count), certified<double>);
+        } else {
+            if (weighs)
+                for (index_t i = 0; i < count; ++i) block.losses[i] *= block.weights[i];
+            write_losses(plan, begin, count, block.losses);
+        }
+    });
+    if (plan.streams) finish_streams();
+}
+
+// Writes log(softmax) where a gradient would be.
+template <class Scalar, class Arithmetic>
+void log_softmax(const Plan& plan, index_t first, index_t last, Partial&) {
+    Workspace<Scalar, Arithmetic> space;
+    if (by_rows(plan, input)) {
+        Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
+        for_each_block(first, last, softmax_block(plan),
+                       [&](index_t begin, index_t count) { rows.log_softmax(begin, count); });
+    } else {
+        Tiles<Scalar, Arithmetic> tiles(plan, space);
+        for_each_block(first, last, softmax_block(plan),
+                       [&](index_t begin, index_t count) { tiles.log_softmax(begin, count); });
+    }
+    if (plan.streams) finish_streams();
+}
+
+// The arithmetic that a result in the input's own type needs.
+template <class Scalar>
+using ArithmeticOf = std::conditional_t<std::same_as<Scalar, double>, Double, Single>;
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace nll
