@@ -468,7 +468,7 @@ private:
         }
         for_each_chunk([&](index_t first, index_t classes) {
             alignas(64) Real largest[most_samples];
-            if (Arithmetic::scales_chunks) take_chunk(first, classes, largest);
+            if constexpr (Arithmetic::scales_chunks) take_chunk(first, classes, largest);
             else std::copy_n(largest_, width_, largest);
             const Reference<Arithmetic, most_samples> reference(largest, width_);
             for (index_t i = 0; i < width_; ++i)
