@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The losses as objects: the choices bound once, no other state."""
 
-from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
@@ -14,9 +13,7 @@ from . import functional
 class BoundLoss:
     """A loss whose choices are the attributes of the object."""
 
-    _loss: ClassVar[Callable[..., Any]]
-    _backward: ClassVar[Callable[..., Any]]
-    _value_and_grad: ClassVar[Callable[..., Any]]
+    _function: ClassVar[str]  # of `functional`
 
     weight: ArrayLike | None = None
     _: KW_ONLY
@@ -43,7 +40,7 @@ class BoundLoss:
         NumPy scalar, ndarray or tuple
             The loss; ``(loss, total_weight)`` if that was chosen.
         """
-        return self._loss(input, target, **vars(self))
+        return getattr(functional, self._function)(input, target, **vars(self))
 
     def backward(self, grad_output: ArrayLike, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
         """Compute the gradient of input.
@@ -66,7 +63,8 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"], choices["return_total_weight"]
-        return self._backward(grad_output, input, target, **choices, out=out)
+        function = getattr(functional, self._function + "_backward")
+        return function(grad_output, input, target, **choices, out=out)
 
     def value_and_grad(self, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
         """Compute the loss and the gradient of input.
@@ -87,7 +85,8 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"]
-        return self._value_and_grad(input, target, **choices, out=out)
+        function = getattr(functional, self._function + "_value_and_grad")
+        return function(input, target, **choices, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +111,7 @@ class NLLLoss(BoundLoss):
     np.float64(0.6931471805599453)
     """
 
-    _loss = staticmethod(functional.nll_loss)
-    _backward = staticmethod(functional.nll_loss_backward)
-    _value_and_grad = staticmethod(functional.nll_loss_value_and_grad)
+    _function = "nll_loss"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +138,4 @@ class CrossEntropyLoss(BoundLoss):
 
     label_smoothing: float = field(default=0.0, kw_only=True)
 
-    _loss = staticmethod(functional.cross_entropy)
-    _backward = staticmethod(functional.cross_entropy_backward)
-    _value_and_grad = staticmethod(functional.cross_entropy_value_and_grad)
+    _function = "cross_entropy"

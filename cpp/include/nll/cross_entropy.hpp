@@ -64,13 +64,20 @@ template <class Scalar> Scalar entry_of(double value) {
     else return from_double<Scalar>(std::fabs(value) < 0x1p-160 ? 0.0 : value);
 }
 
-template <class Scalar>
+// power·factor, where the low part of the factor counts only in double.
+template <class Arithmetic> double scaled(double power, double factor, double factor_low) {
+    if constexpr (Arithmetic::scales_chunks) return power * factor;
+    else return multiply_add(power, factor, power * factor_low);
+}
+
+template <class Arithmetic, class Scalar>
 [[gnu::noinline]] void scale_tile(const double* powers, index_t classes, index_t samples, index_t pitch,
-                                  const double* __restrict factor, Scalar* part, index_t part_pitch) {
+                                  const double* __restrict factor, const double* __restrict factor_low, Scalar* part,
+                                  index_t part_pitch) {
     for (index_t c = 0; c < classes; ++c) {
         const double* __restrict from = powers + c * pitch;
         Scalar* __restrict to = part + c * part_pitch;
-        for (index_t i = 0; i < samples; ++i) to[i] = entry_of<Scalar>(from[i] * factor[i]);
+        for (index_t i = 0; i < samples; ++i) to[i] = entry_of<Scalar>(scaled<Arithmetic>(from[i], factor[i], factor_low[i]));
     }
 }
 
@@ -227,16 +234,17 @@ private:
     void write_gradient(const Scalar* from, Scalar* to, const Softmax& softmax, double logit, const Block& block,
                         index_t i) {
         const index_t target = block.classes[i];
-        const double all = block.all[i] / (1 + softmax.rest);
+        const Parts all = quotient_of<Arithmetic>(block.all[i], softmax.rest);
         for_each_chunk([&](index_t first, index_t classes) {
             const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
-            const double factor = all * scale;
+            const double factor = all.high * scale, low = all.low * scale;
             if (plan_.label_smoothing == 0) {
-                for (index_t c = 0; c < classes; ++c) space_.part[c] = entry_of<Scalar>(powers[c] * factor);
+                for (index_t c = 0; c < classes; ++c) space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low));
             } else {
                 load_class_weights(plan_, first, classes, space_.class_weights);
                 for (index_t c = 0; c < classes; ++c)
-                    space_.part[c] = entry_of<Scalar>(powers[c] * factor - block.each[i] * space_.class_weights[c]);
+                    space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low) -
+                                                      block.each[i] * space_.class_weights[c]);
             }
             if (target >= first && target < first + classes)
                 space_.part[target - first] = entry_of<Scalar>(target_entry(
@@ -483,7 +491,7 @@ private:
     // The entries of the gradient from powers.
     void write_part(index_t first, index_t classes, const double* scale, index_t at, const double* logits,
                     const Block& block) {
-        alignas(64) double factor[most_samples], power[most_samples], entry[most_samples];
+        alignas(64) double factor[most_samples], low[most_samples], power[most_samples], entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
         for (index_t i = 0; i < count_; ++i) {
@@ -491,17 +499,21 @@ private:
             power[i] = target >= 0 && target < classes ? space_.powers[target * pitch_ + i] : 0.0;
         }
         for (index_t i = 0; i < count_; ++i) {
-            factor[i] = block.all[at + i] / (1 + rest_[i]) * scale[i];
+            const Parts all = quotient_of<Arithmetic>(block.all[at + i], rest_[i]);
+            factor[i] = all.high * scale[i];
+            low[i] = all.low * scale[i];
             entry[i] = target_entry(block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
         }
         std::fill(factor + count_, factor + width_, 0.0);
-        scale_tile(space_.powers, classes, width_, pitch_, factor, to, pitch);
+        std::fill(low + count_, low + width_, 0.0);
+        scale_tile<Arithmetic>(space_.powers, classes, width_, pitch_, factor, low, to, pitch);
         if (plan_.label_smoothing != 0) {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
                 for (index_t i = 0; i < count_; ++i)
-                    to[c * pitch + i] = entry_of<Scalar>(space_.powers[c * pitch_ + i] * factor[i] -
-                                                         block.each[at + i] * space_.class_weights[c]);
+                    to[c * pitch + i] =
+                        entry_of<Scalar>(scaled<Arithmetic>(space_.powers[c * pitch_ + i], factor[i], low[i]) -
+                                         block.each[at + i] * space_.class_weights[c]);
         }
         for (index_t i = 0; i < count_; ++i) {
             const index_t target = targets[i] - first;

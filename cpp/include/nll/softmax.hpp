@@ -174,6 +174,22 @@ template <int width> struct Reference<Double, width> {
 
 // ---------------------------------------------------------------- sums over classes
 
+// A number in two parts.
+struct Parts {
+    double high, low = 0;
+};
+
+// a / (1 + rest); the low part only where it counts.
+template <class Arithmetic> Parts quotient_of(double a, double rest) {
+    const double sum = 1 + rest, high = a / sum;
+    if constexpr (Arithmetic::scales_chunks) {
+        return {high};
+    } else {
+        const double low = (std::fma(-high, sum, a) - high * ((1 - sum) + rest)) / sum;
+        return {high, low == low ? low : 0.0};  // of an infinite quotient it is NaN
+    }
+}
+
 // What a + b = sum has rounded off.
 [[gnu::always_inline]] inline double lost(double a, double b, double sum) {
     const double part = sum - a;
