@@ -267,17 +267,27 @@ private:
 
 template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
-    static constexpr int most_samples = 64;
+    static constexpr int most_samples = 128;
 
 public:
-    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space)
+    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space, double* gathered)
         : plan_(plan),
           space_(space),
-          pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes, most_samples)),
+          gathered_(static_cast<Scalar*>(static_cast<void*>(gathered))),
+          pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
+                                     plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
           part_(space.size / pitch_ / lanes * lanes),
           whole_(plan.classes <= part_) {}
 
+    // Whether results are better gathered for a whole block, and then streamed: longer stretches of every plane.
+    static bool gathers(const Plan& plan) {
+        return plan.streams && plan.samples.stride(gradient) == 1 && plan.class_stride[gradient] != 1 &&
+               plan.classes <= most_gathered / block_size;
+    }
+    static constexpr index_t most_gathered = 32 << 10;  // elements
+
     void cross_entropy(index_t begin, Block& block) {
+        block_begin_ = begin;
         for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
             softmax(begin + first, count);
             alignas(64) double logit[most_samples], log_sum[most_samples];
@@ -291,9 +301,11 @@ public:
             for (index_t i = 0; i < count; ++i) losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
             if (plan_.data[gradient]) write_gradient(first, logit, block);
         });
+        if (gathered_) store_block(begin, block.count);
     }
 
     void log_softmax(index_t begin, index_t count) {
+        block_begin_ = begin;
         for_each_block(0, count, pitch_, [&](index_t first, index_t samples) {
             softmax(begin + first, samples);
             alignas(64) double log_sum[most_samples];
@@ -308,6 +320,7 @@ public:
                 store(from, classes, to);
             });
         });
+        if (gathered_) store_block(begin, count);
     }
 
 private:
@@ -351,6 +364,7 @@ private:
         index_t pitch;
     };
     Destination destination(index_t first) {
+        if (gathered_) return {gathered_ + (begin_ - block_begin_), block_size};
         Scalar* to = plan_.streams ? nullptr : in_place<Scalar>(gradient, first);
         if (to) return {to, plan_.class_stride[gradient]};
         return {space_.part, pitch_};
@@ -359,6 +373,12 @@ private:
         if (written.to != space_.part) return;
         plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
             store_tile(plan_, run, first, classes, space_.part, pitch_);
+        });
+    }
+
+    void store_block(index_t begin, index_t count) const {
+        plan_.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
+            store_tile(plan_, run, 0, plan_.classes, gathered_, block_size);
         });
     }
 
@@ -526,9 +546,11 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
+    Scalar* gathered_;     // (classes, block_size), or nullptr
     const index_t pitch_;  // samples of a tile
     const index_t part_;   // classes of a tile
     const bool whole_;     // a tile has all classes
+    index_t block_begin_ = 0;
     index_t begin_ = 0, count_ = 0, width_ = 0;  // of the tile; width_ is in whole groups
     const Scalar* next_ = nullptr;               // the next tile's first sample
     const Real* values_ = nullptr;
@@ -547,17 +569,26 @@ inline index_t softmax_block(const Plan& plan) {
     return by_rows(plan, input) ? rows : std::max<index_t>(rows / 64 * 64, 64);
 }
 
+// Memory for a row's powers or for a block's gradient, where there is use for it. If it cannot be had, nullptr: then
+// powers are computed twice, and gradients written in shorter stretches.
+template <class Scalar, class Arithmetic> double* scratch_of(const Plan& plan, Partial& partial) {
+    std::size_t size = 0;
+    if (by_rows(plan, input)) size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept ? padded(plan.classes) : 0;
+    else if (Tiles<Scalar, Arithmetic>::gathers(plan))
+        size = Tiles<Scalar, Arithmetic>::most_gathered * sizeof(Scalar) / sizeof(double);
+    if (size > 0 && !partial.scratch) partial.scratch.reset(new (std::nothrow) double[size]);
+    return partial.scratch.get();
+}
+
 // Adds the losses of the samples, or writes them if the plan has an output; and writes the gradient, if it has one.
 template <class Scalar, class Arithmetic>
 void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
     const bool rows = by_rows(plan, input), with_gradient = plan.data[gradient];
     const double smoothing = plan.label_smoothing;
-    using RowWork = Rows<Scalar, Arithmetic>;
-    if (with_gradient && rows && plan.classes <= RowWork::most_kept && !partial.scratch)
-        partial.scratch.reset(new (std::nothrow) double[static_cast<std::size_t>(padded(plan.classes))]);
-    RowWork row_work(plan, space, partial.scratch.get());
-    Tiles<Scalar, Arithmetic> tiles(plan, space);
+    double* scratch = with_gradient ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
+    Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
+    Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
     Block block;
     for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
         block.count = count;
@@ -597,14 +628,14 @@ void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& parti
 
 // Writes log(softmax) where a gradient would be.
 template <class Scalar, class Arithmetic>
-void log_softmax(const Plan& plan, index_t first, index_t last, Partial&) {
+void log_softmax(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
     if (by_rows(plan, input)) {
         Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
         for_each_block(first, last, softmax_block(plan),
                        [&](index_t begin, index_t count) { rows.log_softmax(begin, count); });
     } else {
-        Tiles<Scalar, Arithmetic> tiles(plan, space);
+        Tiles<Scalar, Arithmetic> tiles(plan, space, scratch_of<Scalar, Arithmetic>(plan, partial));
         for_each_block(first, last, softmax_block(plan),
                        [&](index_t begin, index_t count) { tiles.log_softmax(begin, count); });
     }
