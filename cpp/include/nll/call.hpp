@@ -252,7 +252,10 @@ inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_ar
         plan.class_weights = rounded(sum, format_of<double>);
     }
     const Kernels& kernel = kernels(plan.dtype[input]);
-    return run_softmax(plan, dtype == DType::float64 ? kernel.cross_entropy_double : kernel.cross_entropy,
+    return run_softmax(plan,
+                       dtype == DType::float64             ? kernel.cross_entropy_double
+                       : dtype == plan.dtype[input]        ? kernel.cross_entropy
+                                                           : kernel.cross_entropy_single,
                        target_array, options);
 }
 

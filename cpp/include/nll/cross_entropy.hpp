@@ -22,7 +22,7 @@ template <class Scalar, class Arithmetic> struct Workspace {
     static constexpr index_t size = (16 << 10) / sizeof(Real);
     static_assert(size >= chunk_size);
     alignas(64) Real values[size];
-    alignas(64) double powers[size];
+    alignas(64) typename Arithmetic::Power powers[size];
     alignas(64) Scalar part[size];
     alignas(64) double class_weights[chunk_size];  // for label smoothing
 };
@@ -70,25 +70,46 @@ template <class Arithmetic> double scaled(double power, double factor, double fa
     else return multiply_add(power, factor, power * factor_low);
 }
 
-template <class Arithmetic, class Scalar>
-[[gnu::noinline]] void scale_tile(const double* powers, index_t classes, index_t samples, index_t pitch,
-                                  const double* __restrict factor, const double* __restrict factor_low, Scalar* part,
-                                  index_t part_pitch) {
-    for (index_t c = 0; c < classes; ++c) {
-        const double* __restrict from = powers + c * pitch;
-        Scalar* __restrict to = part + c * part_pitch;
-        for (index_t i = 0; i < samples; ++i) to[i] = entry_of<Scalar>(scaled<Arithmetic>(from[i], factor[i], factor_low[i]));
+// The gradient from powers, class after class of `samples`: a factor for each sample, or one for all.
+template <class Arithmetic, bool each, class Scalar>
+[[gnu::noinline]] void scale_powers(const typename Arithmetic::Power* powers, index_t classes, index_t samples,
+                                    index_t pitch, const double* factor, const double* factor_low, Scalar* part,
+                                    index_t part_pitch) {
+    const auto scale = [&](auto&& entry) {
+        for (index_t c = 0; c < classes; ++c) {
+            const typename Arithmetic::Power* __restrict from = powers + c * pitch;
+            Scalar* __restrict to = part + c * part_pitch;
+            for (index_t i = 0; i < samples; ++i) to[i] = entry(from[i], each ? i : 0);
+        }
+    };
+    if constexpr (std::same_as<Arithmetic, Half> && std::same_as<Scalar, bfloat16>) {
+        constexpr index_t most = 128;
+        float single[each ? most : 1];
+        int unsafe = 0;  // factors that are no normal numbers in single precision
+        for (index_t i = 0; i < (each ? samples : 1); ++i) {
+            single[i] = static_cast<float>(factor[i]);
+            unsafe |= !(std::fabs(factor[i]) >= 0x1p-126 && std::fabs(factor[i]) < 0x1p60) && factor[i] != 0;
+        }
+        if (!unsafe)
+            return scale([&](float power, index_t i) {
+                const auto bits = std::bit_cast<std::uint32_t>(power * single[i] + 0.0f);
+                return bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+            });
     }
+    scale([&](auto power, index_t i) {
+        return entry_of<Scalar>(scaled<Arithmetic>(static_cast<double>(power), factor[i], factor_low[i]));
+    });
 }
 
 // ---------------------------------------------------------------- rows: classes side by side
 
 template <class Scalar, class Arithmetic> class Rows {
     using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
 
 public:
-    Rows(const Plan& plan, Workspace<Scalar, Arithmetic>& space, double* kept)
-        : plan_(plan), space_(space), kept_(kept) {}
+    Rows(const Plan& plan, Workspace<Scalar, Arithmetic>& space, void* kept)
+        : plan_(plan), space_(space), kept_(static_cast<Power*>(kept)) {}
 
     void cross_entropy(index_t begin, Block& block) {
         for_each_row(begin, block.count, [&](index_t i, const Scalar* from, Scalar* to) {
@@ -161,7 +182,7 @@ private:
         store_row(space_.part, to + first * stride, stride, classes, plan_.streams);
     }
 
-    Chunk compute(const Scalar* from, index_t first, index_t classes, double* powers) {
+    Chunk compute(const Scalar* from, index_t first, index_t classes, Power* powers) {
         const Real* values = load(from, first, classes);
         Chunk chunk;
         const Real largest = largest_of(values, padded(classes));
@@ -173,7 +194,7 @@ private:
             double* weights = space_.class_weights;
             load_class_weights(plan_, first, classes, weights);
             pad(weights, classes);
-            for (index_t c = 0; c < classes; ++c) powers[c] = weights[c] * (top - values[c]);
+            for (index_t c = 0; c < classes; ++c) powers[c] = static_cast<Power>(weights[c] * (top - values[c]));
             pad(powers, classes);
             chunk.softmax.below = total(powers, classes);
             chunk.softmax.weight = total(weights, classes);
@@ -194,7 +215,7 @@ private:
         });
         return chunk;
     }
-    static double total(const double* values, index_t classes) {
+    template <class Number> static double total(const Number* values, index_t classes) {
         ClassSums<1, true> sums;
         sums.add(values, classes, 1, 1);
         sums.finish(1);
@@ -214,7 +235,7 @@ private:
 
     // Of a chunk, for the gradient: powers·scale is e^(x - largest).
     struct Scaled {
-        const double* powers;
+        const Power* powers;
         double scale;
     };
     Scaled scaled_powers(const Scalar* from, index_t first, index_t classes, const Softmax& softmax) {
@@ -239,7 +260,7 @@ private:
             const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
             const double factor = all.high * scale, low = all.low * scale;
             if (plan_.label_smoothing == 0) {
-                for (index_t c = 0; c < classes; ++c) space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low));
+                scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, &low, space_.part, 0);
             } else {
                 load_class_weights(plan_, first, classes, space_.class_weights);
                 for (index_t c = 0; c < classes; ++c)
@@ -248,7 +269,7 @@ private:
             }
             if (target >= first && target < first + classes)
                 space_.part[target - first] = entry_of<Scalar>(target_entry(
-                    block, i, softmax.largest, softmax.rest, logit, powers[target - first] * scale));
+                    block, i, softmax.largest, softmax.rest, logit, static_cast<double>(powers[target - first]) * scale));
             store(to, first, classes);
         });
     }
@@ -259,7 +280,7 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    double* kept_;  // padded(classes) powers, or none: then they are computed again
+    Power* kept_;  // padded(classes) powers, or none: then they are computed again
     Chunk chunks_[most_kept / chunk_size];
 };
 
@@ -267,13 +288,14 @@ private:
 
 template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
     static constexpr int most_samples = 128;
 
 public:
-    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space, double* gathered)
+    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space, void* gathered)
         : plan_(plan),
           space_(space),
-          gathered_(static_cast<Scalar*>(static_cast<void*>(gathered))),
+          gathered_(static_cast<Scalar*>(gathered)),
           pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
                                      plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
           part_(space.size / pitch_ / lanes * lanes),
@@ -460,10 +482,11 @@ private:
             load_class_weights(plan_, from, count, space_.class_weights);
             for (index_t c = 0; c < count; ++c)
                 for (index_t i = 0; i < width_; ++i)
-                    space_.powers[c * pitch_ + i] = space_.class_weights[c] * (top[i] - values_[c * values_pitch_ + i]);
+                    space_.powers[c * pitch_ + i] =
+                        static_cast<Power>(space_.class_weights[c] * (top[i] - values_[c * values_pitch_ + i]));
             differences.add(space_.powers, count, width_, pitch_);
             for (index_t c = 0; c < count; ++c)
-                std::fill_n(space_.powers + c * pitch_, width_, space_.class_weights[c]);
+                std::fill_n(space_.powers + c * pitch_, width_, static_cast<Power>(space_.class_weights[c]));
             weights.add(space_.powers, count, width_, pitch_);
         });
         differences.finish(width_);
@@ -516,7 +539,7 @@ private:
         const auto [to, pitch] = destination(first);
         for (index_t i = 0; i < count_; ++i) {
             const index_t target = targets[i] - first;
-            power[i] = target >= 0 && target < classes ? space_.powers[target * pitch_ + i] : 0.0;
+            power[i] = target >= 0 && target < classes ? static_cast<double>(space_.powers[target * pitch_ + i]) : 0.0;
         }
         for (index_t i = 0; i < count_; ++i) {
             const Parts all = quotient_of<Arithmetic>(block.all[at + i], rest_[i]);
@@ -526,7 +549,7 @@ private:
         }
         std::fill(factor + count_, factor + width_, 0.0);
         std::fill(low + count_, low + width_, 0.0);
-        scale_tile<Arithmetic>(space_.powers, classes, width_, pitch_, factor, low, to, pitch);
+        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, low, to, pitch);
         if (plan_.label_smoothing != 0) {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
@@ -571,12 +594,16 @@ inline index_t softmax_block(const Plan& plan) {
 
 // Memory for a row's powers or for a block's gradient, where there is use for it. If it cannot be had, nullptr: then
 // powers are computed twice, and gradients written in shorter stretches.
-template <class Scalar, class Arithmetic> double* scratch_of(const Plan& plan, Partial& partial) {
-    std::size_t size = 0;
-    if (by_rows(plan, input)) size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept ? padded(plan.classes) : 0;
+template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Partial& partial) {
+    index_t size = 0;
+    if (by_rows(plan, input))
+        size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept
+                   ? padded(plan.classes) * static_cast<index_t>(sizeof(typename Arithmetic::Power))
+                   : 0;
     else if (Tiles<Scalar, Arithmetic>::gathers(plan))
-        size = Tiles<Scalar, Arithmetic>::most_gathered * sizeof(Scalar) / sizeof(double);
-    if (size > 0 && !partial.scratch) partial.scratch.reset(new (std::nothrow) double[size]);
+        size = Tiles<Scalar, Arithmetic>::most_gathered * static_cast<index_t>(sizeof(Scalar));
+    if (size > 0 && !partial.scratch)
+        partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(size)]);
     return partial.scratch.get();
 }
 
@@ -586,7 +613,7 @@ void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& parti
     Workspace<Scalar, Arithmetic> space;
     const bool rows = by_rows(plan, input), with_gradient = plan.data[gradient];
     const double smoothing = plan.label_smoothing;
-    double* scratch = with_gradient ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
+    void* scratch = with_gradient ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
     Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
     Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
     Block block;
@@ -644,7 +671,8 @@ void log_softmax(const Plan& plan, index_t first, index_t last, Partial& partial
 
 // The arithmetic that a result in the input's own type needs.
 template <class Scalar>
-using ArithmeticOf = std::conditional_t<std::same_as<Scalar, double>, Double, Single>;
+using ArithmeticOf = std::conditional_t<std::same_as<Scalar, double>, Double,
+                                        std::conditional_t<std::same_as<Scalar, bfloat16>, Half, Single>>;
 
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace nll

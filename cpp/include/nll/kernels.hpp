@@ -9,12 +9,15 @@ namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
 template <class Scalar> constexpr Kernels kernels_of() {
+    using Own = ArithmeticOf<Scalar>;
+    using AtLeastSingle = std::conditional_t<std::same_as<Own, Half>, Single, Own>;
     return {nll_check,
             nll_forward<Scalar>,
             nll_gradient<Scalar>,
-            cross_entropy<Scalar, ArithmeticOf<Scalar>>,
-            cross_entropy<Scalar, Double>,
-            log_softmax<Scalar, ArithmeticOf<Scalar>>};
+            cross_entropy<Scalar, Own>,
+            log_softmax<Scalar, Own>,
+            cross_entropy<Scalar, AtLeastSingle>,
+            cross_entropy<Scalar, Double>};
 }
 
 }  // namespace NLL_INSTRUCTION_SET

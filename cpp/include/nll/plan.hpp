@@ -54,7 +54,7 @@ struct Partial {
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
-    std::unique_ptr<double[]> scratch;  // a kernel's, which keeps it from one range to the next
+    std::unique_ptr<std::byte[]> scratch;  // a kernel's, which keeps it from one range to the next
 };
 
 // Computes the samples [first, last) of a plan and adds to the partial.
@@ -63,7 +63,8 @@ using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
 // Of one input dtype, built for one instruction set.
 struct Kernels {
     Kernel nll_check, nll_forward, nll_gradient;
-    Kernel cross_entropy, cross_entropy_double, log_softmax;  // _double: losses as exact as float64 needs them
+    Kernel cross_entropy, log_softmax;
+    Kernel cross_entropy_single, cross_entropy_double;  // as exact as losses of these types need, if they are wider
 };
 
 inline namespace NLL_INSTRUCTION_SET {

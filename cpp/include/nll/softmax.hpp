@@ -22,7 +22,7 @@ inline constexpr double log2_e = 0x1.71547652b82fep+0;
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // In one rounding where the processor can. All processors that can get the same bits.
-[[gnu::always_inline]] inline double multiply_add(double a, double b, double c) {
+template <class Real> [[gnu::always_inline]] inline Real multiply_add(Real a, Real b, Real c) {
 #if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
     return std::fma(a, b, c);
 #else
@@ -31,9 +31,9 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 }
 
 // The polynomial with these coefficients, of the highest power first.
-template <class... Coefficient>
-[[gnu::always_inline]] inline double polynomial(double x, double highest, Coefficient... coefficient) {
-    double value = highest;
+template <class Real, class... Coefficient>
+[[gnu::always_inline]] inline Real polynomial(Real x, Real highest, Coefficient... coefficient) {
+    Real value = highest;
     ((value = multiply_add(value, x, coefficient)), ...);
     return value;
 }
@@ -97,21 +97,30 @@ struct Difference {
     return n * log_2_high - ((half_square - (s * (half_square + series) + (n * log_2_low + lost))) - f);
 }
 
-// What a float64 result needs of its exponentials and sums is not what a float32 result needs.
-struct Single {
-    using Real = float;  // of the values
-    // A chunk's powers, relative to its own largest value, are scaled to those relative to the sample's.
-    static constexpr bool scales_chunks = true;
-    // Whether a largest term may be taken off a plain sum of rounded additions.
-    static bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
-    // Terms of e^-690 and below, which are not exact, are far below half of the last bit of any result.
-    static double flushed(double rest) { return rest < 0x1p-900 ? 0.0 : rest; }
-};
+// How exact exponentials and sums have to be depends on the result. A largest term may be taken off a plain sum that it
+// `leaves_enough` of; a rest that is only terms too small to be exact is `flushed`, and it is far below the last bit of
+// any result. A chunk's powers, relative to its own largest value, may be scaled to the sample's if one rounding more
+// does not matter; else they are computed again.
 struct Double {
-    using Real = double;
-    static constexpr bool scales_chunks = false;  // for that rounds twice more: they are computed again
+    using Real = double;   // of values
+    using Power = double;  // of exponentials
+    static constexpr bool scales_chunks = false;
     static bool leaves_enough(double, double) { return false; }
     static double flushed(double rest) { return rest; }
+};
+struct Single {
+    using Real = float;
+    using Power = double;
+    static constexpr bool scales_chunks = true;
+    static bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
+    static double flushed(double rest) { return rest < 0x1p-900 ? 0.0 : rest; }
+};
+struct Half {  // bfloat16's
+    using Real = float;
+    using Power = float;
+    static constexpr bool scales_chunks = true;
+    static bool leaves_enough(double sum, double unit) { return Single::leaves_enough(sum, unit); }
+    static double flushed(double rest) { return rest < 0x1p-165 ? 0.0 : rest; }
 };
 
 // What the exponentials of `width` samples are relative to: exponential(x, i) = unit[i]·e^(x - largest[i]).
@@ -144,13 +153,37 @@ template <int width> struct Reference<Single, width> {
 
     template <bool shifts> [[gnu::always_inline]] double exponential(float value, index_t i) const {
         if constexpr (shifts) value -= offset[i];
-        const double x = value < lowest[i] ? lowest[i] : value;
+        const auto x = static_cast<double>(value < lowest[i] ? lowest[i] : value);
         const double k = multiply_add(x, log2_e, origin[i]);
         const double f = multiply_add(x, log2_e, -(k - origin[i]));
         const double power = polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10,
                                         0x1.3b29dc40dc6e6p-7, 0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3,
                                         0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
         return std::bit_cast<double>(std::bit_cast<std::uint64_t>(power) + (std::bit_cast<std::uint64_t>(k) << 52));
+    }
+};
+
+// For bfloat16, in single precision: 2^64·e^(x - largest), so that results of 2^-133 come from normal numbers. The
+// polynomial is within 7.5e-8; the rounding of x - largest > -131 puts in 8e-6 at most, 0.002 ULP of bfloat16. Values
+// further below count as that.
+template <int width> struct Reference<Half, width> {
+    float largest[width];
+    double unit[width];
+    static constexpr bool shifted = false;
+
+    Reference(const float* values, index_t samples) {
+        for (index_t i = 0; i < samples; ++i)
+            largest[i] = std::fabs(values[i]) <= std::numeric_limits<float>::max() ? values[i] : 0.0f;
+        for (index_t i = 0; i < samples; ++i) unit[i] = exponential<false>(largest[i], i);
+    }
+    template <bool> [[gnu::always_inline]] float exponential(float value, index_t i) const {
+        constexpr float origin = 0x1.8p23f + 64, lowest = -131;
+        const float difference = value - largest[i], x = difference < lowest ? lowest : difference;
+        const float k = multiply_add(x, static_cast<float>(log2_e), origin);
+        const float f = multiply_add(x, static_cast<float>(log2_e), -(k - origin));
+        const float power = polynomial(f, 0x1.5c08e58p-10f, 0x1.3d0c52cp-7f, 0x1.c6b6e4ep-5f, 0x1.ebf9174p-3f,
+                                       0x1.62e428cp-1f, 0x1.000002p+0f);
+        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(power) + (std::bit_cast<std::uint32_t>(k) << 23));
     }
 };
 
@@ -203,10 +236,11 @@ template <int width, bool compensated> struct ClassSums {
     int filled = 0;  // lanes
 
     // The values of some classes of all samples, a multiple of 16 classes unless they are the last.
-    [[gnu::noinline]] void add(const double* values, index_t classes, index_t samples, index_t pitch) {
+    template <class Power>
+    [[gnu::noinline]] void add(const Power* values, index_t classes, index_t samples, index_t pitch) {
         for (index_t c = 0; c < classes; ++c) {
             const index_t k = c % lanes;
-            const double* from = values + c * pitch;
+            const Power* from = values + c * pitch;
             double *to = sum + k * width, *lost_of = error + (compensated ? k * width : 0);
             if (c == k && k >= filled) {
                 std::copy_n(from, samples, to);
@@ -229,7 +263,13 @@ template <int width, bool compensated> struct ClassSums {
             filled = std::min(filled, half);
         }
     }
-    // The sums of values that nobody changes meanwhile: no need to copy them first.
+    // The sums of these values alone.
+    template <class Power> const double* of(const Power* values, index_t classes, index_t samples, index_t pitch) {
+        add(values, classes, samples, pitch);
+        finish(samples);
+        return sum;
+    }
+    // Those of doubles, which need not be copied first.
     [[gnu::noinline]] const double* of(const double* values, index_t classes, index_t samples, index_t pitch)
         requires(!compensated)
     {
@@ -249,9 +289,10 @@ template <int width, bool compensated> struct ClassSums {
     }
 
 private:
-    static void add_rows(const double* a, const double* b, double* to, double* lost_of, index_t samples) {
+    template <class Power>
+    static void add_rows(const double* a, const Power* b, double* to, double* lost_of, index_t samples) {
         for (index_t i = 0; i < samples; ++i) {
-            const double before = a[i], value = b[i], total = before + value;
+            const double before = a[i], value = static_cast<double>(b[i]), total = before + value;
             to[i] = total;
             if constexpr (compensated) lost_of[i] += lost(before, value, total);
         }
@@ -318,7 +359,8 @@ template <class Real> [[gnu::noinline]] Real largest_of(const Real* __restrict v
 template <class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const typename Arithmetic::Real* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead,
-                                           index_t step, double* __restrict powers, double* __restrict sums) {
+                                           index_t step, typename Arithmetic::Power* __restrict powers,
+                                           double* __restrict sums) {
     const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
     double lane[lanes] = {};
     const auto compute = [&](auto shifts) {
@@ -326,9 +368,9 @@ template <class Arithmetic>
             NLL_PREFETCH(ahead);
             ahead += step;
             for (int l = 0; l < lanes; ++l) {
-                const double power = reference.template exponential<shifts.value>(values[c + l], 0);
+                const auto power = reference.template exponential<shifts.value>(values[c + l], 0);
                 powers[c + l] = power;
-                lane[l] += power;
+                lane[l] += static_cast<double>(power);
             }
         }
     };
@@ -361,13 +403,14 @@ template <class Real>
 template <class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] void exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& reference,
-                                            const Scalar* ahead, index_t step, double* powers, index_t powers_pitch) {
+                                            const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
+                                            index_t powers_pitch) {
     constexpr index_t line = 64 / sizeof(Scalar);
     const auto compute = [&](auto shifts) {
         for (index_t c = 0; c < classes; ++c) {
             for (index_t i = 0; ahead && i < samples; i += line) NLL_PREFETCH(ahead + c * step + i);
             const typename Arithmetic::Real* __restrict from = values + c * pitch;
-            double* __restrict to = powers + c * powers_pitch;
+            typename Arithmetic::Power* __restrict to = powers + c * powers_pitch;
             for (index_t i = 0; i < samples; ++i) to[i] = reference.template exponential<shifts.value>(from[i], i);
         }
     };
