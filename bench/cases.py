@@ -117,12 +117,54 @@ def gradient_at_targets(case: Case, values: np.ndarray, target: np.ndarray, fact
     return gradient
 
 
+def draw_logits(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def bytes_of_all_logits(case: Case, target: np.ndarray) -> int:
+    return case.elements * case.numpy_dtype.itemsize
+
+
+def probabilities(case: Case, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The softmax, and the logarithm of what it was divided by, in double."""
+    logits = values.astype(np.float64)
+    largest = logits.max(case.axis, keepdims=True)
+    powers = np.exp(logits - largest)
+    sums = powers.sum(case.axis, keepdims=True)
+    return powers / sums, (largest + np.log(sums)).squeeze(case.axis)
+
+
+def cross_entropies(case: Case, values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    losses = [
+        losses_at_targets(case, values[block], target[block]) + probabilities(case, values[block])[1]
+        for block in blocks_of(case)
+    ]
+    return np.concatenate(losses)
+
+
+def gradient_of_logits(case: Case, values: np.ndarray, target: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    gradient = probabilities(case, values)[0] * np.expand_dims(factor, case.axis)
+    return gradient + gradient_at_targets(case, values, target, factor)
+
+
+def blocks_of(case: Case) -> Iterator[slice]:
+    """Blocks of the first axis that are small enough for true values in double."""
+    step = max(1, 2**23 // math.prod(case.shape[1:]))
+    return (slice(start, start + step) for start in range(0, case.shape[0], step))
+
+
 LOSSES = {
     "nll_loss": Loss(
         draw=draw_log_probabilities,
         input_bytes=bytes_of_lines_at_targets,
         losses=losses_at_targets,
         gradient=gradient_at_targets,
+    ),
+    "cross_entropy": Loss(
+        draw=draw_logits,
+        input_bytes=bytes_of_all_logits,
+        losses=cross_entropies,
+        gradient=gradient_of_logits,
     ),
 }
 
@@ -199,9 +241,7 @@ class Data:
         factors = self._first_weights()
         if case.reduction == "mean":
             factors = factors / math.fsum(factors.ravel())
-        step = max(1, 2**23 // math.prod(case.shape[1:]))
-        for start in range(0, case.shape[0], step):
-            block = slice(start, start + step)
+        for block in blocks_of(case):
             yield (
                 block,
                 LOSSES[case.loss].gradient(case, self.inputs[0][block], self.targets[0][block], factors[block]),
@@ -287,5 +327,46 @@ CASES = [
     Case("forward + gradient, into out= (4096, 50257)", TOKENS, {"torch": 6}, gradient="out"),
     Case(
         "forward + gradient, into out= (4, 19, 512, 1024), patches", IMAGES, {"torch": 6}, gradient="out", patches=True
+    ),
+    *(
+        Case(f"cross-entropy {kind}{shape_text}", shape, floors, "cross_entropy", gradient, dtype=dtype, cached=cached)
+        for kind, gradient, shape_text, shape, dtype, cached, floors in [
+            ("", None, "(64, 10)", (64, 10), "float32", True, {"torch": 3, "jax": 5}),
+            ("", None, "(1 000 000, 10)", (1_000_000, 10), "float32", False, {"torch": 10, "jax": 2}),
+            ("", None, "(4096, 50257)", TOKENS, "float32", False, {"torch": 5.5, "jax": 8}),
+            ("", None, "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 6, "jax": 2}),
+            ("+ gradient, fresh ", "fresh", "(64, 10)", (64, 10), "float32", True, {"torch": 8, "jax": 5}),
+            (
+                "+ gradient, fresh ",
+                "fresh",
+                "(1 000 000, 10)",
+                (1_000_000, 10),
+                "float32",
+                False,
+                {"torch": 5, "jax": 2},
+            ),
+            ("+ gradient, fresh ", "fresh", "(4096, 50257)", TOKENS, "float32", False, {"torch": 6, "jax": 2}),
+            ("+ gradient, fresh ", "fresh", "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 4, "jax": 2}),
+            (
+                "+ gradient, into out= ",
+                "out",
+                "(1 000 000, 10)",
+                (1_000_000, 10),
+                "float32",
+                False,
+                {"torch": 10, "jax": 4},
+            ),
+            ("+ gradient, into out= ", "out", "(4096, 50257)", TOKENS, "float32", False, {"torch": 12, "jax": 4}),
+            ("+ gradient, into out= ", "out", "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 7, "jax": 3}),
+            (
+                "+ gradient, into out= bfloat16 ",
+                "out",
+                "(4096, 50257)",
+                TOKENS,
+                "bfloat16",
+                False,
+                {"torch": 12, "jax": 3},
+            ),
+        ]
     ),
 ]

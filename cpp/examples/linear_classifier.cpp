@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Training steps of a linear classifier: three clouds of points in the plane, the loss and its gradient from nll.
-// The gradient with respect to the log-probabilities is turned into that of the weights by the chain rule.
 #include <nll/nll.hpp>
 
-#include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <random>
@@ -27,44 +24,33 @@ int main() {
         label[n] = n % 10 == 0 ? 255 : static_cast<std::uint8_t>(c);  // one label in ten is unknown
     }
 
-    std::array<float, classes * features> parameter{};      // (C, F)
-    std::vector<float> log_probability(samples * classes);  // (N, C)
-    std::vector<float> gradient(samples * classes);         // (N, C)
-    const nll::View<const float, 2> input{log_probability.data(), {samples, classes}};
+    std::array<float, classes * features> parameter{};  // (C, F)
+    std::vector<float> logits(samples * classes);       // (N, C); then their gradient, in the same memory
+    const nll::View<float, 2> input{logits.data(), {samples, classes}};
     const nll::View<const std::uint8_t, 1> target{label.data(), {samples}};
-    const nll::View<float, 2> grad_input{gradient.data(), {samples, classes}};
     const nll::Options options{.ignore_index = 255};
 
     for (int step = 0; step <= 50; ++step) {
-        for (int n = 0; n < samples; ++n) {
-            float* row = &log_probability[n * classes];
+        for (int n = 0; n < samples; ++n)
             for (int c = 0; c < classes; ++c) {
-                row[c] = 0;
-                for (int f = 0; f < features; ++f) row[c] += parameter[c * features + f] * point[n * features + f];
+                float& logit = logits[n * classes + c];
+                logit = 0;
+                for (int f = 0; f < features; ++f) logit += parameter[c * features + f] * point[n * features + f];
             }
-            const float most = std::max({row[0], row[1], row[2]});
-            const float log_sum =
-                most + std::log(std::exp(row[0] - most) + std::exp(row[1] - most) + std::exp(row[2] - most));
-            for (int c = 0; c < classes; ++c) row[c] -= log_sum;
-        }
-        const nll::Loss loss = nll::nll_loss_value_and_grad(input, target, grad_input, options);
+        const nll::Loss loss = nll::cross_entropy_value_and_grad(input, target, input, options);
         if (step % 10 == 0)
             std::printf("step %2d: loss %.6f over %lld labelled points\n", step, loss.value,
                         static_cast<long long>(loss.count));
 
-        for (int n = 0; n < samples; ++n) {  // back through log_softmax and the product
-            const float* grad = &gradient[n * classes];
-            const float sum = grad[0] + grad[1] + grad[2];
-            for (int c = 0; c < classes; ++c) {
-                const float grad_logit = grad[c] - std::exp(log_probability[n * classes + c]) * sum;
-                for (int f = 0; f < features; ++f) parameter[c * features + f] -= grad_logit * point[n * features + f];
-            }
-        }
+        for (int n = 0; n < samples; ++n)
+            for (int c = 0; c < classes; ++c)
+                for (int f = 0; f < features; ++f)
+                    parameter[c * features + f] -= logits[n * classes + c] * point[n * features + f];
     }
 
     label[4] = 7;
     try {
-        nll::nll_loss(input, target, options);
+        nll::cross_entropy(input, target, options);
     } catch (const std::out_of_range& error) {
         std::printf("%s\n", error.what());
     }

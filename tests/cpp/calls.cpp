@@ -42,6 +42,45 @@ void values() {
     CHECK((gradient == std::vector<float>{-1, 0, 0, 0, -4, 0, 0, 0, -15}));
 }
 
+void logits() {
+    const std::vector<float> zeros(12, 0);
+    const View<const float, 2> input{zeros.data(), {3, 4}};
+    const std::uint8_t labels[] = {0, 255, 3};
+    const View<const std::uint8_t, 1> target{labels, {3}};
+    const Options options{.ignore_index = 255, .reduction = Reduction::sum};
+    CHECK(cross_entropy(input, target, options).value == static_cast<float>(2 * std::log(4.0)));
+    std::vector<double> losses(3);
+    CHECK(std::isnan(cross_entropy(input, target, View<double, 1>{losses.data(), {3}}, options).value));
+    CHECK(std::fabs(losses[0] - std::log(4.0)) < 1e-15 && losses[1] == 0 && losses[2] == losses[0]);
+
+    std::vector<float> gradient(zeros);
+    const View<float, 2> in_place{gradient.data(), {3, 4}};
+    const std::vector<float> expected{-0.75f, 0.25f, 0.25f, 0.25f, 0, 0, 0, 0, 0.25f, 0.25f, 0.25f, -0.75f};
+    const Loss loss = cross_entropy_value_and_grad(in_place, target, in_place, options);
+    CHECK(loss.value == static_cast<float>(2 * std::log(4.0)) && loss.count == 2);
+    CHECK(gradient == expected);
+    gradient = zeros;
+    cross_entropy_backward(1.0, input, target, in_place, options);
+    CHECK(gradient == expected);
+    const float grad_output[] = {1, 7, 1};
+    cross_entropy_backward(View<const float, 1>{grad_output, {3}}, input, target, in_place, options);
+    CHECK(gradient == expected);
+    log_softmax(input, in_place);
+    CHECK(gradient == std::vector<float>(12, static_cast<float>(-std::log(4.0))));
+
+    const auto smoothed = [&](double smoothing) {
+        return message_of<std::invalid_argument>([&] { cross_entropy(input, target, {.label_smoothing = smoothing}); });
+    };
+    CHECK(smoothed(1.5) == "label_smoothing is 1.500000, outside [0, 1]");
+    CHECK(smoothed(std::numeric_limits<double>::quiet_NaN()) != "nothing was thrown");
+    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input, target, {.label_smoothing = 0.1}); }) ==
+          "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
+    const std::vector<float> before(gradient);
+    CHECK(message_of<std::out_of_range>([&] { cross_entropy_value_and_grad(input, target, in_place); }) ==
+          "target[1] is 255, outside [0, 4) (ignore_index is -100)");
+    CHECK(gradient == before);
+}
+
 template <class Label> void label_types() {
     const Label labels[] = {1, 2, 3};
     const View<const Label, 1> target{labels, {3}};
@@ -116,6 +155,7 @@ void errors_leave_everything() {
 
 int main() {
     values();
+    logits();
     label_types<std::int8_t>();
     label_types<std::uint8_t>();
     label_types<std::int16_t>();

@@ -133,7 +133,8 @@ inline int check_value_and_grad(const Array& input, const Array& target, const A
 
 inline void check_no_smoothing(const Options& options) {
     if (options.label_smoothing != 0)
-        throw std::invalid_argument("label_smoothing is for cross-entropy: the negative log likelihood reads one class");
+        throw std::invalid_argument(
+            "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
 }
 
 // ---------------------------------------------------------------- running
@@ -221,8 +222,7 @@ inline index_t gradient_size(const Plan& plan) {
 
 // Where a gradient does not fit into the caches, they are spared of it.
 inline void choose_stores(Plan& plan) {
-    plan.streams =
-        plan.data[gradient] && plan.samples.count * plan.classes * gradient_size(plan) > last_level_cache();
+    plan.streams = plan.data[gradient] && plan.samples.count * plan.classes * gradient_size(plan) > last_level_cache();
 }
 
 inline Partial run_gradient(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
@@ -253,9 +253,9 @@ inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_ar
     }
     const Kernels& kernel = kernels(plan.dtype[input]);
     return run_softmax(plan,
-                       dtype == DType::float64             ? kernel.cross_entropy_double
-                       : dtype == plan.dtype[input]        ? kernel.cross_entropy
-                                                           : kernel.cross_entropy_single,
+                       dtype == DType::float64      ? kernel.cross_entropy_double
+                       : dtype == plan.dtype[input] ? kernel.cross_entropy
+                                                    : kernel.cross_entropy_single,
                        target_array, options);
 }
 

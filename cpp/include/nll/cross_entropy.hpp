@@ -39,8 +39,8 @@ struct Block {
 
 inline bool by_rows(const Plan& plan, Operand operand) {
     constexpr index_t few = 64;  // classes
-    return plan.classes > few && (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <=
-                                                                 absolute(plan.samples.stride(operand)));
+    return plan.classes > few &&
+           (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <= absolute(plan.samples.stride(operand)));
 }
 
 // ---------------------------------------------------------------- one sample's terms
@@ -124,8 +124,8 @@ public:
             const double log_sum = log1p_of(softmax.rest);
             block.losses[i] = (softmax.largest - logit) + log_sum;
             if (plan_.label_smoothing != 0)
-                block.losses[i] = smoothed(plan_, block.losses[i], block.weights[i],
-                                           softmax.below + softmax.weight * log_sum);
+                block.losses[i] =
+                    smoothed(plan_, block.losses[i], block.weights[i], softmax.below + softmax.weight * log_sum);
             if (to) write_gradient(from, to, softmax, logit, block, i);
         });
     }
@@ -158,8 +158,8 @@ private:
             for (index_t i = 0; i < run.length; ++i) {
                 Scalar* to = plan_.pointer<Scalar>(gradient);
                 if (to) to += run.offset[gradient] + i * samples.stride(gradient);
-                visit(run.begin + i,
-                      plan_.pointer<const Scalar>(input) + run.offset[input] + i * samples.stride(input), to);
+                visit(run.begin + i, plan_.pointer<const Scalar>(input) + run.offset[input] + i * samples.stride(input),
+                      to);
             }
         });
     }
@@ -201,8 +201,8 @@ private:
         }
         // The next chunk, or the next sample's first.
         const bool more = first + classes < plan_.classes;
-        const Scalar* next = more ? from + (first + classes) * plan_.class_stride[input]
-                                  : from + plan_.samples.stride(input);
+        const Scalar* next =
+            more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
         double sums[lanes];
         exponentials_of_row<Arithmetic>(values, padded(classes), reference, reinterpret_cast<const std::byte*>(next),
                                         lanes * sizeof(Scalar), powers, sums);
@@ -244,8 +244,8 @@ private:
             return {kept_ + first, softmax.share(chunk.softmax.largest) / chunk.unit};
         }
         const Real* values = load(from, first, classes);
-        const Real largest = Arithmetic::scales_chunks ? largest_of(values, padded(classes))
-                                                       : static_cast<Real>(softmax.largest);
+        const Real largest =
+            Arithmetic::scales_chunks ? largest_of(values, padded(classes)) : static_cast<Real>(softmax.largest);
         const Reference<Arithmetic, 1> reference(&largest, 1);
         double sums[lanes];
         exponentials_of_row<Arithmetic>(values, padded(classes), reference, nullptr, 0, space_.powers, sums);
@@ -268,8 +268,9 @@ private:
                                                       block.each[i] * space_.class_weights[c]);
             }
             if (target >= first && target < first + classes)
-                space_.part[target - first] = entry_of<Scalar>(target_entry(
-                    block, i, softmax.largest, softmax.rest, logit, static_cast<double>(powers[target - first]) * scale));
+                space_.part[target - first] =
+                    entry_of<Scalar>(target_entry(block, i, softmax.largest, softmax.rest, logit,
+                                                  static_cast<double>(powers[target - first]) * scale));
             store(to, first, classes);
         });
     }
@@ -319,7 +320,8 @@ public:
             for (index_t i = 0; i < count; ++i) losses[i] = (largest_[i] - logit[i]) + log_sum[i];
             if (plan_.label_smoothing != 0)
                 for (index_t i = 0; i < count; ++i)
-                    losses[i] = smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
+                    losses[i] =
+                        smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
             for (index_t i = 0; i < count; ++i) losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
             if (plan_.data[gradient]) write_gradient(first, logit, block);
         });
@@ -426,9 +428,8 @@ private:
     // The largest values of a chunk.
     void take_chunk(index_t first, index_t classes, Real* largest) {
         std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
-        for_each_part(first, classes, [&](index_t, index_t count) {
-            take_largest(values_, count, width_, values_pitch_, largest);
-        });
+        for_each_part(first, classes,
+                      [&](index_t, index_t count) { take_largest(values_, count, width_, values_pitch_, largest); });
     }
     void compute_powers(index_t classes, const Reference<Arithmetic, most_samples>& reference) {
         const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
@@ -609,7 +610,7 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
 
 // Adds the losses of the samples, or writes them if the plan has an output; and writes the gradient, if it has one.
 template <class Scalar, class Arithmetic>
-void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& partial) {
+void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
     const bool rows = by_rows(plan, input), with_gradient = plan.data[gradient];
     const double smoothing = plan.label_smoothing;
@@ -655,7 +656,7 @@ void cross_entropy(const Plan& plan, index_t first, index_t last, Partial& parti
 
 // Writes log(softmax) where a gradient would be.
 template <class Scalar, class Arithmetic>
-void log_softmax(const Plan& plan, index_t first, index_t last, Partial& partial) {
+void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
     if (by_rows(plan, input)) {
         Rows<Scalar, Arithmetic> rows(plan, space, nullptr);

@@ -14,10 +14,10 @@ template <class Scalar> constexpr Kernels kernels_of() {
     return {nll_check,
             nll_forward<Scalar>,
             nll_gradient<Scalar>,
-            cross_entropy<Scalar, Own>,
-            log_softmax<Scalar, Own>,
-            cross_entropy<Scalar, AtLeastSingle>,
-            cross_entropy<Scalar, Double>};
+            cross_entropy_sweep<Scalar, Own>,
+            log_softmax_sweep<Scalar, Own>,
+            cross_entropy_sweep<Scalar, AtLeastSingle>,
+            cross_entropy_sweep<Scalar, Double>};
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -55,7 +55,7 @@ struct Difference {
     return {high, (a - (high + minuend)) + (minuend - b)};
 }
 
-// e^(high + low) for high <= 0 and low of at most its last bit: to 0.7 ULP, subnormal results too; 0 below e^-800.
+// e^(high + low) for high <= 0 and low of at most its last bit: within 1 ULP, subnormal results too; 0 below e^-800.
 [[gnu::always_inline]] inline double exp_of(double high, double low) {
     // log(2) in two parts: the first has 40 bits, so that its products with integers below 2^13 are exact.
     constexpr double log_2_high = 0x1.62e42fefap-1, log_2_low = 0x1.cf79abc9e3b3ap-40;
@@ -68,9 +68,8 @@ struct Difference {
     const double x = most - less;
     const double tail = ((most - x) - less) + low;
     // The series to x^13 / 13!, for |x| <= log(2)/2: the next term is below 2^-57.
-    const double series =
-        polynomial(x, 1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880., 1 / 40320., 1 / 5040.,
-                   1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2.);
+    const double series = polynomial(x, 1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880.,
+                                     1 / 40320., 1 / 5040., 1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2.);
     const double rest = x * x * series;
     const double fraction = 1.0 + (x + (rest + (tail + tail * (x + rest))));
     // In two steps, so that a subnormal result is rounded once.
@@ -78,8 +77,8 @@ struct Difference {
     return fraction * power_of(first) * power_of(n - first);
 }
 
-// log(1 + x) for 0 <= x < 2^1000, or NaN, to 1 ULP. The way of fdlibm: 1 + x is 2^n·z with z near 1, log z an odd series of
-// s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
+// log(1 + x) for 0 <= x < 2^1000, or NaN, within 1 ULP. The way of fdlibm: 1 + x is 2^n·z with z near 1, log z an odd
+// series of s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
 [[gnu::always_inline]] inline double log1p_of(double x) {
     constexpr double log_2_high = 0x1.62e42fee00000p-1, log_2_low = 0x1.a39ef35793c76p-33;
     const double y = 1 + x;
@@ -156,9 +155,9 @@ template <int width> struct Reference<Single, width> {
         const auto x = static_cast<double>(value < lowest[i] ? lowest[i] : value);
         const double k = multiply_add(x, log2_e, origin[i]);
         const double f = multiply_add(x, log2_e, -(k - origin[i]));
-        const double power = polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10,
-                                        0x1.3b29dc40dc6e6p-7, 0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3,
-                                        0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
+        const double power =
+            polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10, 0x1.3b29dc40dc6e6p-7,
+                       0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3, 0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
         return std::bit_cast<double>(std::bit_cast<std::uint64_t>(power) + (std::bit_cast<std::uint64_t>(k) << 52));
     }
 };
@@ -299,8 +298,8 @@ private:
     }
 };
 
-// Σ e^(x - largest) of each sample without one largest term: plain sums, where such a term leaves enough of their digits;
-// compensated ones where it is nearly all. `recover` computes the compensated ones.
+// Σ e^(x - largest) of each sample without one largest term: plain sums, where such a term leaves enough of their
+// digits; compensated ones where it is nearly all. `recover` computes the compensated ones.
 template <class Arithmetic, int width, class Recover>
 void take_rests(const double* sums, const double* units, index_t samples, double* rests, Recover&& recover) {
     int few = 0;
@@ -358,9 +357,8 @@ template <class Real> [[gnu::noinline]] Real largest_of(const Real* __restrict v
 // The exponentials, and their sums by lanes. A line after `ahead` is asked for with every 64 bytes or less.
 template <class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const typename Arithmetic::Real* __restrict values, index_t classes,
-                                           const Reference<Arithmetic, 1>& shared, const std::byte* ahead,
-                                           index_t step, typename Arithmetic::Power* __restrict powers,
-                                           double* __restrict sums) {
+                                           const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
+                                           typename Arithmetic::Power* __restrict powers, double* __restrict sums) {
     const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
     double lane[lanes] = {};
     const auto compute = [&](auto shifts) {
