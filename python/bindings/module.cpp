@@ -111,9 +111,8 @@ py::object value_and_grad_of(ValueAndGrad* value_and_grad, Options& options, py:
     if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
     py::object gradient = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(gradient);
-    const Loss loss = call(from, options, [&] {
-        return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options);
-    });
+    const Loss loss = call(
+        from, options, [&] { return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options); });
     py::object value = scalar_of(loss.value, from.dtype, input);
     if (!return_total_weight) return py::make_tuple(value, gradient);
     return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
@@ -154,9 +153,8 @@ py::object cross_entropy(py::handle input, py::handle target, py::handle weight,
 }
 
 py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
-                                  py::handle ignore_index, py::handle reduction, py::handle axis,
-                                  py::handle index_base, py::handle empty, py::handle label_smoothing,
-                                  py::handle out) {
+                                  py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
+                                  py::handle empty, py::handle label_smoothing, py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     options.label_smoothing = float_of(label_smoothing);
     const auto backward = [&](const Array* grad_outputs, double number, const Array& from, const Array& labels,
@@ -166,10 +164,10 @@ py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::
     return gradient_of(backward, options, grad_output, input, target, out);
 }
 
-py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py::handle weight,
-                                        py::handle ignore_index, py::handle reduction, py::handle axis,
-                                        py::handle index_base, py::handle empty, py::handle label_smoothing,
-                                        py::handle grad_output, bool return_total_weight, py::handle out) {
+py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
+                                        py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
+                                        py::handle label_smoothing, py::handle grad_output, bool return_total_weight,
+                                        py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     options.label_smoothing = float_of(label_smoothing);
     return value_and_grad_of(nll::cross_entropy_value_and_grad, options, input, target, grad_output,
