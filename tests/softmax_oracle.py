@@ -144,7 +144,7 @@ def rows_of(input: np.ndarray, axis: int, arithmetic: Arithmetic) -> Rows:
 
 
 class Expected(NamedTuple):
-    """What is true but for the last digits of the arithmetic, and the largest of the terms that were added for it."""
+    """What is true but for the last digits of the arithmetic; and the largest of it and the terms added for it."""
 
     loss: np.ndarray  # of target's shape, or () if reduced
     gradient: np.ndarray  # of input's shape
@@ -204,16 +204,18 @@ def cross_entropy(
         losses, scales = (one - smoothing) * losses, np.abs((one - smoothing) * losses)
         losses = np.where(kept, losses + spread, zero)
         scales = np.maximum(scales, share * (np.abs(weights) * minus_log_softmax).max(1))
+        scales = np.maximum(scales, np.abs(losses))
         terms = (share * weights.sum()) * softmax, np.broadcast_to(share * weights, softmax.shape)
         gradient = gradient + terms[0] - terms[1]
-        gradient_scale = np.maximum(gradient_scale, np.maximum(np.abs(terms[0]), np.abs(terms[1])))
+        for array in (*terms, gradient, (factor[:, None] + share * weights.sum()) * softmax):
+            gradient_scale = np.maximum(gradient_scale, np.abs(array))
     gradient, gradient_scale = ((g / divisor)[:, None] * a for a in (gradient, gradient_scale))
     nan = real(np.nan)
     undefined = rows.undefined & kept
     losses = np.where(undefined, nan, np.where(kept, losses, zero))
     gradient = np.where(undefined[:, None], nan, np.where(kept[:, None], gradient, zero))
     if reduction != "none":
-        losses, scales = losses.sum() / divisor, np.abs(scales.max() / divisor)
+        losses, scales = losses.sum() / divisor, np.abs(scales[kept].sum() / divisor)
     arrays = losses, gradient, scales, np.abs(gradient_scale)
     return Expected(*(finish(a, target_shape, input, axis, reduction) for a in arrays))
 

@@ -213,6 +213,35 @@ def test_agrees_with_pytorch(shape, weighted, reduction, rng, torch):
     np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_confident_cross_entropy_is_not_zero(dtype):
+    """PyTorch, float32: 0, and a gradient of 0 at the target."""
+    loss, gradient = nll.cross_entropy_value_and_grad(np.array([[20, 0, 0]], dtype), [0])
+    assert f"{loss:.6e}" == "4.122307e-09"
+    assert loss == pytest.approx(4.1223072363804075e-09, rel=6e-8)
+    np.testing.assert_allclose(gradient, [[-4.1223072278837e-09, 2.0611536139418e-09, 2.0611536139418e-09]], rtol=6e-8)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(40, 7), (6, 5, 4), (3, 200, 2)], ids=str)
+def test_cross_entropy_agrees_with_pytorch(shape, smoothing, weighted, reduction, rng, torch):
+    """Loss and gradient of ordinary cases, within the error of PyTorch's own arithmetic."""
+    input = rng.normal(size=shape).astype(np.float32)
+    target = random_target(rng, (shape[0], *shape[2:]), shape[1], ignored=-100)
+    weight = rng.uniform(0.5, 2, shape[1]).astype(np.float32) if weighted else None
+    grad_output = rng.normal(size=target.shape).astype(np.float32) if reduction == "none" else np.float32(0.7)
+    leaf, choices = torch.tensor(input, requires_grad=True), {"reduction": reduction, "label_smoothing": smoothing}
+    loss = torch.nn.functional.cross_entropy(
+        leaf, torch.tensor(target), None if weight is None else torch.tensor(weight), **choices
+    )
+    loss.backward(torch.tensor(grad_output))
+    actual = nll.cross_entropy(input, target, weight, **choices)
+    np.testing.assert_allclose(actual, loss.detach().numpy(), rtol=2e-6, atol=2e-6)
+    gradient = nll.cross_entropy_backward(grad_output, input, target, weight, **choices)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=2e-6, atol=1e-6)
+
+
 # ---- ONNX and ONNX Runtime
 
 
@@ -315,6 +344,14 @@ def test_unreduced_losses_of_ignored_samples_are_zero():
 def test_infinite_log_probability_of_another_class_has_no_effect():
     """MindSpore: nan."""
     assert nll.nll_loss(np.array([[-1, -np.inf], [-2, -0.1]], np.float32), [0, 0]) == 1.5
+
+
+def test_class_without_probability_has_no_effect_on_the_cross_entropy_of_another():
+    """MindSpore: nan. The true value is log(2) / 2."""
+    logits = np.array([[0, -np.inf], [0, 0]], np.float32)
+    loss, gradient = nll.cross_entropy_value_and_grad(logits, [0, 0])
+    assert loss == np.float32(0.3465736)
+    assert_same_bits(gradient, np.array([[0, 0], [-0.25, 0.25]], np.float32))
 
 
 def test_nan_weight_of_an_absent_class_has_no_effect():
