@@ -104,12 +104,12 @@ void compensated_sums() {
 
 void merging() {
     Softmax all;
-    all.merge({-infinity, 0, 0, 0});  // classes of probability 0
-    all.merge({1, 0.5, 0, 0});
-    all.merge({2, 0.25, 0, 0});
+    merge(all, Softmax{-infinity, 0, 0, 0});  // classes of probability 0
+    merge(all, Softmax{1, 0.5, 0, 0});
+    merge(all, Softmax{2, 0.25, 0, 0});
     CHECK(all.largest == 2);
     CHECK(std::fabs(all.rest - (0.25 + 1.5 * std::exp(-1.0))) < 1e-15);
-    all.merge({2, 0, 0, 0});  // a tie: the second of the largest is part of the rest
+    merge(all, Softmax{2, 0, 0, 0});  // a tie: the second of the largest is part of the rest
     CHECK(std::fabs(all.rest - (1.25 + 1.5 * std::exp(-1.0))) < 1e-15);
 }
 

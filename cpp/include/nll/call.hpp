@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "kernels.hpp"
 #include "parallel.hpp"
@@ -156,11 +157,10 @@ inline void check_no_smoothing(const Options& options) {
     throw std::out_of_range(message);
 }
 
-// Runs a kernel over samples, in threads if its work is worth them, until a bad label is found.
-inline Partial run_until_bad(const Plan& plan, Kernel kernel, index_t block, int threads, const Options& options) {
-    Partial total;
-    const index_t count = plan.samples.count;
-    if (count == 0) return total;
+// Runs a kernel over [0, count), in threads if its work is worth them, until a bad label is found.
+inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, index_t block, int threads,
+                          const Options& options, Partial& total) {
+    if (count == 0) return;
     // Many pieces a thread, so that a thread which is held up holds up little; and a few milliseconds at most each.
     const index_t most = std::max<index_t>(64, 16384 / block);
     const index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
@@ -171,7 +171,6 @@ inline Partial run_until_bad(const Plan& plan, Kernel kernel, index_t block, int
             return part.bad_sample < 0;
         },
         [](Partial& sum, const Partial& part) { merge(sum, part); });
-    return total;
 }
 
 // Throws for the lowest bad label. The walk, which ended at some bad one, need not have been in C order; so target is
@@ -184,7 +183,8 @@ inline Partial run_until_bad(const Plan& plan, Kernel kernel, index_t block, int
     Plan scan = plan;
     scan.weight = {};
     scan.samples = samples_of({nullptr, &target_array, &c_order, nullptr}, 0, output);
-    const Partial found = run_until_bad(scan, kernels(DType::float32).nll_check, block_size, 1, options);
+    Partial found;
+    run_until_bad(scan, kernels(DType::float32).nll_check, scan.samples.count, block_size, 1, options, found);
     if (found.bad_sample >= 0) throw_bad_label(scan, found);
     throw_bad_label(plan, known);  // another thread has mended the lowest since
 }
@@ -192,7 +192,8 @@ inline Partial run_until_bad(const Plan& plan, Kernel kernel, index_t block, int
 inline Partial run(const Plan& plan, Kernel kernel, index_t block, bool parallel_pays, const Array& target_array,
                    const Options& options) {
     const int threads = parallel_pays ? parallel::limit(options.num_threads) : 1;
-    Partial total = run_until_bad(plan, kernel, block, threads, options);
+    Partial total;
+    run_until_bad(plan, kernel, plan.samples.count, block, threads, options, total);
     if (total.bad_sample >= 0) throw_lowest_bad_label(plan, total, target_array, options);
     return total;
 }
@@ -232,12 +233,50 @@ inline Partial run_gradient(Plan& plan, Kernel kernel, const Array& target_array
     return run(plan, kernel, gradient_block(plan, gradient_size(plan)), pays, target_array, options);
 }
 
+// Each row in turn, by all threads.
+inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads, const Array& target_array,
+                          const Options& options) {
+    constexpr index_t most = 8192;  // chunks at a time
+    const index_t chunks = (plan.classes + chunk_size - 1) / chunk_size;
+    std::vector<Softmax> softmax(static_cast<std::size_t>(std::min(chunks, most)));
+    Partial total;
+    for (index_t sample = 0; sample < plan.samples.count; ++sample) {
+        SharedRow row{sample, 0, softmax.data(), {}, 0};
+        const auto run_chunks = [&](Kernel step, index_t first, index_t last, int team) {
+            Plan part = plan;
+            part.shared = &row;
+            parallel::reduce(
+                total, last - first, team == 1 ? last - first : std::max<index_t>(1, (last - first) / (team * 8)), team,
+                options.interrupt,
+                [&](index_t begin, index_t end, Partial& found) {
+                    step(part, first + begin, first + end, found);
+                    return found.bad_sample < 0;
+                },
+                [](Partial& sum, const Partial& found) { merge(sum, found); });
+            if (total.bad_sample >= 0) throw_lowest_bad_label(plan, total, target_array, options);
+        };
+        for (index_t first = 0; first < chunks; first += most) {
+            const index_t last = std::min(first + most, chunks);
+            row.first_chunk = first;
+            run_chunks(kernel.take_chunks, first, last, threads);
+            run_chunks(kernel.merge_chunks, first, last, 1);
+        }
+        if (plan.data[gradient]) run_chunks(kernel.use_chunks, 0, chunks, threads);
+    }
+    return total;
+}
+
 // Kernels that read all classes of a sample.
-inline Partial run_softmax(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
+inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernel, const Array& target_array,
+                           const Options& options) {
     if (plan.samples.count == 0) return {};
     choose_stores(plan);
     const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_powers;
-    return run(plan, kernel, softmax_block(plan), pays, target_array, options);
+    const int threads = pays ? parallel::limit(options.num_threads) : 1;
+    constexpr index_t long_row = 16 * chunk_size, few_rows = 4;  // of a thread
+    if (threads > 1 && by_rows(plan, input) && plan.classes >= long_row && plan.samples.count < few_rows * threads)
+        return run_shared(plan, kernel, threads, target_array, options);
+    return run(plan, kernel.sweep, softmax_block(plan), pays, target_array, options);
 }
 
 // The losses in this dtype, and the gradient if the plan has one.

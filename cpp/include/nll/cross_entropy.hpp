@@ -113,20 +113,18 @@ public:
 
     void cross_entropy(index_t begin, Block& block) {
         for_each_row(begin, block.count, [&](index_t i, const Scalar* from, Scalar* to) {
-            const index_t target = block.classes[i];
-            if (target == ignored) {
+            if (block.classes[i] == ignored) {
                 block.losses[i] = 0;
-                if (to) write_zeros(to);
-                return;
+            } else {
+                const Softmax softmax = softmax_of(from);
+                const double logit = logit_of(from, block.classes[i]);
+                block.losses[i] = loss_of(softmax, logit, block.weights[i]);
+                if (to)
+                    return for_each_chunk([&](index_t first, index_t classes) {
+                        write_gradient(from, to, first, classes, softmax, logit, block, i);
+                    });
             }
-            const Softmax softmax = softmax_of(from);
-            const double logit = converted<Real>(from[target * plan_.class_stride[input]]);
-            const double log_sum = log1p_of(softmax.rest);
-            block.losses[i] = (softmax.largest - logit) + log_sum;
-            if (plan_.label_smoothing != 0)
-                block.losses[i] =
-                    smoothed(plan_, block.losses[i], block.weights[i], softmax.below + softmax.weight * log_sum);
-            if (to) write_gradient(from, to, softmax, logit, block, i);
+            if (to) for_each_chunk([&](index_t first, index_t classes) { write_zeros(to, first, classes); });
         });
     }
 
@@ -135,11 +133,47 @@ public:
             const Softmax softmax = softmax_of(from);
             const double log_sum = log1p_of(softmax.rest);
             for_each_chunk([&](index_t first, index_t classes) {
-                const Real* values = load(from, first, classes);
-                for (index_t c = 0; c < classes; ++c)
-                    space_.part[c] = from_double<Scalar>((values[c] - softmax.largest) - log_sum);
-                store(to, first, classes);
+                write_logarithms(from, to, first, classes, softmax.largest, log_sum);
             });
+        });
+    }
+
+    // The same of one row in steps, each of some of its chunks.
+
+    void take_chunks(SharedRow& row, index_t first_chunk, index_t last_chunk) {
+        for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) {
+            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
+                           [&](index_t first, index_t classes) {
+                               row.chunks[first / chunk_size - row.first_chunk] =
+                                   compute(from, first, classes, space_.powers).softmax;
+                           });
+        });
+    }
+    // After the last chunk; losses of an ignored sample are 0.
+    void finish(SharedRow& row, Block& block) {
+        row.whole.rest = final_rest(row.whole.largest, row.whole.rest);
+        for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar*) {
+            const bool kept = block.classes[i] != ignored;
+            row.logit = kept ? logit_of(from, block.classes[i]) : 0.0;
+            block.losses[i] = kept ? loss_of(row.whole, row.logit, block.weights[i]) : 0.0;
+        });
+    }
+    void write_gradient(const SharedRow& row, const Block& block, index_t first_chunk, index_t last_chunk) {
+        for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
+            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
+                           [&](index_t first, index_t classes) {
+                               if (block.classes[i] == ignored) write_zeros(to, first, classes);
+                               else write_gradient(from, to, first, classes, row.whole, row.logit, block, i);
+                           });
+        });
+    }
+    void write_logarithms(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
+        const double log_sum = log1p_of(row.whole.rest);
+        for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar* to) {
+            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
+                           [&](index_t first, index_t classes) {
+                               write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
+                           });
         });
     }
 
@@ -227,9 +261,9 @@ private:
         for_each_chunk([&](index_t first, index_t classes) {
             const Chunk chunk = compute(from, first, classes, kept_ ? kept_ + first : space_.powers);
             if (kept_) chunks_[first / chunk_size] = chunk;
-            softmax.merge(chunk.softmax);
+            merge(softmax, chunk.softmax);
         });
-        softmax.check();
+        softmax.rest = final_rest(softmax.largest, softmax.rest);
         return softmax;
     }
 
@@ -241,7 +275,7 @@ private:
     Scaled scaled_powers(const Scalar* from, index_t first, index_t classes, const Softmax& softmax) {
         if (kept_ && (Arithmetic::scales_chunks || plan_.classes <= chunk_size)) {
             const Chunk& chunk = chunks_[first / chunk_size];
-            return {kept_ + first, softmax.share(chunk.softmax.largest) / chunk.unit};
+            return {kept_ + first, share_of(chunk.softmax.largest, softmax.largest) / chunk.unit};
         }
         const Real* values = load(from, first, classes);
         const Real largest =
@@ -249,34 +283,46 @@ private:
         const Reference<Arithmetic, 1> reference(&largest, 1);
         double sums[lanes];
         exponentials_of_row<Arithmetic>(values, padded(classes), reference, nullptr, 0, space_.powers, sums);
-        return {space_.powers, softmax.share(largest) / reference.unit[0]};
+        return {space_.powers, share_of(largest, softmax.largest) / reference.unit[0]};
     }
 
-    void write_gradient(const Scalar* from, Scalar* to, const Softmax& softmax, double logit, const Block& block,
-                        index_t i) {
-        const index_t target = block.classes[i];
-        const Parts all = quotient_of<Arithmetic>(block.all[i], softmax.rest);
-        for_each_chunk([&](index_t first, index_t classes) {
-            const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
-            const double factor = all.high * scale, low = all.low * scale;
-            if (plan_.label_smoothing == 0) {
-                scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, &low, space_.part, 0);
-            } else {
-                load_class_weights(plan_, first, classes, space_.class_weights);
-                for (index_t c = 0; c < classes; ++c)
-                    space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low) -
-                                                      block.each[i] * space_.class_weights[c]);
-            }
-            if (target >= first && target < first + classes)
-                space_.part[target - first] =
-                    entry_of<Scalar>(target_entry(block, i, softmax.largest, softmax.rest, logit,
-                                                  static_cast<double>(powers[target - first]) * scale));
-            store(to, first, classes);
-        });
+    double logit_of(const Scalar* from, index_t target) const {
+        return converted<Real>(from[target * plan_.class_stride[input]]);
     }
-    void write_zeros(Scalar* to) {
-        std::fill_n(space_.part, chunk_size, Scalar{});
-        for_each_chunk([&](index_t first, index_t classes) { store(to, first, classes); });
+    double loss_of(const Softmax& softmax, double logit, double weight) const {
+        const double log_sum = log1p_of(softmax.rest), loss = (softmax.largest - logit) + log_sum;
+        if (plan_.label_smoothing == 0) return loss;
+        return smoothed(plan_, loss, weight, softmax.below + softmax.weight * log_sum);
+    }
+
+    void write_gradient(const Scalar* from, Scalar* to, index_t first, index_t classes, const Softmax& softmax,
+                        double logit, const Block& block, index_t i) {
+        const Parts all = quotient_of<Arithmetic>(block.all[i], softmax.rest);
+        const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
+        const double factor = all.high * scale, low = all.low * scale;
+        if (plan_.label_smoothing == 0) {
+            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, &low, space_.part, 0);
+        } else {
+            load_class_weights(plan_, first, classes, space_.class_weights);
+            for (index_t c = 0; c < classes; ++c)
+                space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low) -
+                                                  block.each[i] * space_.class_weights[c]);
+        }
+        const index_t target = block.classes[i] - first;
+        if (target >= 0 && target < classes)
+            space_.part[target] = entry_of<Scalar>(target_entry(block, i, softmax.largest, softmax.rest, logit,
+                                                                static_cast<double>(powers[target]) * scale));
+        store(to, first, classes);
+    }
+    void write_zeros(Scalar* to, index_t first, index_t classes) {
+        std::fill_n(space_.part, classes, Scalar{});
+        store(to, first, classes);
+    }
+    void write_logarithms(const Scalar* from, Scalar* to, index_t first, index_t classes, double largest,
+                          double log_sum) {
+        const Real* values = load(from, first, classes);
+        for (index_t c = 0; c < classes; ++c) space_.part[c] = from_double<Scalar>((values[c] - largest) - log_sum);
+        store(to, first, classes);
     }
 
     const Plan& plan_;
@@ -420,9 +466,7 @@ private:
                 });
         }
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
-        // Logits with +inf among them, or all of them -inf, have no softmax.
-        for (index_t i = 0; i < width_; ++i)
-            rest_[i] = std::fabs(largest_[i]) == infinity ? std::numeric_limits<double>::quiet_NaN() : rest_[i];
+        for (index_t i = 0; i < width_; ++i) rest_[i] = final_rest(largest_[i], rest_[i]);
     }
 
     // The largest values of a chunk.
@@ -459,7 +503,7 @@ private:
         });
         for (index_t i = 0; i < width_ && first > 0; ++i) {
             Softmax softmax{largest_[i], rest_[i], below_[i], weight_[i]};
-            softmax.merge({static_cast<double>(largest[i]), rest[i], below[i], weight[i]});
+            merge(softmax, {static_cast<double>(largest[i]), rest[i], below[i], weight[i]});
             largest_[i] = softmax.largest;
             rest_[i] = softmax.rest;
             below_[i] = softmax.below;
@@ -523,8 +567,7 @@ private:
             if constexpr (Arithmetic::scales_chunks) take_chunk(first, classes, largest);
             else std::copy_n(largest_, width_, largest);
             const Reference<Arithmetic, most_samples> reference(largest, width_);
-            for (index_t i = 0; i < width_; ++i)
-                scale[i] = Softmax{largest_[i], 0, 0, 0}.share(largest[i]) / reference.unit[i];
+            for (index_t i = 0; i < width_; ++i) scale[i] = share_of(largest[i], largest_[i]) / reference.unit[i];
             for_each_part(first, classes, [&](index_t from, index_t count) {
                 compute_powers(count, reference);
                 write_part(from, count, scale, at, logits, block);
@@ -608,48 +651,57 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
     return partial.scratch.get();
 }
 
-// Adds the losses of the samples, or writes them if the plan has an output; and writes the gradient, if it has one.
+// The labels of a block, and what they say about the loss and the gradient. False if a label is bad.
+inline bool prepare(const Plan& plan, index_t begin, index_t count, Block& block, Survey<double>& weights_survey,
+                    Partial& partial) {
+    block.count = count;
+    const index_t kept = load_classes(plan, begin, count, block.classes, partial);
+    if (kept < 0) return false;
+    partial.count += kept;
+    if (plan.weight) weights_survey = add_weights(plan, count, block.classes, block.weights, partial);
+    else std::fill_n(block.weights, count, 1.0);
+    if (!plan.data[gradient]) return true;
+    double grad_output[block_size];
+    std::fill_n(grad_output, count, plan.grad_output);
+    if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
+    const double smoothing = plan.label_smoothing;
+    for (index_t i = 0; i < count; ++i) {
+        block.each[i] = smoothing / static_cast<double>(plan.classes) * (grad_output[i] / plan.divisor);
+        block.target[i] = (1 - smoothing) * (block.weights[i] * grad_output[i] / plan.divisor);
+        block.all[i] = block.target[i] + block.each[i] * plan.class_weights;
+    }
+    if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
+    return true;
+}
+
+// Adds the losses of a block, or writes them if the plan has an output for them.
+inline void finish(const Plan& plan, index_t begin, Block& block, const Survey<double>& weights_survey,
+                   Partial& partial) {
+    const bool weighs = plan.weight && plan.label_smoothing == 0;
+    if (plan.data[output] && !plan.data[gradient]) {
+        if (weighs)
+            for (index_t i = 0; i < block.count; ++i) block.losses[i] *= block.weights[i];
+        return write_losses(plan, begin, block.count, block.losses);
+    }
+    pad(block.losses, block.count);
+    if (weighs) add_products(partial.loss, block.losses, block.weights, block.count, weights_survey);
+    else add_block(partial.loss, block.losses, block.count, survey(block.losses, block.count), certified<double>);
+}
+
 template <class Scalar, class Arithmetic>
 void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
-    const bool rows = by_rows(plan, input), with_gradient = plan.data[gradient];
-    const double smoothing = plan.label_smoothing;
-    void* scratch = with_gradient ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
+    void* scratch = plan.data[gradient] ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
+    const bool rows = by_rows(plan, input);
     Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
     Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
     Block block;
     for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
-        block.count = count;
-        const index_t kept = load_classes(plan, begin, count, block.classes, partial);
-        if (kept < 0) return;
-        partial.count += kept;
         Survey<double> weights_survey;
-        if (plan.weight) weights_survey = add_weights(plan, count, block.classes, block.weights, partial);
-        else std::fill_n(block.weights, count, 1.0);
-        if (with_gradient) {
-            double grad_output[block_size];
-            std::fill_n(grad_output, count, plan.grad_output);
-            if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
-            for (index_t i = 0; i < count; ++i) {
-                const double each = smoothing / static_cast<double>(plan.classes) * (grad_output[i] / plan.divisor);
-                block.target[i] = (1 - smoothing) * (block.weights[i] * grad_output[i] / plan.divisor);
-                block.each[i] = each;
-                block.all[i] = block.target[i] + each * plan.class_weights;
-            }
-            if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
-        }
+        if (!prepare(plan, begin, count, block, weights_survey, partial)) return;
         if (rows) row_work.cross_entropy(begin, block);
         else tiles.cross_entropy(begin, block);
-        const bool weighs = plan.weight && smoothing == 0;
-        if (with_gradient || !plan.data[output]) {
-            pad(block.losses, count);
-            if (weighs) add_products(partial.loss, block.losses, block.weights, count, weights_survey);
-            else add_block(partial.loss, block.losses, count, survey(block.losses, count), certified<double>);
-        } else {
-            if (weighs)
-                for (index_t i = 0; i < count; ++i) block.losses[i] *= block.weights[i];
-            write_losses(plan, begin, count, block.losses);
-        }
+        finish(plan, begin, block, weights_survey, partial);
     });
     if (plan.streams) finish_streams();
 }
@@ -658,14 +710,55 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
 template <class Scalar, class Arithmetic>
 void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
-    if (by_rows(plan, input)) {
-        Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
-        for_each_block(first, last, softmax_block(plan),
-                       [&](index_t begin, index_t count) { rows.log_softmax(begin, count); });
+    const bool rows = by_rows(plan, input);
+    Rows<Scalar, Arithmetic> row_work(plan, space, nullptr);
+    Tiles<Scalar, Arithmetic> tiles(plan, space, rows ? nullptr : scratch_of<Scalar, Arithmetic>(plan, partial));
+    for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
+        if (rows) row_work.log_softmax(begin, count);
+        else tiles.log_softmax(begin, count);
+    });
+    if (plan.streams) finish_streams();
+}
+
+// Few long rows are shared by all threads, chunk by chunk: here [first, last) are chunks of plan.shared's row.
+
+template <class Scalar, class Arithmetic> void take_chunks(const Plan& plan, index_t first, index_t last, Partial&) {
+    Workspace<Scalar, Arithmetic> space;
+    Rows<Scalar, Arithmetic>(plan, space, nullptr).take_chunks(*plan.shared, first, last);
+}
+
+// Merges chunks in their order; with the last, the loss is known.
+template <class Scalar, class Arithmetic, bool with_loss>
+void merge_chunks(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    SharedRow& row = *plan.shared;
+    for (index_t chunk = first; chunk < last; ++chunk) merge(row.whole, row.chunks[chunk - row.first_chunk]);
+    if (last * chunk_size < plan.classes) return;
+    if constexpr (with_loss) {
+        Workspace<Scalar, Arithmetic> space;
+        Block block;
+        Survey<double> weights_survey;
+        if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
+        Rows<Scalar, Arithmetic>(plan, space, nullptr).finish(row, block);
+        finish(plan, row.sample, block, weights_survey, partial);
     } else {
-        Tiles<Scalar, Arithmetic> tiles(plan, space, scratch_of<Scalar, Arithmetic>(plan, partial));
-        for_each_block(first, last, softmax_block(plan),
-                       [&](index_t begin, index_t count) { tiles.log_softmax(begin, count); });
+        row.whole.rest = final_rest(row.whole.largest, row.whole.rest);
+    }
+}
+
+// Writes the gradient, or log(softmax).
+template <class Scalar, class Arithmetic, bool with_loss>
+void use_chunks(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    Workspace<Scalar, Arithmetic> space;
+    Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
+    if constexpr (with_loss) {
+        Block block;
+        Partial counted;  // already
+        Survey<double> weights_survey;
+        if (prepare(plan, plan.shared->sample, 1, block, weights_survey, counted))
+            rows.write_gradient(*plan.shared, block, first, last);
+        else merge(partial, counted);
+    } else {
+        rows.write_logarithms(*plan.shared, first, last);
     }
     if (plan.streams) finish_streams();
 }

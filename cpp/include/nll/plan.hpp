@@ -9,6 +9,20 @@
 
 namespace nll {
 
+// Of some classes of a sample: the largest value; Σ e^(x - largest) over all but one that is largest; and for label
+// smoothing Σ w·(largest - x) and Σ w.
+struct Softmax {
+    double largest = -std::numeric_limits<double>::infinity(), rest = -1, below = 0, weight = 0;  // of no class
+};
+
+// A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target.
+struct SharedRow {
+    index_t sample, first_chunk;
+    Softmax* chunks;  // from first_chunk on
+    Softmax whole;
+    double logit;
+};
+
 struct Plan {
     Samples samples;
     index_t classes;
@@ -27,6 +41,7 @@ struct Plan {
 
     double label_smoothing;
     double class_weights = 0;  // Σ weight[c], for label smoothing
+    SharedRow* shared = nullptr;
 
     // Arrays that are not part of the call are nullptr; input and gradient have their classes on `axis`.
     Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
@@ -60,11 +75,17 @@ struct Partial {
 // Computes the samples [first, last) of a plan and adds to the partial.
 using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
 
+// What is made of all classes of a sample: a sweep over samples; or over the chunks of plan.shared, whose softmax is
+// taken, merged, and used.
+struct SoftmaxKernels {
+    Kernel sweep, take_chunks, merge_chunks, use_chunks;
+};
+
 // Of one input dtype, built for one instruction set.
 struct Kernels {
     Kernel nll_check, nll_forward, nll_gradient;
-    Kernel cross_entropy, log_softmax;
-    Kernel cross_entropy_single, cross_entropy_double;  // as exact as losses of these types need, if they are wider
+    SoftmaxKernels log_softmax, cross_entropy;
+    SoftmaxKernels cross_entropy_single, cross_entropy_double;  // as exact as losses of these, wider, types need
 };
 
 inline namespace NLL_INSTRUCTION_SET {

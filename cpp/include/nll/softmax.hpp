@@ -11,7 +11,7 @@
 #include <cmath>
 #include <limits>
 
-#include "exact_sum.hpp"
+#include "plan.hpp"
 #include "stream.hpp"
 
 namespace nll {
@@ -316,28 +316,26 @@ void take_rests(const double* sums, const double* units, index_t samples, double
     for (index_t i = 0; i < samples; ++i) rests[i] = Arithmetic::flushed(rests[i] / units[i]);
 }
 
-// Of some classes of a sample: the largest value; Σ e^(x - largest) over all but one that is largest; and for label
-// smoothing Σ w·(largest - x) and Σ w.
-struct Softmax {
-    double largest = -infinity, rest = -1, below = 0, weight = 0;  // of no class
+// ---------------------------------------------------------------- parts of a softmax
 
-    // The factor that takes e^(x - part) to e^(x - largest), for the largest value of a part of the classes.
-    [[gnu::noinline]] double share(double part) const {
-        const Difference down = difference_of(part, largest);
-        return part == largest ? 1.0 : exp_of(down.high, down.low);
-    }
-    void merge(Softmax part) {
-        if (rest == -1) return static_cast<void>(*this = part);
-        if (part.largest > largest) std::swap(*this, part);
-        rest += (1 + part.rest) * share(part.largest);
-        below += part.below + (part.largest == largest ? 0.0 : part.weight * (largest - part.largest));
-        weight += part.weight;
-    }
-    // Logits with +inf among them, or all of them -inf, have no softmax.
-    void check() {
-        if (std::fabs(largest) == infinity) rest = std::numeric_limits<double>::quiet_NaN();
-    }
-};
+// The factor that takes e^(x - part) to e^(x - largest), for the largest value of a part of the classes.
+[[gnu::noinline]] inline double share_of(double part, double largest) {
+    const Difference down = difference_of(part, largest);
+    return part == largest ? 1.0 : exp_of(down.high, down.low);
+}
+
+inline void merge(Softmax& all, Softmax part) {
+    if (all.rest == -1) return static_cast<void>(all = part);
+    if (part.largest > all.largest) std::swap(all, part);
+    all.rest += (1 + part.rest) * share_of(part.largest, all.largest);
+    all.below += part.below + (part.largest == all.largest ? 0.0 : part.weight * (all.largest - part.largest));
+    all.weight += part.weight;
+}
+
+// The rest when all classes are merged: logits with +inf among them, or all of them -inf, have no softmax.
+inline double final_rest(double largest, double rest) {
+    return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : rest;
+}
 
 // ---------------------------------------------------------------- a row: classes of one sample, in whole groups of 16
 
