@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,14 +23,31 @@ import nll
 from oracle import assert_same_bits
 from samples import random_input, random_target, random_weight
 
-FUNCTIONS = [nll.nll_loss, nll.nll_loss_backward, nll.nll_loss_value_and_grad]
-CALLABLES = [*FUNCTIONS, nll.NLLLoss]
+VALUE_AND_GRAD = [nll.nll_loss_value_and_grad, nll.cross_entropy_value_and_grad]
+FUNCTIONS = [nll.nll_loss, nll.nll_loss_backward, nll.cross_entropy, nll.cross_entropy_backward, *VALUE_AND_GRAD]
+FUNCTIONS += [nll.log_softmax]
+LOSS_OBJECTS = [nll.NLLLoss, nll.CrossEntropyLoss]
+CALLABLES = [*FUNCTIONS, *LOSS_OBJECTS]
 THREADS = [nll.get_num_threads, nll.set_num_threads, nll.num_threads]
 PACKAGE = [nll.get_include, nll.get_cmake_dir, nll.build_info]
 
 
-# ---- NLLLoss
+# ---- NLLLoss, CrossEntropyLoss
 
+
+class Loss(NamedTuple):
+    """A loss as an object, and the functions that it stands for."""
+
+    bound: Any
+    value: Any
+    backward: Any
+    value_and_grad: Any
+
+
+LOSSES = [
+    Loss(nll.NLLLoss, nll.nll_loss, nll.nll_loss_backward, nll.nll_loss_value_and_grad),
+    Loss(nll.CrossEntropyLoss, nll.cross_entropy, nll.cross_entropy_backward, nll.cross_entropy_value_and_grad),
+]
 CHOICES: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},
@@ -39,7 +56,14 @@ CHOICES: list[dict[str, Any]] = [
     {"ignore_index": None, "empty": "zero"},
     {"axis": -1, "index_base": 1, "ignore_index": 2},
 ]
-every_choice = pytest.mark.parametrize("choices", CHOICES, ids=lambda c: ",".join(c) or "defaults")
+SMOOTHED: list[dict[str, Any]] = [{"label_smoothing": 0.1}, {"label_smoothing": 1, "weight": np.array([0.5, 2, 1])}]
+EVERY_CHOICE = [(loss, choices) for loss in LOSSES for choices in CHOICES]
+EVERY_CHOICE += [(LOSSES[1], choices) for choices in SMOOTHED]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.bound.__name__)
+every_choice = pytest.mark.parametrize(
+    ("loss", "choices"),
+    [pytest.param(*one, id=f"{one[0].bound.__name__}-{','.join(one[1]) or 'defaults'}") for one in EVERY_CHOICE],
+)
 
 
 @pytest.fixture
@@ -49,63 +73,83 @@ def arrays(choices, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 @every_choice
-def test_loss_object_is_the_function_with_its_choices(choices, arrays):
-    assert_same_bits(nll.NLLLoss(**choices)(*arrays), nll.nll_loss(*arrays, **choices))
+def test_loss_object_is_the_function_with_its_choices(loss, choices, arrays):
+    assert_same_bits(loss.bound(**choices)(*arrays), loss.value(*arrays, **choices))
 
 
 @every_choice
-def test_backward_of_the_loss_object(choices, arrays, rng):
+def test_backward_of_the_loss_object(loss, choices, arrays, rng):
     grad_output = rng.normal(size=20) if choices.get("reduction") == "none" else 0.3
     out = np.empty_like(arrays[0])
-    expected = nll.nll_loss_backward(grad_output, *arrays, **choices)
-    loss_fn = nll.NLLLoss(**choices)
+    expected = loss.backward(grad_output, *arrays, **choices)
+    loss_fn = loss.bound(**choices)
     assert_same_bits(loss_fn.backward(grad_output, *arrays), expected)
     assert loss_fn.backward(grad_output, *arrays, out=out) is out
     assert_same_bits(out, expected)
 
 
 @every_choice
-def test_value_and_grad_of_the_loss_object(choices, arrays):
-    loss_fn, out = nll.NLLLoss(**choices), np.empty_like(arrays[0])
+def test_value_and_grad_of_the_loss_object(loss, choices, arrays):
+    loss_fn, out = loss.bound(**choices), np.empty_like(arrays[0])
     if choices.get("reduction") == "none":
         with pytest.raises(ValueError, match="reduction"):
             loss_fn.value_and_grad(*arrays)
         return
-    loss, gradient = loss_fn.value_and_grad(*arrays, out=out)
-    expected = nll.nll_loss_value_and_grad(*arrays, **choices)
+    value, gradient = loss_fn.value_and_grad(*arrays, out=out)
+    expected = loss.value_and_grad(*arrays, **choices)
     assert gradient is out
-    assert_same_bits(loss, expected[0])
+    assert_same_bits(value, expected[0])
     assert_same_bits(gradient, expected[1])
 
 
-def test_loss_object_has_the_keywords_of_the_function(rng):
+@pytest.mark.parametrize("choices", [{}, {"label_smoothing": 0.1}], ids=["defaults", "smoothed"])
+def test_cross_entropy_object_in_place(choices, arrays):
+    logits = arrays[0].copy()
+    expected = nll.cross_entropy_value_and_grad(*arrays, **choices)
+    value, gradient = nll.CrossEntropyLoss(**choices).value_and_grad(logits, arrays[1], out=logits)
+    assert gradient is logits
+    assert_same_bits(value, expected[0])
+    assert_same_bits(logits, expected[1])
+
+
+@every_loss
+def test_loss_object_has_the_keywords_of_the_function(loss, rng):
     input, target = random_input(rng, (20, 3), np.float32), random_target(rng, 20, 3)
-    loss_fn = nll.NLLLoss(dtype=np.float64, return_total_weight=True)
-    loss, total_weight = loss_fn(input, target)
-    assert loss.dtype == np.float64
+    loss_fn = loss.bound(dtype=np.float64, return_total_weight=True)
+    value, total_weight = loss_fn(input, target)
+    assert value.dtype == np.float64
     assert total_weight == 20
-    function, bound = (list(inspect.signature(f).parameters) for f in (nll.nll_loss, nll.NLLLoss))
-    assert bound == [name for name in function if name not in ("input", "target")]
+    function, bound = (inspect.signature(f).parameters for f in (loss.value, loss.bound))
+    assert bound.keys() == function.keys() - {"input", "target"}
+    for name, parameter in bound.items():
+        assert parameter.default == function[name].default
+        assert parameter.kind == function[name].kind
 
 
 @pytest.mark.parametrize(
     "twin", [copy.copy, copy.deepcopy, lambda f: pickle.loads(pickle.dumps(f))], ids=["copy", "deepcopy", "pickle"]
 )
 @every_choice
-def test_loss_object_can_be_copied_and_pickled(choices, twin, arrays):
-    assert_same_bits(twin(nll.NLLLoss(**choices))(*arrays), nll.nll_loss(*arrays, **choices))
+def test_loss_object_can_be_copied_and_pickled(loss, choices, twin, arrays):
+    assert_same_bits(twin(loss.bound(**choices))(*arrays), loss.value(*arrays, **choices))
 
 
-def test_repr_of_the_loss_object_tells_its_choices():
-    text = repr(nll.NLLLoss([1.0, 2.0], reduction="sum", ignore_index=None))
-    assert text.startswith("NLLLoss(")
+@every_loss
+def test_repr_of_the_loss_object_tells_its_choices(loss):
+    text = repr(loss.bound([1.0, 2.0], reduction="sum", ignore_index=None))
+    assert text.startswith(f"{loss.bound.__name__}(")
     assert "weight" in text
     assert "reduction='sum'" in text
     assert "ignore_index=None" in text
 
 
-def test_loss_object_keeps_no_state(rng):
-    loss_fn = nll.NLLLoss(random_weight(rng, 3, np.float64))
+def test_repr_tells_label_smoothing():
+    assert "label_smoothing=0.25" in repr(nll.CrossEntropyLoss(label_smoothing=0.25))
+
+
+@every_loss
+def test_loss_object_keeps_no_state(loss, rng):
+    loss_fn = loss.bound(random_weight(rng, 3, np.float64))
     input, target = random_input(rng, (20, 3), np.float32), random_target(rng, 20, 3)
     before = pickle.dumps(loss_fn)
     first = loss_fn(input, target)
@@ -123,13 +167,16 @@ def test_loss_object_keeps_no_state(rng):
 def test_choices_are_given_by_keyword(function):
     positional = {"input", "target", "weight", "grad_output"}
     for name, parameter in inspect.signature(function).parameters.items():
-        by_keyword = name not in positional or (name == "grad_output" and function is nll.nll_loss_value_and_grad)
+        by_keyword = name not in positional or (name == "grad_output" and function in VALUE_AND_GRAD)
         assert (parameter.kind is parameter.KEYWORD_ONLY) == by_keyword
 
 
-def test_defaults():
-    defaults = {n: p.default for n, p in inspect.signature(nll.nll_loss).parameters.items() if p.default is not p.empty}
-    assert defaults == {
+@every_loss
+def test_defaults(loss):
+    parameters = inspect.signature(loss.value).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    smoothing = {"label_smoothing": 0.0} if loss.bound is nll.CrossEntropyLoss else {}
+    assert defaults == smoothing | {
         "weight": None,
         "ignore_index": -100,
         "reduction": "mean",
@@ -192,7 +239,7 @@ def test_docstring_has_numpydoc_sections(documented):
         assert re.search(rf"^(\w+, )*{name}\b.*", text.partition("Parameters\n---")[2], re.MULTILINE), name
     if documented in CALLABLES:
         assert "Examples" in sections
-        assert "Raises" in sections or documented is nll.NLLLoss
+        assert "Raises" in sections or documented in LOSS_OBJECTS
     if documented in FUNCTIONS:
         assert "Returns" in sections
 
@@ -256,6 +303,11 @@ value, gradient = nll.nll_loss_value_and_grad(input, target)
 value, total_weight, gradient = nll.nll_loss_value_and_grad(input, target, return_total_weight=True)
 loss_fn = nll.NLLLoss(weight, reduction="mean")
 print(loss_fn(input, target), loss_fn.backward(1.0, input, target), loss_fn.value_and_grad(input, target))
+print(nll.cross_entropy(input, target, weight, label_smoothing=0.1, dtype=np.float64))
+gradient = nll.cross_entropy_backward(1.0, input, target, out=input)
+value, gradient = nll.cross_entropy_value_and_grad(input, target, label_smoothing=0.1, out=input)
+gradient = nll.log_softmax(input, axis=-1, out=input)
+print(nll.CrossEntropyLoss(weight, label_smoothing=0.1).value_and_grad(input, target, out=input))
 count: int = nll.get_num_threads()
 nll.set_num_threads(count)
 with nll.num_threads(2):
@@ -270,6 +322,9 @@ ILL_TYPED = {
     "positional": "nll.nll_loss(input, target, None, -100)",
     "target": "nll.nll_loss(input)",
     "threads": 'nll.set_num_threads("2")',
+    "label_smoothing": 'nll.cross_entropy(input, target, label_smoothing="0.1")',
+    "no-smoothing": "nll.nll_loss(input, target, label_smoothing=0.1)",
+    "bound-keyword": "nll.CrossEntropyLoss(size_average=True)",
 }
 
 

@@ -200,6 +200,31 @@ with nll.num_threads(4):
     )
 
 
+@on_linux
+@needs_openmp
+@pytest.mark.parametrize("shape", [(40_000, 5), (40, 5000), (2, 19, 100, 100), (1, 2**18)], ids=str)
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param("nll.cross_entropy(input, target)", id="value"),
+        pytest.param("nll.cross_entropy_value_and_grad(input, target)", id="value-and-grad"),
+        pytest.param("nll.log_softmax(input)", id="log-softmax"),
+    ],
+)
+def test_threads_share_a_cross_entropy(call, shape, run_python):
+    """However its elements are spread over samples and classes."""
+    run_python(f"""
+import os
+import numpy as np, nll
+input = np.zeros({shape}, np.float32)
+target = np.zeros(input[:, 0].shape, np.int64)
+start = len(os.listdir("/proc/self/task"))
+with nll.num_threads(3):
+    {call}
+assert len(os.listdir("/proc/self/task")) == start + 2
+""")
+
+
 @pytest.mark.parametrize("reduced", ["sum", "mean"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 def test_one_to_seven_threads_give_the_same_bits(reduced, weighted, dtype, rng):
@@ -392,6 +417,7 @@ nll.set_num_threads(2)
 target = np.zeros(300_000, np.int64)
 input = np.zeros((300_000, 2), np.float32)
 out = np.empty_like(input)
+planes, out_planes = np.zeros((1, 2, 300_000), np.float32), np.empty((1, 2, 300_000), np.float32)
 some = target[7::512]  # one label of a block, so that most blocks pass the check before it changes again
 stop = False
 def change():
@@ -409,6 +435,9 @@ while time.monotonic() < end:
         lambda: nll.nll_loss(input, target, [1.0, 2.0]),
         lambda: nll.nll_loss_backward(1.0, input, target, out=out),
         lambda: nll.nll_loss_value_and_grad(input, target, [1.0, 2.0], out=out),
+        lambda: nll.cross_entropy(input, target, reduction="none"),
+        lambda: nll.cross_entropy_value_and_grad(input, target, [1.0, 2.0], label_smoothing=0.1, out=out),
+        lambda: nll.cross_entropy_value_and_grad(planes, target[None], out=out_planes),
     ):
         try:
             call()
@@ -474,6 +503,7 @@ nll.set_num_threads(2)"""
         pytest.param("nll.nll_loss(input, target)", id="mean"),
         pytest.param("nll.nll_loss(input, target, [0.5])", id="weighted-mean"),
         pytest.param("nll.nll_loss_backward(1.0, no_classes, ignored)", id="gradient"),
+        pytest.param("nll.cross_entropy(input, target)", id="cross-entropy"),
     ],
 )
 def test_interrupt_stops_a_long_call(setup, call):
@@ -493,6 +523,28 @@ except KeyboardInterrupt:
     print("interrupted", flush=True)
 assert nll.nll_loss(input[:100_000], target[:100_000]) == 1
 """
+    interrupt(program)
+
+
+@needs_fork
+def test_interrupt_stops_a_long_row():
+    """Whose classes take many seconds, though it is but one sample."""
+    interrupt("""
+import signal
+import numpy as np, nll
+signal.signal(signal.SIGINT, signal.default_int_handler)
+input = np.broadcast_to(np.float32(0), (1, 2**35))
+nll.set_num_threads(2)
+try:
+    print("ready", flush=True)
+    nll.cross_entropy(input, [0])
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+""")
+
+
+def interrupt(program: str) -> None:
+    """Run it, and interrupt it when it has been ready for a while: it must say so soon, and end well."""
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None

@@ -159,6 +159,21 @@ void rounds_once() {
                     std::numeric_limits<double>::infinity()));
 }
 
+// Whichever part has the digits, and whichever the special.
+void merging_keeps_specials() {
+    const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+    for (const double special : {infinity, -infinity, nan}) {
+        const auto merged = [](std::initializer_list<double> a, std::initializer_list<double> b) {
+            ExactSum sum = sum_of(a);
+            merge(sum, sum_of(b));
+            return rounded(sum, format_of<double>);
+        };
+        for (const double sum : {merged({special}, {1}), merged({1}, {special}), merged({special}, {}),
+                                 merged({}, {special}), merged({1, special}, {2})})
+            CHECK(special == special ? sum == special : std::isnan(sum));
+    }
+}
+
 void specials_are_ieee() {
     const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
     const auto quotient = [](std::initializer_list<double> a, std::initializer_list<double> b) {
@@ -184,6 +199,7 @@ int main() {
     products_are_exact();
     quotients_are_nearest();
     rounds_once();
+    merging_keeps_specials();
     specials_are_ieee();
     return failures() != 0;
 }

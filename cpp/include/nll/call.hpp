@@ -3,6 +3,8 @@
 // words for breaking them, for C++ and Python.
 #pragma once
 
+#include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -27,6 +29,16 @@ inline namespace NLL_INSTRUCTION_SET {
 
 inline std::string text(std::uint64_t bits, bool negative) {
     return negative ? std::to_string(static_cast<std::int64_t>(bits)) : std::to_string(bits);
+}
+
+// As few digits as tell the number.
+inline std::string text(double value) {
+    char digits[32];
+    for (int precision = 1; precision <= 17; ++precision) {
+        std::snprintf(digits, sizeof digits, "%.*g", precision, value);
+        if (std::strtod(digits, nullptr) == value) break;
+    }
+    return digits;
 }
 
 inline void check_target(const Array& input, const Array& target, int axis) {
@@ -66,8 +78,7 @@ inline void check_options(const Options& options, index_t classes) {
     if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
         throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) + ", outside [0, 256]");
     if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
-        throw std::invalid_argument("label_smoothing is " + std::to_string(options.label_smoothing) +
-                                    ", outside [0, 1]");
+        throw std::invalid_argument("label_smoothing is " + text(options.label_smoothing) + ", outside [0, 1]");
     const Weight& weight = options.weight;
     if (!weight) return;
     if (weight.size != classes)
@@ -240,13 +251,15 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
     const index_t chunks = (plan.classes + chunk_size - 1) / chunk_size;
     std::vector<Softmax> softmax(static_cast<std::size_t>(std::min(chunks, most)));
     Partial total;
+    parallel::Interruptible interruptible(options.interrupt);
     for (index_t sample = 0; sample < plan.samples.count; ++sample) {
         SharedRow row{sample, 0, softmax.data(), {}, 0};
         const auto run_chunks = [&](Kernel step, index_t first, index_t last, int team) {
             Plan part = plan;
             part.shared = &row;
             parallel::reduce(
-                total, last - first, team == 1 ? last - first : std::max<index_t>(1, (last - first) / (team * 8)), team,
+                total, last - first,
+                step == kernel.merge_chunks ? last - first : std::max<index_t>(1, (last - first) / (team * 8)), team,
                 options.interrupt,
                 [&](index_t begin, index_t end, Partial& found) {
                     step(part, first + begin, first + end, found);
@@ -258,6 +271,7 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
         for (index_t first = 0; first < chunks; first += most) {
             const index_t last = std::min(first + most, chunks);
             row.first_chunk = first;
+            interruptible.ask();
             run_chunks(kernel.take_chunks, first, last, threads);
             run_chunks(kernel.merge_chunks, first, last, 1);
         }
@@ -274,9 +288,28 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernel, const Array
     const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_powers;
     const int threads = pays ? parallel::limit(options.num_threads) : 1;
     constexpr index_t long_row = 16 * chunk_size, few_rows = 4;  // of a thread
-    if (threads > 1 && by_rows(plan, input) && plan.classes >= long_row && plan.samples.count < few_rows * threads)
+    constexpr index_t endless_row = index_t{1} << 22;            // a few milliseconds, after which it can be stopped
+    const bool shares = threads > 1 && plan.classes >= long_row && plan.samples.count < few_rows * threads;
+    if (by_rows(plan, input) && (shares || plan.classes >= endless_row))
         return run_shared(plan, kernel, threads, target_array, options);
     return run(plan, kernel.sweep, softmax_block(plan), pays, target_array, options);
+}
+
+// A bound of what a softmax is multiplied with: weights, over a divisor, times gradients of losses.
+inline double largest_factor(const Plan& plan) {
+    double weight = plan.weight ? 0.0 : 1.0, grad_output = std::max(1.0, std::fabs(plan.grad_output));
+    alignas(64) double values[block_size];
+    if (plan.weight)
+        for_each_block(0, plan.classes, block_size, [&](index_t first, index_t count) {
+            load_class_weights(plan, first, count, values);
+            for (index_t c = 0; c < count; ++c) weight = std::max(weight, std::fabs(values[c]));
+        });
+    if (plan.data[gradient] && plan.data[output])
+        for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
+            load_grad_output(plan, first, count, values);
+            for (index_t i = 0; i < count; ++i) grad_output = std::max(grad_output, std::fabs(values[i]));
+        });
+    return std::max(weight, 1.0) * grad_output / std::min(1.0, std::fabs(plan.divisor));
 }
 
 // The losses in this dtype, and the gradient if the plan has one.
@@ -291,16 +324,21 @@ inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_ar
         plan.class_weights = rounded(sum, format_of<double>);
     }
     const Kernels& kernel = kernels(plan.dtype[input]);
+    const SoftmaxKernels& own = dtype == plan.dtype[input] ? kernel.cross_entropy : kernel.cross_entropy_single;
+    // Powers that are too small to be exact matter only where factors are huge.
+    const double factor = largest_factor(plan);
+    const bool wide = dtype == DType::float64 || !(factor < 0x1p700);
     return run_softmax(plan,
-                       dtype == DType::float64      ? kernel.cross_entropy_double
-                       : dtype == plan.dtype[input] ? kernel.cross_entropy
-                                                    : kernel.cross_entropy_single,
+                       wide              ? kernel.cross_entropy_double
+                       : factor < 0x1p20 ? own
+                                         : kernel.cross_entropy_single,
                        target_array, options);
 }
 
 // The exact total weight: without class weights it is the count.
 inline const ExactSum& total_weight(Partial& partial, const Options& options) {
-    if (!options.weight) add(partial.weight, static_cast<std::uint64_t>(partial.count), 0, false);
+    const bool added = partial.weight.high != 0;
+    if (!options.weight && !added) add(partial.weight, static_cast<std::uint64_t>(partial.count), 0, false);
     return partial.weight;
 }
 

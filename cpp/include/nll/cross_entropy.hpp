@@ -28,13 +28,14 @@ template <class Scalar, class Arithmetic> struct Workspace {
 };
 
 // A block of samples: what the labels say about each, and what is found.
-struct Block {
+template <class Arithmetic> struct Block {
+    using Factor = typename Arithmetic::Factor;
     index_t count;
     alignas(64) index_t classes[block_size];
     alignas(64) double weights[block_size];
     alignas(64) double losses[block_size];  // without the weight, unless smoothed
     // The gradient is all·softmax - each·(class weight), less `target` at the target.
-    alignas(64) double target[block_size], each[block_size], all[block_size];
+    alignas(64) Factor target[block_size], each[block_size], all[block_size];
 };
 
 inline bool by_rows(const Plan& plan, Operand operand) {
@@ -51,29 +52,33 @@ inline double smoothed(const Plan& plan, double loss, double weight, double ever
     return (1 - smoothing) * weight * loss + smoothing / static_cast<double>(plan.classes) * every;
 }
 
-// The gradient at the target of sample i. `power` is e^(logit - largest).
-inline double target_entry(const Block& block, index_t i, double largest, double rest, double logit, double power) {
-    const double others = logit == largest ? rest : (1 + rest) - power;
-    return -(block.target[i] * (others / (1 + rest))) +
-           ((block.all[i] - block.target[i]) * (power / (1 + rest)) - block.each[i] * block.weights[i]);
+// The gradient at the target of sample i: -target·(1 - p) + each·(p·Σ w - w). `power` is e^(logit - largest).
+template <class Arithmetic>
+double target_entry(const Plan& plan, const Block<Arithmetic>& block, index_t i, double largest, double rest,
+                    double logit, double power) {
+    using Factor = typename Arithmetic::Factor;
+    const Factor sum = sum_of(Factor{1}, Factor{rest});
+    const double others = logit == largest ? rest : sum.high - power;
+    const double entry = -scaled(quotient_of(block.target[i], sum), others);
+    if (plan.label_smoothing == 0) return entry;
+    const Factor every = quotient_of(product_of(block.each[i], plan.class_weights), sum);
+    return entry + (scaled(every, power) - scaled(block.each[i], block.weights[i]));
 }
 
-// Rounds an entry of a gradient; a zero is +0, also where a power is far below all numbers of the type.
+template <class Scalar> Scalar without_sign_of_zero(Scalar value) {
+    return {static_cast<std::uint16_t>(value.bits == 0x8000 ? 0 : value.bits)};
+}
+
+// Rounds an entry of a gradient; a zero is +0, also where a number is below all of the type.
 template <class Scalar> Scalar entry_of(double value) {
     if constexpr (std::floating_point<Scalar>) return static_cast<Scalar>(value) + Scalar{0};
-    else return from_double<Scalar>(std::fabs(value) < 0x1p-160 ? 0.0 : value);
-}
-
-// power·factor, where the low part of the factor counts only in double.
-template <class Arithmetic> double scaled(double power, double factor, double factor_low) {
-    if constexpr (Arithmetic::scales_chunks) return power * factor;
-    else return multiply_add(power, factor, power * factor_low);
+    else return without_sign_of_zero(from_double<Scalar>(value));
 }
 
 // The gradient from powers, class after class of `samples`: a factor for each sample, or one for all.
 template <class Arithmetic, bool each, class Scalar>
 [[gnu::noinline]] void scale_powers(const typename Arithmetic::Power* powers, index_t classes, index_t samples,
-                                    index_t pitch, const double* factor, const double* factor_low, Scalar* part,
+                                    index_t pitch, const typename Arithmetic::Factor* factor, Scalar* part,
                                     index_t part_pitch) {
     const auto scale = [&](auto&& entry) {
         for (index_t c = 0; c < classes; ++c) {
@@ -87,18 +92,18 @@ template <class Arithmetic, bool each, class Scalar>
         float single[each ? most : 1];
         int unsafe = 0;  // factors that are no normal numbers in single precision
         for (index_t i = 0; i < (each ? samples : 1); ++i) {
-            single[i] = static_cast<float>(factor[i]);
-            unsafe |= !(std::fabs(factor[i]) >= 0x1p-126 && std::fabs(factor[i]) < 0x1p60) && factor[i] != 0;
+            const double one = factor[i].high;
+            single[i] = static_cast<float>(one);
+            unsafe |= !(std::fabs(one) >= 0x1p-126 && std::fabs(one) < 0x1p60) && one != 0;
         }
         if (!unsafe)
             return scale([&](float power, index_t i) {
-                const auto bits = std::bit_cast<std::uint32_t>(power * single[i] + 0.0f);
-                return bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+                const auto bits = std::bit_cast<std::uint32_t>(power * single[i]);
+                return without_sign_of_zero(
+                    bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)});
             });
     }
-    scale([&](auto power, index_t i) {
-        return entry_of<Scalar>(scaled<Arithmetic>(static_cast<double>(power), factor[i], factor_low[i]));
-    });
+    scale([&](auto power, index_t i) { return entry_of<Scalar>(scaled(factor[i], static_cast<double>(power))); });
 }
 
 // ---------------------------------------------------------------- rows: classes side by side
@@ -111,7 +116,7 @@ public:
     Rows(const Plan& plan, Workspace<Scalar, Arithmetic>& space, void* kept)
         : plan_(plan), space_(space), kept_(static_cast<Power*>(kept)) {}
 
-    void cross_entropy(index_t begin, Block& block) {
+    void cross_entropy(index_t begin, Block<Arithmetic>& block) {
         for_each_row(begin, block.count, [&](index_t i, const Scalar* from, Scalar* to) {
             if (block.classes[i] == ignored) {
                 block.losses[i] = 0;
@@ -150,15 +155,15 @@ public:
         });
     }
     // After the last chunk; losses of an ignored sample are 0.
-    void finish(SharedRow& row, Block& block) {
-        row.whole.rest = final_rest(row.whole.largest, row.whole.rest);
+    void finish(SharedRow& row, Block<Arithmetic>& block) {
+        settle(row.whole);
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar*) {
             const bool kept = block.classes[i] != ignored;
             row.logit = kept ? logit_of(from, block.classes[i]) : 0.0;
             block.losses[i] = kept ? loss_of(row.whole, row.logit, block.weights[i]) : 0.0;
         });
     }
-    void write_gradient(const SharedRow& row, const Block& block, index_t first_chunk, index_t last_chunk) {
+    void write_gradient(const SharedRow& row, const Block<Arithmetic>& block, index_t first_chunk, index_t last_chunk) {
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
             for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
                            [&](index_t first, index_t classes) {
@@ -253,7 +258,7 @@ private:
         ClassSums<1, true> sums;
         sums.add(values, classes, 1, 1);
         sums.finish(1);
-        return sums.sum[0] + sums.error[0];
+        return total_of(sums.sum[0], sums.error[0]);
     }
 
     Softmax softmax_of(const Scalar* from) {
@@ -263,7 +268,7 @@ private:
             if (kept_) chunks_[first / chunk_size] = chunk;
             merge(softmax, chunk.softmax);
         });
-        softmax.rest = final_rest(softmax.largest, softmax.rest);
+        settle(softmax);
         return softmax;
     }
 
@@ -296,21 +301,22 @@ private:
     }
 
     void write_gradient(const Scalar* from, Scalar* to, index_t first, index_t classes, const Softmax& softmax,
-                        double logit, const Block& block, index_t i) {
-        const Parts all = quotient_of<Arithmetic>(block.all[i], softmax.rest);
+                        double logit, const Block<Arithmetic>& block, index_t i) {
+        using Factor = typename Arithmetic::Factor;
         const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
-        const double factor = all.high * scale, low = all.low * scale;
+        const Factor sum = sum_of(Factor{1}, Factor{softmax.rest});
+        const Factor factor = product_of(quotient_of(block.all[i], sum), scale);
         if (plan_.label_smoothing == 0) {
-            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, &low, space_.part, 0);
+            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, space_.part, 0);
         } else {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
-                space_.part[c] = entry_of<Scalar>(scaled<Arithmetic>(powers[c], factor, low) -
-                                                  block.each[i] * space_.class_weights[c]);
+                space_.part[c] =
+                    entry_of<Scalar>(scaled(factor, powers[c]) - scaled(block.each[i], space_.class_weights[c]));
         }
         const index_t target = block.classes[i] - first;
         if (target >= 0 && target < classes)
-            space_.part[target] = entry_of<Scalar>(target_entry(block, i, softmax.largest, softmax.rest, logit,
+            space_.part[target] = entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit,
                                                                 static_cast<double>(powers[target]) * scale));
         store(to, first, classes);
     }
@@ -355,7 +361,7 @@ public:
     }
     static constexpr index_t most_gathered = 32 << 10;  // elements
 
-    void cross_entropy(index_t begin, Block& block) {
+    void cross_entropy(index_t begin, Block<Arithmetic>& block) {
         block_begin_ = begin;
         for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
             softmax(begin + first, count);
@@ -466,7 +472,11 @@ private:
                 });
         }
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
-        for (index_t i = 0; i < width_; ++i) rest_[i] = final_rest(largest_[i], rest_[i]);
+        for (index_t i = 0; i < width_; ++i) {
+            Softmax softmax{largest_[i], rest_[i], 0, 0, lost_[i]};
+            settle(softmax);
+            rest_[i] = softmax.rest;
+        }
     }
 
     // The largest values of a chunk.
@@ -502,18 +512,20 @@ private:
             return compensated;
         });
         for (index_t i = 0; i < width_ && first > 0; ++i) {
-            Softmax softmax{largest_[i], rest_[i], below_[i], weight_[i]};
+            Softmax softmax{largest_[i], rest_[i], below_[i], weight_[i], lost_[i]};
             merge(softmax, {static_cast<double>(largest[i]), rest[i], below[i], weight[i]});
             largest_[i] = softmax.largest;
             rest_[i] = softmax.rest;
             below_[i] = softmax.below;
             weight_[i] = softmax.weight;
+            lost_[i] = softmax.lost;
         }
         for (index_t i = 0; i < width_ && first == 0; ++i) {
             largest_[i] = largest[i];
             rest_[i] = rest[i];
             below_[i] = below[i];
             weight_[i] = weight[i];
+            lost_[i] = 0;
             unit_[i] = reference.unit[i];
         }
     }
@@ -537,8 +549,8 @@ private:
         differences.finish(width_);
         weights.finish(width_);
         for (index_t i = 0; i < width_; ++i) {
-            below[i] = differences.sum[i] + differences.error[i];
-            weight[i] = weights.sum[i] + weights.error[i];
+            below[i] = total_of(differences.sum[i], differences.error[i]);
+            weight[i] = total_of(weights.sum[i], weights.error[i]);
         }
     }
 
@@ -556,7 +568,7 @@ private:
     }
 
     // `block`, from its sample `at` on, has the samples of this tile.
-    void write_gradient(index_t at, const double* logits, const Block& block) {
+    void write_gradient(index_t at, const double* logits, const Block<Arithmetic>& block) {
         alignas(64) double scale[most_samples];  // of powers, to e^(x - largest)
         if (whole_) {
             for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
@@ -577,8 +589,10 @@ private:
 
     // The entries of the gradient from powers.
     void write_part(index_t first, index_t classes, const double* scale, index_t at, const double* logits,
-                    const Block& block) {
-        alignas(64) double factor[most_samples], low[most_samples], power[most_samples], entry[most_samples];
+                    const Block<Arithmetic>& block) {
+        using Factor = typename Arithmetic::Factor;
+        alignas(64) Factor factor[most_samples];
+        alignas(64) double power[most_samples], entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
         for (index_t i = 0; i < count_; ++i) {
@@ -586,21 +600,18 @@ private:
             power[i] = target >= 0 && target < classes ? static_cast<double>(space_.powers[target * pitch_ + i]) : 0.0;
         }
         for (index_t i = 0; i < count_; ++i) {
-            const Parts all = quotient_of<Arithmetic>(block.all[at + i], rest_[i]);
-            factor[i] = all.high * scale[i];
-            low[i] = all.low * scale[i];
-            entry[i] = target_entry(block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
+            const Factor sum = sum_of(Factor{1}, Factor{rest_[i]});
+            factor[i] = product_of(quotient_of(block.all[at + i], sum), scale[i]);
+            entry[i] = target_entry(plan_, block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
         }
-        std::fill(factor + count_, factor + width_, 0.0);
-        std::fill(low + count_, low + width_, 0.0);
-        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, low, to, pitch);
+        std::fill(factor + count_, factor + width_, Factor{0});
+        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
         if (plan_.label_smoothing != 0) {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
                 for (index_t i = 0; i < count_; ++i)
-                    to[c * pitch + i] =
-                        entry_of<Scalar>(scaled<Arithmetic>(space_.powers[c * pitch_ + i], factor[i], low[i]) -
-                                         block.each[at + i] * space_.class_weights[c]);
+                    to[c * pitch + i] = entry_of<Scalar>(scaled(factor[i], space_.powers[c * pitch_ + i]) -
+                                                         scaled(block.each[at + i], space_.class_weights[c]));
         }
         for (index_t i = 0; i < count_; ++i) {
             const index_t target = targets[i] - first;
@@ -624,6 +635,7 @@ private:
     index_t values_pitch_ = 0;
     // Of each sample, as in Softmax; and the units of the powers that are kept.
     alignas(64) double largest_[most_samples], rest_[most_samples], below_[most_samples], weight_[most_samples];
+    alignas(64) double lost_[most_samples];
     alignas(64) double unit_[most_samples];
 };
 
@@ -652,8 +664,9 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
 }
 
 // The labels of a block, and what they say about the loss and the gradient. False if a label is bad.
-inline bool prepare(const Plan& plan, index_t begin, index_t count, Block& block, Survey<double>& weights_survey,
-                    Partial& partial) {
+template <class Arithmetic>
+bool prepare(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& block, Survey<double>& weights_survey,
+             Partial& partial) {
     block.count = count;
     const index_t kept = load_classes(plan, begin, count, block.classes, partial);
     if (kept < 0) return false;
@@ -664,18 +677,25 @@ inline bool prepare(const Plan& plan, index_t begin, index_t count, Block& block
     double grad_output[block_size];
     std::fill_n(grad_output, count, plan.grad_output);
     if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
-    const double smoothing = plan.label_smoothing;
+    using Factor = typename Arithmetic::Factor;
+    const Factor divisor{plan.divisor}, share = sum_of(Factor{1}, Factor{-plan.label_smoothing});
+    const Factor each = quotient_of(Factor{plan.label_smoothing}, Factor{static_cast<double>(plan.classes)});
     for (index_t i = 0; i < count; ++i) {
-        block.each[i] = smoothing / static_cast<double>(plan.classes) * (grad_output[i] / plan.divisor);
-        block.target[i] = (1 - smoothing) * (block.weights[i] * grad_output[i] / plan.divisor);
-        block.all[i] = block.target[i] + block.each[i] * plan.class_weights;
+        block.target[i] = quotient_of(product_of(Factor{grad_output[i]}, block.weights[i]), divisor);
+        block.each[i] = {0};
+        if (plan.label_smoothing != 0) {
+            block.target[i] = product_of(block.target[i], share);
+            block.each[i] = product_of(quotient_of(Factor{grad_output[i]}, divisor), each);
+        }
+        block.all[i] = sum_of(block.target[i], product_of(block.each[i], plan.class_weights));
     }
     if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
     return true;
 }
 
 // Adds the losses of a block, or writes them if the plan has an output for them.
-inline void finish(const Plan& plan, index_t begin, Block& block, const Survey<double>& weights_survey,
+template <class Arithmetic>
+void add_losses_of(const Plan& plan, index_t begin, Block<Arithmetic>& block, const Survey<double>& weights_survey,
                    Partial& partial) {
     const bool weighs = plan.weight && plan.label_smoothing == 0;
     if (plan.data[output] && !plan.data[gradient]) {
@@ -695,13 +715,13 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
     const bool rows = by_rows(plan, input);
     Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
     Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
-    Block block;
+    Block<Arithmetic> block;
     for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
         Survey<double> weights_survey;
         if (!prepare(plan, begin, count, block, weights_survey, partial)) return;
         if (rows) row_work.cross_entropy(begin, block);
         else tiles.cross_entropy(begin, block);
-        finish(plan, begin, block, weights_survey, partial);
+        add_losses_of(plan, begin, block, weights_survey, partial);
     });
     if (plan.streams) finish_streams();
 }
@@ -735,13 +755,13 @@ void merge_chunks(const Plan& plan, index_t first, index_t last, Partial& partia
     if (last * chunk_size < plan.classes) return;
     if constexpr (with_loss) {
         Workspace<Scalar, Arithmetic> space;
-        Block block;
+        Block<Arithmetic> block;
         Survey<double> weights_survey;
         if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
         Rows<Scalar, Arithmetic>(plan, space, nullptr).finish(row, block);
-        finish(plan, row.sample, block, weights_survey, partial);
+        add_losses_of(plan, row.sample, block, weights_survey, partial);
     } else {
-        row.whole.rest = final_rest(row.whole.largest, row.whole.rest);
+        settle(row.whole);
     }
 }
 
@@ -751,7 +771,7 @@ void use_chunks(const Plan& plan, index_t first, index_t last, Partial& partial)
     Workspace<Scalar, Arithmetic> space;
     Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
     if constexpr (with_loss) {
-        Block block;
+        Block<Arithmetic> block;
         Partial counted;  // already
         Survey<double> weights_survey;
         if (prepare(plan, plan.shared->sample, 1, block, weights_survey, counted))

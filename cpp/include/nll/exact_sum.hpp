@@ -114,7 +114,10 @@ inline void merge(ExactSum& sum, const ExactSum& other) {
     sum.negative_infinity |= other.negative_infinity;
     if (other.high == 0) return;
     if (sum.high == 0) {
-        sum = other;
+        std::copy(other.digit + other.low, other.digit + other.high, sum.digit + other.low);
+        sum.low = other.low;
+        sum.high = other.high;
+        sum.pending = other.pending;
         return;
     }
     ExactSum part = other;

@@ -151,6 +151,23 @@ inline bool can_create(int threads) {
     return possible;
 }
 
+inline constexpr auto patience = std::chrono::milliseconds(50);
+
+// For calls of many short regions: asks between them, every 50 ms, whether to stop.
+class Interruptible {
+public:
+    explicit Interruptible(bool (*interrupt)()) : interrupt_(interrupt) {}
+    void ask() {
+        if (!interrupt_ || std::chrono::steady_clock::now() - asked_ < patience) return;
+        asked_ = std::chrono::steady_clock::now();
+        if (interrupt_()) throw Interrupted();
+    }
+
+private:
+    bool (*interrupt_)();
+    std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
+};
+
 // work(first, last, part) for [0, count) in pieces of `piece`, with merge(total, part) for every thread's part.
 // Neither may throw. Which thread does which piece is left to chance: the merge must not depend on it. Once work
 // returns false no thread takes another piece; the pieces before that one have then all been done.
@@ -158,7 +175,6 @@ template <class Part, class Work, class Merge>
 void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(), Work&& work, Merge&& merge) {
     std::atomic<index_t> next{0};
     std::atomic<bool> stop{false}, interrupted{false};
-    constexpr auto patience = std::chrono::milliseconds(50);
 
     const auto take_pieces = [&](Part& part, bool ask) noexcept {
         const DefaultFloatingPoint environment;

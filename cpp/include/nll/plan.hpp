@@ -13,6 +13,7 @@ namespace nll {
 // smoothing Σ w·(largest - x) and Σ w.
 struct Softmax {
     double largest = -std::numeric_limits<double>::infinity(), rest = -1, below = 0, weight = 0;  // of no class
+    double lost = 0;                                                                              // rounded off rest
 };
 
 // A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target.

@@ -96,6 +96,47 @@ struct Difference {
     return n * log_2_high - ((half_square - (s * (half_square + series) + (n * log_2_low + lost))) - f);
 }
 
+// What a + b = sum has rounded off.
+[[gnu::always_inline]] inline double lost(double a, double b, double sum) {
+    const double part = sum - a;
+    return (a - (sum - part)) + (b - part);
+}
+
+// A factor: a double, or two where roundings would add up.
+struct Plain {
+    double high;
+};
+struct Paired {
+    double high, low = 0;
+};
+inline Paired cleared(double high, double low) {
+    return {high, low == low ? low : 0.0};
+}  // it is NaN beside infinities
+
+inline Plain product_of(Plain a, double b) { return {a.high * b}; }
+inline Paired product_of(Paired a, double b) {
+    const double high = a.high * b;
+    return cleared(high, std::fma(a.high, b, -high) + a.low * b);
+}
+inline Plain product_of(Plain a, Plain b) { return {a.high * b.high}; }
+inline Paired product_of(Paired a, Paired b) {
+    const Paired product = product_of(a, b.high);
+    return cleared(product.high, product.low + a.high * b.low);
+}
+inline Plain quotient_of(Plain a, Plain b) { return {a.high / b.high}; }
+inline Paired quotient_of(Paired a, Paired b) {
+    const double high = a.high / b.high;
+    return cleared(high, (std::fma(-high, b.high, a.high) - high * b.low + a.low) / b.high);
+}
+inline Plain sum_of(Plain a, Plain b) { return {a.high + b.high}; }
+inline Paired sum_of(Paired a, Paired b) {
+    const double high = a.high + b.high;
+    return cleared(high, lost(a.high, b.high, high) + a.low + b.low);
+}
+// factor·number, in one double
+inline double scaled(Plain factor, double number) { return factor.high * number; }
+inline double scaled(Paired factor, double number) { return multiply_add(number, factor.high, number * factor.low); }
+
 // How exact exponentials and sums have to be depends on the result. A largest term may be taken off a plain sum that it
 // `leaves_enough` of; a rest that is only terms too small to be exact is `flushed`, and it is far below the last bit of
 // any result. A chunk's powers, relative to its own largest value, may be scaled to the sample's if one rounding more
@@ -103,6 +144,7 @@ struct Difference {
 struct Double {
     using Real = double;   // of values
     using Power = double;  // of exponentials
+    using Factor = Paired;
     static constexpr bool scales_chunks = false;
     static bool leaves_enough(double, double) { return false; }
     static double flushed(double rest) { return rest; }
@@ -110,6 +152,7 @@ struct Double {
 struct Single {
     using Real = float;
     using Power = double;
+    using Factor = Plain;
     static constexpr bool scales_chunks = true;
     static bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
     static double flushed(double rest) { return rest < 0x1p-900 ? 0.0 : rest; }
@@ -117,6 +160,7 @@ struct Single {
 struct Half {  // bfloat16's
     using Real = float;
     using Power = float;
+    using Factor = Plain;
     static constexpr bool scales_chunks = true;
     static bool leaves_enough(double sum, double unit) { return Single::leaves_enough(sum, unit); }
     static double flushed(double rest) { return rest < 0x1p-165 ? 0.0 : rest; }
@@ -205,28 +249,6 @@ template <int width> struct Reference<Double, width> {
 };
 
 // ---------------------------------------------------------------- sums over classes
-
-// A number in two parts.
-struct Parts {
-    double high, low = 0;
-};
-
-// a / (1 + rest); the low part only where it counts.
-template <class Arithmetic> Parts quotient_of(double a, double rest) {
-    const double sum = 1 + rest, high = a / sum;
-    if constexpr (Arithmetic::scales_chunks) {
-        return {high};
-    } else {
-        const double low = (std::fma(-high, sum, a) - high * ((1 - sum) + rest)) / sum;
-        return {high, low == low ? low : 0.0};  // of an infinite quotient it is NaN
-    }
-}
-
-// What a + b = sum has rounded off.
-[[gnu::always_inline]] inline double lost(double a, double b, double sum) {
-    const double part = sum - a;
-    return (a - (sum - part)) + (b - part);
-}
 
 // Sums of 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round off.
 template <int width, bool compensated> struct ClassSums {
@@ -327,15 +349,21 @@ void take_rests(const double* sums, const double* units, index_t samples, double
 inline void merge(Softmax& all, Softmax part) {
     if (all.rest == -1) return static_cast<void>(all = part);
     if (part.largest > all.largest) std::swap(all, part);
-    all.rest += (1 + part.rest) * share_of(part.largest, all.largest);
+    const double share = share_of(part.largest, all.largest), term = (1 + part.rest) * share, before = all.rest;
+    all.rest += term;
+    all.lost += part.lost * share + lost(before, term, all.rest);
     all.below += part.below + (part.largest == all.largest ? 0.0 : part.weight * (all.largest - part.largest));
     all.weight += part.weight;
 }
 
-// The rest when all classes are merged: logits with +inf among them, or all of them -inf, have no softmax.
-inline double final_rest(double largest, double rest) {
-    return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : rest;
+// When all classes are merged. Logits with +inf among them, or all of them -inf, have no softmax.
+inline void settle(Softmax& all) {
+    all.rest += all.lost;
+    if (std::fabs(all.largest) == infinity) all.rest = std::numeric_limits<double>::quiet_NaN();
 }
+
+// A compensated sum; of infinities there is no error.
+inline double total_of(double sum, double error) { return std::fabs(sum) < infinity ? sum + error : sum; }
 
 // ---------------------------------------------------------------- a row: classes of one sample, in whole groups of 16
 

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Cross-entropy, its gradient and log-softmax of logits at the ends of what numbers can be, within the same bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import nll
+import softmax_oracle
+from cross_entropy_bounds import assert_within, random_logits
+from oracle import assert_same_bits
+from samples import random_target
+from softmax_oracle import assert_within_bound
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+INFINITY, NAN = np.inf, np.nan
+
+# ---- extremes
+
+EXTREMES = {
+    "confident": [20, 0, 0],
+    "confident-at-the-end-of-float32": [104, 0, 0],
+    "confident-at-the-end-of-float64": [740, 0, 0],
+    "beyond-confident": [11_000, 0, 0],
+    "subnormal-float16": [0, -8, -14, -17, -17.5],
+    "subnormal-float32": [0, -85, -88, -100, -103, -103.5, -104],
+    "subnormal-float64": [0, -650, -706, -710, -740, -744.5, -745, -746],
+    "less-than-the-last-digit": [0, -40, -75, -700],
+    "masked-by-a-large-number": [-1e9, 0, 1, -1e9],
+    "masked-by-the-largest": [-3e38, 0, 1, -3e38],
+    "all-masked": [-1e9, -1e9, -1e9],
+    "zeros": [0, 0, 0, 0],
+    "ones": [1, 1, 1],
+    "two-are-largest": [3, 1, 3, -2],
+    "two-are-largest-and-certain": [50, 0, 50, -1000],
+    "offset-1e3": [1e3, 1e3 + 1, 1e3 - 2],
+    "offset-1e6": [1e6, 1e6 + 1, 1e6 - 2],
+    "offset-minus-1e6": [-1e6, -1e6 - 1, -1e6 + 0.5],
+    "offset-2**14": [16384, 16383, 16380.5],
+    "offset-2**24": [2**24, 2**24 - 1, 2**24 - 7],
+    "offset-1e30": [1e30, 1e30, 1e30 * (1 - 2**-24)],
+    "offset-2**53": [2.0**53, 2.0**53 - 1, 2.0**53 - 3],
+    "1e38": [1e38, -1e38, 0],
+    "3e38": [3e38, 3e38, -3e38],
+    "1e308": [1e308, -1e308, 0],
+    "numbers-near-0": [1e-40, -1e-40, 1e-300, 0],
+    "one-class": [5],
+    "one-large-class": [-3e38],
+    "minus-infinity": [0, -INFINITY, 1],
+    "one-class-left": [-INFINITY, 3, -INFINITY],
+    "no-class-left": [-INFINITY, -INFINITY],
+    "infinity": [0, INFINITY, 1],
+    "both-infinities": [-INFINITY, INFINITY],
+    "infinities": [INFINITY, INFINITY],
+    "nan": [0, NAN, 1],
+    "nan-first": [NAN, 0, 1],
+    "nan-last": [0, 1, NAN],
+    "nan-beside-infinity": [INFINITY, NAN, -INFINITY],
+    "nan-beside-minus-infinity": [-INFINITY, NAN, -INFINITY],
+    "one-class-nan": [NAN],
+    "one-class-minus-infinity": [-INFINITY],
+}
+
+
+@pytest.fixture(params=[0, 2500], ids=["few-classes", "many-classes"])
+def extreme_rows(request: pytest.FixtureRequest) -> Any:
+    """A function that gives a row once for each target, filled up with classes of no probability."""
+
+    def rows(name: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        values = np.array(EXTREMES[name])
+        with np.errstate(over="ignore"):
+            row = np.concatenate([np.full(request.param, -INFINITY), values]).astype(dtype)
+        return np.tile(row, (len(values), 1)), request.param + np.arange(len(values))
+
+    return rows
+
+
+each_extreme = pytest.mark.parametrize("name", EXTREMES)
+
+
+@each_extreme
+def test_extreme_losses(name, dtype, extreme_rows):
+    input, target = extreme_rows(name, dtype)
+    assert_within(input, target, reduction="none")
+
+
+@each_extreme
+def test_extreme_losses_in_double(name, extreme_rows):
+    input, target = extreme_rows(name, FLOAT32)
+    assert_within(input, target, reduction="none", dtype=FLOAT64)
+
+
+@each_extreme
+def test_extreme_log_softmax(name, dtype, extreme_rows):
+    input, _ = extreme_rows(name, dtype)
+    assert_within_bound(nll.log_softmax(input), softmax_oracle.log_softmax(input))
+
+
+@each_extreme
+def test_extremes_side_by_side(name, dtype):
+    """They have no effect on the samples beside them, also where many are computed at a time."""
+    class_count = len(EXTREMES[name])
+    rows = np.zeros((21, class_count), dtype)
+    with np.errstate(over="ignore"):
+        rows[::4] = np.array(EXTREMES[name]).astype(dtype)
+    side_by_side = np.ascontiguousarray(rows.T)[None]
+    target = np.arange(21)[None] % class_count
+    assert_within(side_by_side, target, reduction="none")
+    log_softmax = nll.log_softmax(side_by_side)
+    assert_within_bound(log_softmax, softmax_oracle.log_softmax(side_by_side))
+
+
+def test_values_by_hand():
+    def loss(row, target):
+        return nll.cross_entropy(np.array(row, np.float32), target)
+
+    assert loss([20, 0, 0], 0) == np.float32(4.1223072363804075e-09)
+    assert loss([20, 0, 0], 1) == np.float32(20.000000004122307)
+    assert loss([104, 0, 0], 0) == np.float32(2 * 6.8e-46)  # the smallest subnormal
+    assert loss([0, 0, 0], 0) == np.float32(np.log(3))
+    assert_same_bits(loss([7], 0), np.float32(0))
+    assert_same_bits(loss([-INFINITY, 7], 1), np.float32(0))
+    assert loss([-INFINITY, 7], 0) == INFINITY
+    assert np.isnan(loss([INFINITY, 0], 1))
+    assert np.isnan(loss([-INFINITY, -INFINITY], 1))
+
+
+def test_undefined_rows_get_nothing_but_nan(dtype):
+    for row in ([INFINITY, 0], [-INFINITY, -INFINITY], [NAN, 0], [INFINITY, -INFINITY]):
+        input = np.array([row, [0, 0]], dtype)
+        gradient = nll.cross_entropy_backward(1.0, input, [0, 0], reduction="sum")
+        assert np.isnan(gradient[0].astype(float)).all()
+        assert_same_bits(gradient[1], np.array([-0.5, 0.5], dtype))
+        assert np.isnan(nll.log_softmax(input)[0].astype(float)).all()
+
+
+def test_class_without_probability_gets_a_positive_zero(dtype):
+    gradient = nll.cross_entropy_backward(-1.0, np.array([[0, -INFINITY, 0]], dtype), [0])
+    assert_same_bits(gradient, np.array([[0.5, 0, -0.5]], dtype))
+
+
+def test_certain_target_gets_a_positive_zero(dtype):
+    """Where nothing is left for the others, whatever the sign of the zero that the arithmetic comes to."""
+    for row in ([0, -INFINITY], [0, -20_000], [0]):
+        for grad_output in (1.0, -1.0):
+            gradient = nll.cross_entropy_backward(grad_output, np.array([row], dtype), [0])
+            assert_same_bits(gradient, np.zeros((1, len(row)), dtype))
+
+
+@pytest.mark.parametrize("class_count", [2, 9, 70])
+def test_zeros_of_a_gradient_are_positive(class_count, dtype):
+    """Also those that a number of either sign was rounded to."""
+    input = np.zeros((400, class_count), dtype)
+    input[:, 0] = np.linspace(0, 1000, 400)
+    for grad_output in (1.0, -1.0):
+        for target in (0, 1):
+            gradient = nll.cross_entropy_backward(grad_output, input, np.full(400, target), reduction="sum")
+            assert target == 1 or (gradient == 0).any()
+            assert not np.signbit(gradient[gradient == 0]).any()
+
+
+@pytest.mark.parametrize("distance", range(680, 748, 4))
+def test_losses_down_to_subnormal_doubles(distance, rng):
+    below = rng.uniform(0, 4, (20, 3)) + distance
+    input = np.concatenate([np.zeros((20, 1)), -below], axis=1)
+    for target in (0, 1):
+        assert_within(input, np.full(20, target), reduction="none")
+        assert_within(input.astype(np.float32), np.full(20, target), reduction="none", dtype=FLOAT64)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6, 1e9, 1e15, 1e30, 1e300])
+def test_common_offset(offset, dtype, rng):
+    """As far as the dtype tells the logits apart, which the exact differences of its numbers show."""
+    if offset > float(ml_dtypes.finfo(dtype).max):
+        offset = float(ml_dtypes.finfo(dtype).max) / 4
+    for sign in (1, -1):
+        input = (sign * offset + random_logits(rng, (30, 70), FLOAT64)).astype(dtype)
+        for logits in (input, input[:, :9]):
+            target = random_target(rng, 30, logits.shape[1])
+            assert_within(logits, target, reduction="none")
+            assert_within_bound(nll.log_softmax(logits), softmax_oracle.log_softmax(logits))
+
+
+@pytest.mark.parametrize("class_count", [2, 3, 20, 100, 2100])
+def test_confident_predictions(class_count, dtype, rng):
+    """The target's probability from a half to all but 1, and that of others from a half to all but 0."""
+    lead = np.linspace(0, 120, 50)[:, None]
+    input = rng.normal(size=(50, class_count))
+    input[:, :1] += lead
+    input = input.astype(dtype)
+    for target in (np.zeros(50, int), rng.integers(1, class_count, 50)):
+        assert_within(input, target, reduction="none")
+
+
+@pytest.mark.parametrize(("samples", "class_count"), [(10, 20_000), (1, 262_144)])
+@pytest.mark.parametrize("order", ["any", "ascending", "descending"])
+def test_many_classes_of_like_probability(order, samples, class_count, dtype, rng):
+    """Hundreds of thousands of additions leave no more of an error than a few, whichever comes first."""
+    input = random_logits(rng, (samples, class_count), FLOAT64, 1)
+    if order != "any":
+        input = np.sort(input) if order == "ascending" else np.sort(input)[:, ::-1]
+    target, grad_output = random_target(rng, samples, class_count), rng.normal(size=samples)
+    assert_within(input.astype(dtype), target, grad_output=grad_output, reduction="none")
+
+
+@pytest.mark.parametrize("exponent", [-1000, -150, -40, -10, 10, 100, 900])
+def test_weights_and_grad_outputs_of_any_magnitude(exponent, dtype, rng):
+    """The product is what the bound is about: a small loss times a large weight may be an ordinary number."""
+    input, target = random_logits(rng, (50, 6), dtype, 4), random_target(rng, 50, 6)
+    lead = np.linspace(0, min(1.2 * abs(exponent), 680), 25).astype(dtype)  # all probabilities are normal doubles
+    input[np.arange(25), target[:25]] += lead
+    factor = 2.0**exponent
+    assert_within(input, target, factor * rng.uniform(1, 2, 6), reduction="none")
+    assert_within(input, target, grad_output=factor * rng.uniform(1, 2, 50), reduction="none")
+    assert_within(input, target, factor * rng.uniform(1, 2, 6), reduction="sum", dtype=FLOAT64)
+    assert_within(input, target, factor * rng.uniform(1, 2, 6), reduction="mean")
