@@ -216,9 +216,13 @@ private:
         std::fill(space_.values + classes, space_.values + padded(classes), -std::numeric_limits<Real>::infinity());
         return space_.values;
     }
-    void store(Scalar* to, index_t first, index_t classes) const {
+    // Where a chunk's results are to be written: where they belong, or into the workspace for `store`.
+    Scalar* destination(Scalar* to, index_t first) {
+        return plan_.class_stride[gradient] == 1 && !plan_.streams ? to + first : space_.part;
+    }
+    void store(Scalar* to, index_t first, index_t classes, const Scalar* written) const {
         const index_t stride = plan_.class_stride[gradient];
-        store_row(space_.part, to + first * stride, stride, classes, plan_.streams);
+        if (written == space_.part) store_row(written, to + first * stride, stride, classes, plan_.streams);
     }
 
     Chunk compute(const Scalar* from, index_t first, index_t classes, Power* powers) {
@@ -306,29 +310,31 @@ private:
         const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
         const Factor sum = sum_of(Factor{1}, Factor{softmax.rest});
         const Factor factor = product_of(quotient_of(block.all[i], sum), scale);
+        Scalar* part = destination(to, first);
         if (plan_.label_smoothing == 0) {
-            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, space_.part, 0);
+            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, part, 0);
         } else {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
-                space_.part[c] =
-                    entry_of<Scalar>(scaled(factor, powers[c]) - scaled(block.each[i], space_.class_weights[c]));
+                part[c] = entry_of<Scalar>(scaled(factor, powers[c]) - scaled(block.each[i], space_.class_weights[c]));
         }
         const index_t target = block.classes[i] - first;
         if (target >= 0 && target < classes)
-            space_.part[target] = entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit,
-                                                                static_cast<double>(powers[target]) * scale));
-        store(to, first, classes);
+            part[target] = entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit,
+                                                         static_cast<double>(powers[target]) * scale));
+        store(to, first, classes, part);
     }
     void write_zeros(Scalar* to, index_t first, index_t classes) {
-        std::fill_n(space_.part, classes, Scalar{});
-        store(to, first, classes);
+        Scalar* part = destination(to, first);
+        std::fill_n(part, classes, Scalar{});
+        store(to, first, classes, part);
     }
     void write_logarithms(const Scalar* from, Scalar* to, index_t first, index_t classes, double largest,
                           double log_sum) {
         const Real* values = load(from, first, classes);
-        for (index_t c = 0; c < classes; ++c) space_.part[c] = from_double<Scalar>((values[c] - largest) - log_sum);
-        store(to, first, classes);
+        Scalar* part = destination(to, first);
+        for (index_t c = 0; c < classes; ++c) part[c] = from_double<Scalar>((values[c] - largest) - log_sum);
+        store(to, first, classes, part);
     }
 
     const Plan& plan_;
