@@ -106,7 +106,10 @@ def main() -> int:
     del machine
     extras = not (chosen.quick or chosen.no_extras)
     results["pages"] = other_pages(chosen, cases) if extras and "torch" in peers else []
-    results["exactness"] = exactness(chosen.threads) if extras else []
+    # What exact sums cost: the same kernel with them and with a plain sum in double.
+    results["exactness"] = run_program("exactness.cpp", chosen.threads) if extras else []
+    # dtype -> nanoseconds that a logit's exponential takes from the first-level cache.
+    results["arithmetic"] = run_program("arithmetic.cpp", 1)[0] if extras else {}
 
     if chosen.json:
         chosen.json.write_text(json.dumps(results, indent=1) + "\n")
@@ -149,6 +152,7 @@ def measured(
     record: dict[str, Any] = {
         "name": case.name,
         "loss": case.loss,
+        "elements": case.elements,
         "shape": case.shape,
         "dtype": case.dtype,
         "gradient": case.gradient,
@@ -214,17 +218,14 @@ def other_pages(chosen: argparse.Namespace, cases: list[Case]) -> list[dict[str,
     return found
 
 
-def exactness(threads: int) -> list[dict[str, Any]]:
-    """What exact sums cost: exactness.cpp runs the same kernel with them and with a plain sum in double."""
-    source = ROOT / "bench" / "exactness.cpp"
-    if not source.exists():
-        return []
-    print("cost of exactness", file=sys.stderr)
+def run_program(source: str, threads: int) -> list[Any]:
+    """The JSON values that a C++ program of this folder prints, one a line; built as CMake builds the kernels."""
+    print(source, file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "exactness")
+        program = Path(folder, "program")
         flags = ["-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-        flags += ["-mprefer-vector-width=512", "-fopenmp", "-I", "cpp/include"]  # as CMake builds the kernels
-        subprocess.run([*compiler(), *flags, str(source), "-o", str(program)], cwd=ROOT, check=True)
+        flags += ["-mprefer-vector-width=512", "-fopenmp", "-I", "cpp/include"]
+        subprocess.run([*compiler(), *flags, f"bench/{source}", "-o", str(program)], cwd=ROOT, check=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         run = subprocess.run([str(program)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in run.stdout.splitlines() if line.strip()]

@@ -131,6 +131,19 @@ def exactness_rows(results: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+def arithmetic_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Forward cross-entropy beside what its exponentials alone would take."""
+    table = [["limit of arithmetic", "nll", "exponentials from the first-level cache, all threads", "of that limit"]]
+    for case in results["cases"]:
+        if case["loss"] != "cross_entropy" or case["gradient"] or "bandwidth" not in case:
+            continue
+        if limit := results["arithmetic"].get(case["dtype"]):
+            least = limit * 1e-9 * case["elements"] / results["threads"]
+            seconds = case["contestants"]["nll"]["seconds"]["median"]
+            table.append([case["name"], duration(seconds), duration(least), f"{least / seconds:.0%}"])
+    return table
+
+
 def aligned_table(table: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
@@ -144,7 +157,8 @@ def markdown_table(table: list[list[str]]) -> str:
 
 def paragraphs(results: dict[str, Any], render: Any) -> list[str]:
     parts = [render(rows(results)), "\n".join(remarks(results))]
-    parts += [render(table) for table in (pages_rows(results), exactness_rows(results)) if len(table) > 1]
+    tables = (pages_rows(results), arithmetic_rows(results), exactness_rows(results))
+    parts += [render(table) for table in tables if len(table) > 1]
     return parts
 
 
