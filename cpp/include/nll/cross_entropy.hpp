@@ -39,7 +39,7 @@ template <class Arithmetic> struct Block {
 };
 
 inline bool by_rows(const Plan& plan, Operand operand) {
-    constexpr index_t few = 64;  // classes
+    constexpr index_t few = 128;  // classes
     return plan.classes > few &&
            (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <= absolute(plan.samples.stride(operand)));
 }

@@ -342,8 +342,9 @@ void take_rests(const double* sums, const double* units, index_t samples, double
 
 // The factor that takes e^(x - part) to e^(x - largest), for the largest value of a part of the classes.
 [[gnu::noinline]] inline double share_of(double part, double largest) {
+    if (part == largest) return 1.0;
     const Difference down = difference_of(part, largest);
-    return part == largest ? 1.0 : exp_of(down.high, down.low);
+    return exp_of(down.high, down.low);
 }
 
 inline void merge(Softmax& all, Softmax part) {
