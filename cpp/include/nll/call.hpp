@@ -287,9 +287,9 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernel, const Array
     choose_stores(plan);
     const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_powers;
     const int threads = pays ? parallel::limit(options.num_threads) : 1;
-    constexpr index_t long_row = 16 * chunk_size, few_rows = 4;  // of a thread
-    constexpr index_t endless_row = index_t{1} << 22;            // a few milliseconds, after which it can be stopped
-    const bool shares = threads > 1 && plan.classes >= long_row && plan.samples.count < few_rows * threads;
+    constexpr index_t long_row = 16 * chunk_size;
+    constexpr index_t endless_row = index_t{1} << 22;  // a few milliseconds, after which a call can be stopped
+    const bool shares = plan.samples.count < threads && plan.classes >= long_row;
     if (by_rows(plan, input) && (shares || plan.classes >= endless_row))
         return run_shared(plan, kernel, threads, target_array, options);
     return run(plan, kernel.sweep, softmax_block(plan), pays, target_array, options);

@@ -5,8 +5,8 @@
 // the gradient at the target is made of all other terms of S: where x_t is nearly all of S, log(S) and x_t/S - 1 would
 // lose every digit. What is loaded once serves both.
 //
-// Classes that lie side by side are taken 16 at a time, sample by sample (rows). Otherwise, and where there are few of
-// them, 16 samples are taken at a time, class by class (tiles). Both add up in the same order.
+// Many classes that lie side by side are taken sample by sample (rows). Otherwise, and where there are few of them, up to
+// 128 samples are taken at a time, class by class (tiles). Both add up in the same order.
 #pragma once
 
 #include "nll_loss.hpp"
@@ -38,8 +38,9 @@ template <class Arithmetic> struct Block {
     alignas(64) Factor target[block_size], each[block_size], all[block_size];
 };
 
+// Whether samples are taken one by one.
 inline bool by_rows(const Plan& plan, Operand operand) {
-    constexpr index_t few = 128;  // classes
+    constexpr index_t few = 128;  // classes: a row has costs of its own
     return plan.classes > few &&
            (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <= absolute(plan.samples.stride(operand)));
 }
@@ -343,7 +344,7 @@ private:
     Chunk chunks_[most_kept / chunk_size];
 };
 
-// ---------------------------------------------------------------- tiles: 16 samples side by side
+// ---------------------------------------------------------------- tiles: samples side by side
 
 template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
