@@ -325,14 +325,12 @@ inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_ar
     }
     const Kernels& kernel = kernels(plan.dtype[input]);
     const SoftmaxKernels& own = dtype == plan.dtype[input] ? kernel.cross_entropy : kernel.cross_entropy_single;
-    // Powers that are too small to be exact matter only where factors are huge.
+    // Powers that are too small to be exact matter only where factors are huge, and smoothing's terms may be huge, too.
     const double factor = largest_factor(plan);
+    const bool usual = factor < 0x1p20 && options.label_smoothing == 0;
     const bool wide = dtype == DType::float64 || !(factor < 0x1p700);
-    return run_softmax(plan,
-                       wide              ? kernel.cross_entropy_double
-                       : factor < 0x1p20 ? own
-                                         : kernel.cross_entropy_single,
-                       target_array, options);
+    const SoftmaxKernels& chosen = wide ? kernel.cross_entropy_double : usual ? own : kernel.cross_entropy_single;
+    return run_softmax(plan, chosen, target_array, options);
 }
 
 // The exact total weight: without class weights it is the count.
