@@ -254,15 +254,14 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
     parallel::Interruptible interruptible(options.interrupt);
     for (index_t sample = 0; sample < plan.samples.count; ++sample) {
         SharedRow row{sample, 0, softmax.data(), {}, 0};
+        plan.shared = &row;
         const auto run_chunks = [&](Kernel step, index_t first, index_t last, int team) {
-            Plan part = plan;
-            part.shared = &row;
             parallel::reduce(
                 total, last - first,
                 step == kernel.merge_chunks ? last - first : std::max<index_t>(1, (last - first) / (team * 8)), team,
                 options.interrupt,
                 [&](index_t begin, index_t end, Partial& found) {
-                    step(part, first + begin, first + end, found);
+                    step(plan, first + begin, first + end, found);
                     return found.bad_sample < 0;
                 },
                 [](Partial& sum, const Partial& found) { merge(sum, found); });
@@ -290,7 +289,7 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernel, const Array
     constexpr index_t long_row = 16 * chunk_size;
     constexpr index_t endless_row = index_t{1} << 22;  // a few milliseconds, after which a call can be stopped
     const bool shares = plan.samples.count < threads && plan.classes >= long_row;
-    if (by_rows(plan, input) && (shares || plan.classes >= endless_row))
+    if (by_rows(plan) && (shares || plan.classes >= endless_row))
         return run_shared(plan, kernel, threads, target_array, options);
     return run(plan, kernel.sweep, softmax_block(plan), pays, target_array, options);
 }

@@ -5,8 +5,8 @@
 // the gradient at the target is made of all other terms of S: where x_t is nearly all of S, log(S) and x_t/S - 1 would
 // lose every digit. What is loaded once serves both.
 //
-// Many classes that lie side by side are taken sample by sample (rows). Otherwise, and where there are few of them, up to
-// 128 samples are taken at a time, class by class (tiles). Both add up in the same order.
+// Many classes that lie side by side are taken sample by sample (rows). Otherwise, and where there are few of them, up
+// to 128 samples are taken at a time, class by class (tiles). Both add up in the same order.
 #pragma once
 
 #include "nll_loss.hpp"
@@ -39,10 +39,10 @@ template <class Arithmetic> struct Block {
 };
 
 // Whether samples are taken one by one.
-inline bool by_rows(const Plan& plan, Operand operand) {
+inline bool by_rows(const Plan& plan) {
     constexpr index_t few = 128;  // classes: a row has costs of its own
     return plan.classes > few &&
-           (plan.samples.count == 1 || absolute(plan.class_stride[operand]) <= absolute(plan.samples.stride(operand)));
+           (plan.samples.count == 1 || absolute(plan.class_stride[input]) <= absolute(plan.samples.stride(input)));
 }
 
 // ---------------------------------------------------------------- one sample's terms
@@ -148,11 +148,9 @@ public:
 
     void take_chunks(SharedRow& row, index_t first_chunk, index_t last_chunk) {
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) {
-            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
-                           [&](index_t first, index_t classes) {
-                               row.chunks[first / chunk_size - row.first_chunk] =
-                                   compute(from, first, classes, space_.powers).softmax;
-                           });
+            for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
+                row.chunks[first / chunk_size - row.first_chunk] = compute(from, first, classes, space_.powers).softmax;
+            });
         });
     }
     // After the last chunk; losses of an ignored sample are 0.
@@ -166,20 +164,18 @@ public:
     }
     void write_gradient(const SharedRow& row, const Block<Arithmetic>& block, index_t first_chunk, index_t last_chunk) {
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
-            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
-                           [&](index_t first, index_t classes) {
-                               if (block.classes[i] == ignored) write_zeros(to, first, classes);
-                               else write_gradient(from, to, first, classes, row.whole, row.logit, block, i);
-                           });
+            for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
+                if (block.classes[i] == ignored) write_zeros(to, first, classes);
+                else write_gradient(from, to, first, classes, row.whole, row.logit, block, i);
+            });
         });
     }
     void write_logarithms(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
         const double log_sum = log1p_of(row.whole.rest);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar* to) {
-            for_each_block(first_chunk * chunk_size, std::min(last_chunk * chunk_size, plan_.classes), chunk_size,
-                           [&](index_t first, index_t classes) {
-                               write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
-                           });
+            for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
+                write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
+            });
         });
     }
 
@@ -190,6 +186,9 @@ private:
     struct Chunk {
         Softmax softmax;
         double unit;
+    };
+    struct Kept {  // what the kept powers of a chunk are relative to
+        double largest, unit;
     };
 
     template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
@@ -205,6 +204,9 @@ private:
     }
     template <class Visit> void for_each_chunk(Visit&& visit) const {
         for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+    template <class Visit> void for_each_chunk(index_t first, index_t last, Visit&& visit) const {
+        for_each_block(first * chunk_size, std::min(last * chunk_size, plan_.classes), chunk_size, visit);
     }
 
     // Whole groups of values, filled up with -inf.
@@ -270,7 +272,7 @@ private:
         Softmax softmax;
         for_each_chunk([&](index_t first, index_t classes) {
             const Chunk chunk = compute(from, first, classes, kept_ ? kept_ + first : space_.powers);
-            if (kept_) chunks_[first / chunk_size] = chunk;
+            if (kept_) chunks_[first / chunk_size] = {chunk.softmax.largest, chunk.unit};
             merge(softmax, chunk.softmax);
         });
         settle(softmax);
@@ -284,8 +286,8 @@ private:
     };
     Scaled scaled_powers(const Scalar* from, index_t first, index_t classes, const Softmax& softmax) {
         if (kept_ && (Arithmetic::scales_chunks || plan_.classes <= chunk_size)) {
-            const Chunk& chunk = chunks_[first / chunk_size];
-            return {kept_ + first, share_of(chunk.softmax.largest, softmax.largest) / chunk.unit};
+            const Kept& chunk = chunks_[first / chunk_size];
+            return {kept_ + first, share_of(chunk.largest, softmax.largest) / chunk.unit};
         }
         const Real* values = load(from, first, classes);
         const Real largest =
@@ -341,7 +343,7 @@ private:
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
     Power* kept_;  // padded(classes) powers, or none: then they are computed again
-    Chunk chunks_[most_kept / chunk_size];
+    Kept chunks_[most_kept / chunk_size];
 };
 
 // ---------------------------------------------------------------- tiles: samples side by side
@@ -652,14 +654,14 @@ private:
 inline index_t softmax_block(const Plan& plan) {
     constexpr index_t elements = 32 << 10;
     const index_t rows = std::clamp<index_t>(elements / std::max<index_t>(plan.classes, 1), 1, block_size);
-    return by_rows(plan, input) ? rows : std::max<index_t>(rows / 64 * 64, 64);
+    return by_rows(plan) ? rows : std::max<index_t>(rows / 64 * 64, 64);
 }
 
 // Memory for a row's powers or for a block's gradient, where there is use for it. If it cannot be had, nullptr: then
 // powers are computed twice, and gradients written in shorter stretches.
 template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Partial& partial) {
     index_t size = 0;
-    if (by_rows(plan, input))
+    if (by_rows(plan))
         size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept
                    ? padded(plan.classes) * static_cast<index_t>(sizeof(typename Arithmetic::Power))
                    : 0;
@@ -719,7 +721,7 @@ template <class Scalar, class Arithmetic>
 void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
     void* scratch = plan.data[gradient] ? scratch_of<Scalar, Arithmetic>(plan, partial) : nullptr;
-    const bool rows = by_rows(plan, input);
+    const bool rows = by_rows(plan);
     Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
     Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
     Block<Arithmetic> block;
@@ -737,7 +739,7 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
 template <class Scalar, class Arithmetic>
 void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     Workspace<Scalar, Arithmetic> space;
-    const bool rows = by_rows(plan, input);
+    const bool rows = by_rows(plan);
     Rows<Scalar, Arithmetic> row_work(plan, space, nullptr);
     Tiles<Scalar, Arithmetic> tiles(plan, space, rows ? nullptr : scratch_of<Scalar, Arithmetic>(plan, partial));
     for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {

@@ -109,9 +109,8 @@ struct Plain {
 struct Paired {
     double high, low = 0;
 };
-inline Paired cleared(double high, double low) {
-    return {high, low == low ? low : 0.0};
-}  // it is NaN beside infinities
+// Beside infinities the low part comes out NaN.
+inline Paired cleared(double high, double low) { return {high, low == low ? low : 0.0}; }
 
 inline Plain product_of(Plain a, double b) { return {a.high * b}; }
 inline Paired product_of(Paired a, double b) {
