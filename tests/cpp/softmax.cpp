@@ -39,39 +39,82 @@ void exponentials_of_doubles() {
 
 void logarithms() {
     std::mt19937_64 random(2);
-    double worst = 0;
+    double worst = 0, worst_of_short = 0;
     for (int i = 0; i < 200'000; ++i) {
         const double x =
             std::ldexp(std::uniform_real_distribution<double>(1, 2)(random), static_cast<int>(i % 1100) - 1060);
-        worst = std::max(worst, ulps(log1p_of(x), std::log1p(static_cast<long double>(x))));
+        const long double exact = std::log1p(static_cast<long double>(x));
+        worst = std::max(worst, ulps(log1p_of(x), exact));
+        worst_of_short = std::max(worst_of_short, ulps(log1p_of<false>(x), exact));
     }
     CHECK(worst < 1);
-    CHECK(same_bits(log1p_of(0), 0.0));
-    CHECK(std::isnan(log1p_of(std::numeric_limits<double>::quiet_NaN())));
+    CHECK(worst_of_short < 0x1p14);  // of 2^53
+    for (const auto log : {log1p_of<true>, log1p_of<false>}) {
+        CHECK(same_bits(log(0), 0.0));
+        CHECK(std::isnan(log(std::numeric_limits<double>::quiet_NaN())));
+    }
 }
 
-// The largest relative error of exponential(x) / unit against e^(x - largest).
-template <class Arithmetic> double worst_of(typename Arithmetic::Real largest, double reach) {
-    const Reference<Arithmetic, 1> reference(&largest, 1);
+template <class Arithmetic> auto power_of(const Reference<Arithmetic, 1>& reference, typename Arithmetic::Real value) {
+    return reference.shifts() ? reference.template exponential<true>(value, 0)
+                              : reference.template exponential<false>(value, 0);
+}
+
+// The largest relative error of a quotient of powers, where the reference's center is so far from the largest value.
+template <class Arithmetic> double worst_of(typename Arithmetic::Real largest, double reach, float center_off = 0) {
+    const auto center = static_cast<typename Arithmetic::Real>(largest + center_off);
+    const Reference<Arithmetic, 1> reference(&center, 1);
+    CHECK(reference.reaches(&largest, 1));
     std::mt19937_64 random(3);
     std::uniform_real_distribution<double> below(-reach, 0);
     double worst = 0;
     for (int i = 0; i < 100'000; ++i) {
         const auto x = static_cast<typename Arithmetic::Real>(largest + below(random));
-        const auto power = reference.shifted ? reference.template exponential<true>(x, 0)
-                                             : reference.template exponential<false>(x, 0);
         const long double exact = std::exp(static_cast<long double>(x) - largest);
-        worst = std::max(worst, static_cast<double>(std::fabs(power / reference.unit[0] / exact - 1)));
+        const auto quotient =
+            static_cast<double>(power_of<Arithmetic>(reference, x)) / power_of<Arithmetic>(reference, largest);
+        worst = std::max(worst, static_cast<double>(std::fabs(quotient / exact - 1)));
     }
     return worst;
 }
 
-void exponentials_relative_to_the_largest() {
-    for (const float largest : {0.0f, 3.25f, -17.5f, 1234.5f, -16000.0f, 16400.0f, 1e6f, -3e8f, 3e38f}) {
-        CHECK(worst_of<Single>(largest, 600) < 1e-10);
-        CHECK(worst_of<Half>(largest, 100) < 1e-5);
+void exponentials_relative_to_a_center() {
+    for (const float largest : {0.0f, 3.25f, -17.5f, 127.0f, 1234.5f, -16000.0f, 16400.0f, 1e6f, -3e8f, 3e38f}) {
+        CHECK(worst_of<Single>(largest, 500) < 1e-10);
+        CHECK(worst_of<Half>(largest, 100) < 2e-5);
         CHECK(worst_of<Double>(largest, 600) < 0x1p-52);
     }
+    for (const float away : {-350.0f, -17.0f, 0.25f, 350.0f}) CHECK(worst_of<Single>(-1234.5f, 500, away) < 1e-10);
+    for (const float away : {-20.0f, -17.0f, 0.25f, 20.0f}) CHECK(worst_of<Half>(100.5f, 100, away) < 2e-5);
+}
+
+// Which center it is changes no bit of a quotient; out of its reach, another is asked for.
+template <class Arithmetic> void powers_of_other_centers(float reach, float far) {
+    std::mt19937_64 random(5);
+    std::uniform_real_distribution<float> near(-reach, reach), below(-100, 0);
+    for (int i = 0; i < 100'000; ++i) {
+        const float largest = near(random), value = largest + below(random), center = near(random) / 2;
+        const Reference<Arithmetic, 1> own(&largest, 1), other(&center, 1);
+        if (!other.reaches(&largest, 1)) continue;
+        const auto quotient = [&](const auto& reference) {
+            return static_cast<double>(power_of<Arithmetic>(reference, value)) /
+                   power_of<Arithmetic>(reference, largest);
+        };
+        CHECK(same_bits(quotient(own), quotient(other)));
+    }
+    const Reference<Arithmetic, 1> zero;
+    const float within[] = {reach, -reach, 0}, beyond[] = {reach * 1.01f, -reach * 1.01f};
+    CHECK(zero.reaches(within, 3));
+    CHECK(!zero.reaches(beyond, 1) && !zero.reaches(beyond + 1, 1));
+    const float infinite[] = {0, -std::numeric_limits<float>::infinity()};
+    CHECK(!zero.reaches(infinite, 2));
+    // Far from 0 the center has to be the largest: it is taken off first.
+    const float at = far * 2, beside = std::nextafter(at, 0.0f);
+    const Reference<Arithmetic, 1> distant(&at, 1);
+    CHECK(distant.shifts() && distant.reaches(&at, 1) && !distant.reaches(&beside, 1));
+    const float border = far, over = std::nextafter(far, 2 * far);
+    const Reference<Arithmetic, 1> at_border(&border, 1);
+    CHECK(!at_border.shifts() && at_border.reaches(&border, 1) && !at_border.reaches(&over, 1));
 }
 
 // A row, and the same numbers as one column of a tile, have the same sums to the last bit.
@@ -86,31 +129,49 @@ template <class Arithmetic> void sums_of_rows_and_tiles(int classes) {
         powers[static_cast<std::size_t>(c) * 16 + 5] = power;
         lane[static_cast<std::size_t>(c % lanes)] += static_cast<double>(power);
     }
-    ClassSums<16, false> of_tile, added;
-    const double* sums = of_tile.of(powers.data(), classes, 16, 16);
-    added.add(powers.data(), classes, 16, 16);
-    added.finish(16);
-    CHECK(same_bits(sums[5], add_lanes(lane.data())));
-    CHECK(same_bits(added.sum[5], sums[5]));
+    LaneSums<16, false> once, twice;
+    once.add_classes(powers.data(), classes, 16, 16);
+    once.finish(16);
+    CHECK(same_bits(once.sum[5], add_lanes(lane.data())));
+    const int part = classes / 2 / 16 * 16;
+    twice.add_classes(powers.data(), part, 16, 16);
+    twice.add_classes(powers.data() + part * 16, classes - part, 16, 16);
+    twice.finish(16);
+    CHECK(same_bits(twice.sum[5], once.sum[5]));
 }
 
 void compensated_sums() {
     const double values[] = {1, 0x1p-60, 0x1p-60, 0x1p-107, -0x1p-90};
-    ClassSums<1, true> sums;
-    sums.add(values, 5, 1, 1);
+    LaneSums<1, true> sums;
+    sums.add_classes(values, 5, 1, 1);
     sums.finish(1);
     CHECK(sums.sum[0] == 1 && sums.error[0] == 0x1p-59 - 0x1p-90 + 0x1p-107);
+    double row[32] = {};
+    std::copy_n(values, 5, row + 14);
+    const Compensated of_row = compensated_sum(row, 32);
+    CHECK(of_row.sum == 1 && of_row.error == 0x1p-59 - 0x1p-90 + 0x1p-107);
 }
 
-void merging() {
+void chunks() {
+    const auto chunk = [](double largest, double sum, index_t number) {
+        Softmax softmax;
+        add_chunk(softmax, largest, sum, 0, number);
+        return softmax;
+    };
     Softmax all;
-    merge(all, Softmax{-infinity, 0, 0, 0});  // classes of probability 0
-    merge(all, Softmax{1, 0.5, 0, 0});
-    merge(all, Softmax{2, 0.25, 0, 0});
-    CHECK(all.largest == 2);
-    CHECK(std::fabs(all.rest - (0.25 + 1.5 * std::exp(-1.0))) < 1e-15);
-    merge(all, Softmax{2, 0, 0, 0});  // a tie: the second of the largest is part of the rest
-    CHECK(std::fabs(all.rest - (1.25 + 1.5 * std::exp(-1.0))) < 1e-15);
+    merge(all, chunk(-infinity, 0, 0));  // classes of probability 0
+    merge(all, chunk(1, 0x1p60, 1));
+    merge(all, chunk(1, 3, 2));
+    CHECK(all.largest == 1 && all.chunk == 1 && all.chunk_sum == 0x1p60);
+    CHECK(all.sum + all.lost == 0x1p60 && all.sum == 0x1p60 && all.lost == 3);  // nothing is lost
+    replace_chunk(all, 0x1p60, 5);
+    CHECK(all.lost == 8);
+    CHECK(rest_of<Single>(1, 3, 0.5, 2) == 0.75);
+    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2) == 0x1p-51);
+    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
+    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2) == 0x1p-742);
+    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1)));
+    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1)));
 }
 
 }  // namespace
@@ -118,12 +179,14 @@ void merging() {
 int main() {
     exponentials_of_doubles();
     logarithms();
-    exponentials_relative_to_the_largest();
+    exponentials_relative_to_a_center();
+    powers_of_other_centers<Single>(350, Single::far);
+    powers_of_other_centers<Half>(20, Half::far);
     for (const int classes : {1, 2, 7, 15, 16, 17, 31, 33, 100, 2048}) {
         sums_of_rows_and_tiles<Single>(classes);
         sums_of_rows_and_tiles<Half>(classes);
     }
     compensated_sums();
-    merging();
+    chunks();
     return failures() != 0;
 }

@@ -253,7 +253,7 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
     Partial total;
     parallel::Interruptible interruptible(options.interrupt);
     for (index_t sample = 0; sample < plan.samples.count; ++sample) {
-        SharedRow row{sample, 0, softmax.data(), {}, 0};
+        SharedRow row{.sample = sample, .chunks = softmax.data()};
         plan.shared = &row;
         const auto run_chunks = [&](Kernel step, index_t first, index_t last, int team) {
             parallel::reduce(
@@ -267,13 +267,14 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
                 [](Partial& sum, const Partial& found) { merge(sum, found); });
             if (total.bad_sample >= 0) throw_lowest_bad_label(plan, total, target_array, options);
         };
-        for (index_t first = 0; first < chunks; first += most) {
-            const index_t last = std::min(first + most, chunks);
-            row.first_chunk = first;
-            interruptible.ask();
-            run_chunks(kernel.take_chunks, first, last, threads);
-            run_chunks(kernel.merge_chunks, first, last, 1);
-        }
+        while (!row.finished)
+            for (index_t first = 0; first < chunks; first += most) {
+                const index_t last = std::min(first + most, chunks);
+                row.first_chunk = first;
+                interruptible.ask();
+                run_chunks(kernel.take_chunks, first, last, threads);
+                run_chunks(kernel.merge_chunks, first, last, 1);
+            }
         if (plan.data[gradient]) run_chunks(kernel.use_chunks, 0, chunks, threads);
     }
     return total;
@@ -327,7 +328,7 @@ inline Partial run_cross_entropy(Plan& plan, DType dtype, const Array& target_ar
     // Powers that are too small to be exact matter only where factors are huge, and smoothing's terms may be huge, too.
     const double factor = largest_factor(plan);
     const bool usual = factor < 0x1p20 && options.label_smoothing == 0;
-    const bool wide = dtype == DType::float64 || !(factor < 0x1p700);
+    const bool wide = dtype == DType::float64 || !(factor < 0x1p500);
     const SoftmaxKernels& chosen = wide ? kernel.cross_entropy_double : usual ? own : kernel.cross_entropy_single;
     return run_softmax(plan, chosen, target_array, options);
 }

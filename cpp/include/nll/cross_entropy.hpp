@@ -31,6 +31,7 @@ template <class Scalar, class Arithmetic> struct Workspace {
 template <class Arithmetic> struct Block {
     using Factor = typename Arithmetic::Factor;
     index_t count;
+    bool ignores;  // a sample
     alignas(64) index_t classes[block_size];
     alignas(64) double weights[block_size];
     alignas(64) double losses[block_size];  // without the weight, unless smoothed
@@ -40,8 +41,7 @@ template <class Arithmetic> struct Block {
 
 // Whether samples are taken one by one.
 inline bool by_rows(const Plan& plan) {
-    constexpr index_t few = 128;  // classes: a row has costs of its own
-    return plan.classes > few &&
+    return plan.classes > in_turn &&  // a row has costs of its own
            (plan.samples.count == 1 || absolute(plan.class_stride[input]) <= absolute(plan.samples.stride(input)));
 }
 
@@ -90,19 +90,17 @@ template <class Arithmetic, bool each, class Scalar>
     };
     if constexpr (std::same_as<Arithmetic, Half> && std::same_as<Scalar, bfloat16>) {
         constexpr index_t most = 128;
-        float single[each ? most : 1];
-        int unsafe = 0;  // factors that are no normal numbers in single precision
+        float mantissa[each ? most : 1], exponent[each ? most : 1];  // of a factor, which may be less than any float
         for (index_t i = 0; i < (each ? samples : 1); ++i) {
             const double one = factor[i].high;
-            single[i] = static_cast<float>(one);
-            unsafe |= !(std::fabs(one) >= 0x1p-126 && std::fabs(one) < 0x1p60) && one != 0;
+            const double power_of_two = std::bit_cast<double>(std::bit_cast<std::uint64_t>(one) & 0x7ff0000000000000);
+            exponent[i] = static_cast<float>(std::clamp(power_of_two, 0x1p-126, 0x1p126));
+            mantissa[i] = static_cast<float>(one / exponent[i]);
         }
-        if (!unsafe)
-            return scale([&](float power, index_t i) {
-                const auto bits = std::bit_cast<std::uint32_t>(power * single[i]);
-                return without_sign_of_zero(
-                    bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)});
-            });
+        return scale([&](float power, index_t i) {
+            const auto bits = std::bit_cast<std::uint32_t>(power * mantissa[i] * exponent[i]);
+            return without_sign_of_zero(bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)});
+        });
     }
     scale([&](auto power, index_t i) { return entry_of<Scalar>(scaled(factor[i], static_cast<double>(power))); });
 }
@@ -137,7 +135,7 @@ public:
     void log_softmax(index_t begin, index_t count) {
         for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
             const Softmax softmax = softmax_of(from);
-            const double log_sum = log1p_of(softmax.rest);
+            const double log_sum = log1p_of<Arithmetic::exact>(softmax.rest);
             for_each_chunk([&](index_t first, index_t classes) {
                 write_logarithms(from, to, first, classes, softmax.largest, log_sum);
             });
@@ -147,15 +145,33 @@ public:
     // The same of one row in steps, each of some of its chunks.
 
     void take_chunks(SharedRow& row, index_t first_chunk, index_t last_chunk) {
+        take_center(row);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
-                row.chunks[first / chunk_size - row.first_chunk] = compute(from, first, classes, space_.powers).softmax;
+                Softmax& chunk = row.chunks[first / chunk_size - row.first_chunk];
+                chunk = {};
+                if (row.known || !Arithmetic::exact) add_chunk(chunk, from, first, classes, nullptr);
+                else
+                    nll::add_chunk(chunk, largest_of(load(from, first, classes), padded(classes)), 0, 0,
+                                   first / chunk_size);
             });
         });
     }
-    // After the last chunk; losses of an ignored sample are 0.
-    void finish(SharedRow& row, Block<Arithmetic>& block) {
-        settle(row.whole);
+    // When all are merged. If its powers have to be taken relative to another number, they have to be taken once more.
+    void finish(SharedRow& row) {
+        take_center(row);
+        const auto largest = static_cast<Real>(row.whole.largest);
+        const bool usable = row.known || (!Arithmetic::exact && reference_.reaches(&largest, 1));
+        if (!usable) {
+            row = {.sample = row.sample, .chunks = row.chunks, .known = true, .center = row.whole.largest};
+            return;
+        }
+        row.known = true;
+        for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) { settle(from, row.whole, nullptr); });
+        row.finished = true;
+    }
+    // Losses of an ignored sample are 0.
+    void take_loss(SharedRow& row, Block<Arithmetic>& block) {
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar*) {
             const bool kept = block.classes[i] != ignored;
             row.logit = kept ? logit_of(from, block.classes[i]) : 0.0;
@@ -163,6 +179,7 @@ public:
         });
     }
     void write_gradient(const SharedRow& row, const Block<Arithmetic>& block, index_t first_chunk, index_t last_chunk) {
+        take_center(row);
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 if (block.classes[i] == ignored) write_zeros(to, first, classes);
@@ -171,7 +188,7 @@ public:
         });
     }
     void write_logarithms(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
-        const double log_sum = log1p_of(row.whole.rest);
+        const double log_sum = log1p_of<Arithmetic::exact>(row.whole.rest);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar* to) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
@@ -183,14 +200,6 @@ public:
     static constexpr index_t most_kept = 64 << 10;
 
 private:
-    struct Chunk {
-        Softmax softmax;
-        double unit;
-    };
-    struct Kept {  // what the kept powers of a chunk are relative to
-        double largest, unit;
-    };
-
     template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
         const Samples& samples = plan_.samples;
         samples.for_each_run(begin, count, [&](const Samples::Run& run) {
@@ -228,81 +237,103 @@ private:
         if (written == space_.part) store_row(written, to + first * stride, stride, classes, plan_.streams);
     }
 
-    Chunk compute(const Scalar* from, index_t first, index_t classes, Power* powers) {
-        const Real* values = load(from, first, classes);
-        Chunk chunk;
-        const Real largest = largest_of(values, padded(classes));
-        chunk.softmax.largest = largest;
-        const Reference<Arithmetic, 1> reference(&largest, 1);
-        chunk.unit = reference.unit[0];
-        if (plan_.label_smoothing != 0) {
-            const double top = std::fabs(chunk.softmax.largest) == infinity ? 0.0 : chunk.softmax.largest;
-            double* weights = space_.class_weights;
-            load_class_weights(plan_, first, classes, weights);
-            pad(weights, classes);
-            for (index_t c = 0; c < classes; ++c) powers[c] = static_cast<Power>(weights[c] * (top - values[c]));
-            pad(powers, classes);
-            chunk.softmax.below = total(powers, classes);
-            chunk.softmax.weight = total(weights, classes);
-        }
+    void refer_to(double largest) {
+        const auto center = static_cast<Real>(largest);
+        reference_ = Reference<Arithmetic, 1>(&center, 1);
+    }
+    void take_center(const SharedRow& row) {
+        if (row.known) refer_to(row.center);
+        else reference_ = {};
+    }
+
+    // The powers of a chunk, if there is a place for them.
+    double add_powers(const Scalar* from, const Real* values, index_t first, index_t classes, Power* powers,
+                      Real& largest) {
         // The next chunk, or the next sample's first.
         const bool more = first + classes < plan_.classes;
         const Scalar* next =
             more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
         double sums[lanes];
-        exponentials_of_row<Arithmetic>(values, padded(classes), reference, reinterpret_cast<const std::byte*>(next),
-                                        lanes * sizeof(Scalar), powers, sums);
-        const double sum = add_lanes(sums);
-        ClassSums<1, true> compensated;
-        take_rests<Arithmetic, 1>(&sum, &chunk.unit, 1, &chunk.softmax.rest, [&]() -> auto& {
-            compensated.add(powers, padded(classes), 1, 1);
-            compensated.finish(1);
-            return compensated;
-        });
-        return chunk;
+        exponentials_of_row<Arithmetic>(values, padded(classes), reference_, reinterpret_cast<const std::byte*>(next),
+                                        lanes * sizeof(Scalar), powers, sums, largest);
+        return add_lanes(sums);
     }
-    template <class Number> static double total(const Number* values, index_t classes) {
-        ClassSums<1, true> sums;
-        sums.add(values, classes, 1, 1);
-        sums.finish(1);
-        return total_of(sums.sum[0], sums.error[0]);
+    void add_chunk(Softmax& softmax, const Scalar* from, index_t first, index_t classes, Power* powers) {
+        const Real* values = load(from, first, classes);
+        if (plan_.label_smoothing != 0) {
+            double* weights = space_.class_weights;
+            load_class_weights(plan_, first, classes, weights);
+            pad(weights, classes);
+            const double offset = reference_.offset(0);
+            for (index_t c = 0; c < classes; ++c)
+                space_.powers[c] = static_cast<Power>(weights[c] * (offset - values[c]));
+            pad(space_.powers, classes);
+            const Compensated below = compensated_sum(space_.powers, padded(classes));
+            const Compensated weight = compensated_sum(weights, padded(classes));
+            softmax.below += total_of(below.sum, below.error);
+            softmax.weight += total_of(weight.sum, weight.error);
+        }
+        Real largest;
+        if (Arithmetic::exact && !powers) powers = space_.powers;
+        Compensated sum{add_powers(from, values, first, classes, powers, largest), 0};
+        if (Arithmetic::exact) sum = compensated_sum(powers, padded(classes));
+        nll::add_chunk(softmax, largest, sum.sum, sum.error, first / chunk_size);
+    }
+    // When all chunks are added. Their powers may have been kept.
+    void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
+        const auto largest = static_cast<Real>(softmax.largest);
+        softmax.unit = reference_.template exponential<true>(std::fabs(largest) < infinity ? largest : Real{0}, 0);
+        if (!Arithmetic::exact && !leaves_enough(softmax.sum, softmax.unit)) {
+            const index_t first = softmax.chunk * chunk_size;
+            const index_t classes = std::min(chunk_size, plan_.classes - first);
+            const Power* powers = kept ? kept + first : space_.powers;
+            Real unused;
+            if (!kept) add_powers(from, load(from, first, classes), first, classes, space_.powers, unused);
+            const Compensated sum = compensated_sum(powers, padded(classes));
+            replace_chunk(softmax, sum.sum, sum.error);
+        }
+        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
+        softmax.below += softmax.weight * (softmax.largest - reference_.offset(0));
     }
 
     Softmax softmax_of(const Scalar* from) {
-        Softmax softmax;
-        for_each_chunk([&](index_t first, index_t classes) {
-            const Chunk chunk = compute(from, first, classes, kept_ ? kept_ + first : space_.powers);
-            if (kept_) chunks_[first / chunk_size] = {chunk.softmax.largest, chunk.unit};
-            merge(softmax, chunk.softmax);
-        });
-        settle(softmax);
+        if constexpr (Arithmetic::exact) {
+            Real largest = -std::numeric_limits<Real>::infinity();
+            for_each_chunk([&](index_t first, index_t classes) {
+                largest = std::max(largest, largest_of(load(from, first, classes), padded(classes)));
+            });
+            refer_to(largest);
+        }
+        const auto sum = [&] {
+            Softmax softmax;
+            for_each_chunk([&](index_t first, index_t classes) {
+                add_chunk(softmax, from, first, classes, kept_ ? kept_ + first : nullptr);
+            });
+            return softmax;
+        };
+        Softmax softmax = sum();
+        const auto largest = static_cast<Real>(softmax.largest);
+        if (!reference_.reaches(&largest, 1)) {
+            refer_to(softmax.largest);
+            softmax = sum();
+        }
+        settle(from, softmax, kept_);
         return softmax;
     }
 
-    // Of a chunk, for the gradient: powers·scale is e^(x - largest).
-    struct Scaled {
-        const Power* powers;
-        double scale;
-    };
-    Scaled scaled_powers(const Scalar* from, index_t first, index_t classes, const Softmax& softmax) {
-        if (kept_ && (Arithmetic::scales_chunks || plan_.classes <= chunk_size)) {
-            const Kept& chunk = chunks_[first / chunk_size];
-            return {kept_ + first, share_of(chunk.largest, softmax.largest) / chunk.unit};
-        }
-        const Real* values = load(from, first, classes);
-        const Real largest =
-            Arithmetic::scales_chunks ? largest_of(values, padded(classes)) : static_cast<Real>(softmax.largest);
-        const Reference<Arithmetic, 1> reference(&largest, 1);
-        double sums[lanes];
-        exponentials_of_row<Arithmetic>(values, padded(classes), reference, nullptr, 0, space_.powers, sums);
-        return {space_.powers, share_of(largest, softmax.largest) / reference.unit[0]};
+    // Of a chunk, for the gradient.
+    const Power* powers_of(const Scalar* from, index_t first, index_t classes) {
+        if (kept_) return kept_ + first;
+        Real unused;
+        add_powers(from, load(from, first, classes), first, classes, space_.powers, unused);
+        return space_.powers;
     }
 
     double logit_of(const Scalar* from, index_t target) const {
         return converted<Real>(from[target * plan_.class_stride[input]]);
     }
     double loss_of(const Softmax& softmax, double logit, double weight) const {
-        const double log_sum = log1p_of(softmax.rest), loss = (softmax.largest - logit) + log_sum;
+        const double log_sum = log1p_of<Arithmetic::exact>(softmax.rest), loss = (softmax.largest - logit) + log_sum;
         if (plan_.label_smoothing == 0) return loss;
         return smoothed(plan_, loss, weight, softmax.below + softmax.weight * log_sum);
     }
@@ -310,7 +341,8 @@ private:
     void write_gradient(const Scalar* from, Scalar* to, index_t first, index_t classes, const Softmax& softmax,
                         double logit, const Block<Arithmetic>& block, index_t i) {
         using Factor = typename Arithmetic::Factor;
-        const auto [powers, scale] = scaled_powers(from, first, classes, softmax);
+        const Power* powers = powers_of(from, first, classes);
+        const double scale = 1 / softmax.unit;  // of powers, to e^(x - largest)
         const Factor sum = sum_of(Factor{1}, Factor{softmax.rest});
         const Factor factor = product_of(quotient_of(block.all[i], sum), scale);
         Scalar* part = destination(to, first);
@@ -342,8 +374,8 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    Power* kept_;  // padded(classes) powers, or none: then they are computed again
-    Kept chunks_[most_kept / chunk_size];
+    Power* kept_;                         // padded(classes) powers, or none: then they are computed again
+    Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
 };
 
 // ---------------------------------------------------------------- tiles: samples side by side
@@ -399,9 +431,10 @@ public:
                 if (!whole_) load(from, classes);
                 const Destination to = destination(from);
                 for (index_t c = 0; c < classes; ++c)
-                    for (index_t i = 0; i < samples; ++i)
-                        to.to[c * to.pitch + i] =
-                            from_double<Scalar>((values_[c * values_pitch_ + i] - largest_[i]) - log_sum[i]);
+                    for (index_t i = 0; i < samples; ++i) {
+                        const double value = values_[c * values_pitch_ + i];
+                        to.to[c * to.pitch + i] = from_double<Scalar>((value - largest_[i]) - log_sum[i]);
+                    }
                 store(from, classes, to);
             });
         });
@@ -480,90 +513,152 @@ private:
                     next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
                 });
         }
-        for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
-        for (index_t i = 0; i < width_; ++i) {
-            Softmax softmax{largest_[i], rest_[i], 0, 0, lost_[i]};
-            settle(softmax);
-            rest_[i] = softmax.rest;
+        if (Arithmetic::exact) {
+            std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+            for_each_part(0, plan_.classes,
+                          [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
+        } else {
+            each_ = false;
+            sum_chunks();
+            each_ = !shared_.reaches(largest_, width_);
         }
+        if (Arithmetic::exact || each_) {
+            each_ = true;
+            reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
+            shared_ = Reference<Arithmetic, 1>(largest_, 1);  // the next tile may do with it
+            sum_chunks();
+        }
+        settle();
     }
 
-    // The largest values of a chunk.
-    void take_chunk(index_t first, index_t classes, Real* largest) {
-        std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
-        for_each_part(first, classes,
-                      [&](index_t, index_t count) { take_largest(values_, count, width_, values_pitch_, largest); });
+    void sum_chunks() {
+        std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+        std::fill_n(chunk_, width_, index_t{-1});
+        for (double* zero : {sum_, lost_, below_, weight_}) std::fill_n(zero, width_, 0.0);
+        for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
     }
-    void compute_powers(index_t classes, const Reference<Arithmetic, most_samples>& reference) {
+
+    void compute_powers(index_t classes) {
+        alignas(64) Real largest[most_samples];
+        alignas(64) double sum[most_samples];
+        compute_powers(classes, largest, sum);
+    }
+    // Powers of the classes that are loaded; they count among the largest and the sums in turn.
+    void compute_powers(index_t classes, Real* largest, double* sums) {
         const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
-        exponentials_of_tile(values_, classes, width_, values_pitch_, reference, next_, step, space_.powers, pitch_);
+        const auto compute = [&](const auto& reference) {
+            exponentials_of_tile(values_, classes, width_, values_pitch_, reference, next_, step, space_.powers, pitch_,
+                                 largest, sums);
+        };
+        if (each_) compute(reference_);
+        else compute(shared_);
     }
 
     void add_chunk(index_t first, index_t classes) {
-        alignas(64) Real largest[most_samples];
-        alignas(64) double rest[most_samples], below[most_samples] = {}, weight[most_samples] = {};
-        take_chunk(first, classes, largest);
-        const Reference<Arithmetic, most_samples> reference(largest, width_);
-        if (plan_.label_smoothing != 0) smooth(first, classes, largest, below, weight);
-        ClassSums<most_samples, false> plain;
-        ClassSums<most_samples, true> compensated;
-        for_each_part(first, classes, [&](index_t, index_t count) {
-            compute_powers(count, reference);
-            if (whole_) return;
-            plain.add(space_.powers, count, width_, pitch_);
-            compensated.add(space_.powers, count, width_, pitch_);
-        });
-        if (!whole_) plain.finish(width_);
-        const double* sums = whole_ ? plain.of(space_.powers, classes, width_, pitch_) : plain.sum;
-        take_rests<Arithmetic, most_samples>(sums, reference.unit, width_, rest, [&]() -> auto& {
-            if (whole_) compensated.add(space_.powers, classes, width_, pitch_);
-            compensated.finish(width_);
-            return compensated;
-        });
-        for (index_t i = 0; i < width_ && first > 0; ++i) {
-            Softmax softmax{largest_[i], rest_[i], below_[i], weight_[i], lost_[i]};
-            merge(softmax, {static_cast<double>(largest[i]), rest[i], below[i], weight[i]});
-            largest_[i] = softmax.largest;
-            rest_[i] = softmax.rest;
-            below_[i] = softmax.below;
-            weight_[i] = softmax.weight;
-            lost_[i] = softmax.lost;
+        if (plan_.label_smoothing != 0) smooth(first, classes);
+        if (!Arithmetic::exact && plan_.classes <= in_turn) {
+            compute_powers(classes, largest_, sum_);
+            std::fill_n(chunk_, width_, index_t{0});
+            return static_cast<void>(std::copy_n(sum_, width_, chunk_sum_));
         }
-        for (index_t i = 0; i < width_ && first == 0; ++i) {
-            largest_[i] = largest[i];
-            rest_[i] = rest[i];
-            below_[i] = below[i];
-            weight_[i] = weight[i];
-            lost_[i] = 0;
-            unit_[i] = reference.unit[i];
+        alignas(64) Real largest[most_samples];
+        std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
+        LaneSums<most_samples, Arithmetic::exact> sums;
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            alignas(64) double unused[most_samples];
+            compute_powers(count, largest, unused);
+            sums.add_classes(space_.powers, count, width_, pitch_);
+        });
+        sums.finish(width_);
+        for (index_t i = 0; i < width_; ++i) {
+            Softmax softmax;
+            softmax.largest = largest_[i];
+            softmax.sum = sum_[i];
+            softmax.lost = lost_[i];
+            softmax.chunk = chunk_[i];
+            softmax.chunk_sum = chunk_sum_[i];
+            nll::add_chunk(softmax, largest[i], sums.sum[i], Arithmetic::exact ? sums.error[i] : 0.0,
+                           first / chunk_size);
+            largest_[i] = static_cast<Real>(softmax.largest);
+            sum_[i] = softmax.sum;
+            lost_[i] = softmax.lost;
+            chunk_[i] = softmax.chunk;
+            chunk_sum_[i] = softmax.chunk_sum;
         }
     }
 
-    // Σ w·(largest - x) and Σ w of a chunk.
-    void smooth(index_t first, index_t classes, const Real* largest, double* below, double* weight) {
-        double top[most_samples];
-        for (index_t i = 0; i < width_; ++i) top[i] = std::fabs(largest[i]) == infinity ? 0.0 : largest[i];
-        ClassSums<most_samples, true> differences, weights;
+    void settle() {
+        const auto take_units = [&](const auto& reference) {
+            for (index_t i = 0; i < width_; ++i) {
+                const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
+                unit_[i] = reference.template exponential<true>(largest, each_ ? i : 0);
+            }
+        };
+        if (each_) take_units(reference_);
+        else take_units(shared_);
+        bool few = false;
+        for (index_t i = 0; i < width_; ++i) few |= !leaves_enough(sum_[i], unit_[i]);
+        if (!Arithmetic::exact && few)
+            for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
+        for (index_t i = 0; i < width_; ++i) rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
+        if (plan_.label_smoothing != 0)
+            for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
+    }
+    double offset(index_t i) const { return each_ ? reference_.offset(i) : shared_.offset(0); }
+
+    // Where a largest value of this chunk is nearly all of a sum, so that its roundings matter.
+    void replace_sums(index_t first, index_t classes) {
+        const auto rounded = [&](index_t i) {
+            return chunk_[i] == first / chunk_size && !leaves_enough(sum_[i], unit_[i]);
+        };
+        bool any = false;
+        for (index_t i = 0; i < width_; ++i) any |= rounded(i);
+        if (!any) return;
+        LaneSums<most_samples, true> sums;
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            if (!whole_) compute_powers(count);
+            sums.add_classes(space_.powers, count, width_, pitch_);
+        });
+        sums.finish(width_);
+        for (index_t i = 0; i < width_; ++i)
+            if (rounded(i)) lost_[i] += (sums.sum[i] - chunk_sum_[i]) + sums.error[i];
+    }
+
+    // Adds Σ w·(offset - x) and Σ w of a chunk.
+    void smooth(index_t first, index_t classes) {
+        LaneSums<most_samples, true> differences, weights;
         for_each_part(first, classes, [&](index_t from, index_t count) {
             load_class_weights(plan_, from, count, space_.class_weights);
             for (index_t c = 0; c < count; ++c)
                 for (index_t i = 0; i < width_; ++i)
                     space_.powers[c * pitch_ + i] =
-                        static_cast<Power>(space_.class_weights[c] * (top[i] - values_[c * values_pitch_ + i]));
-            differences.add(space_.powers, count, width_, pitch_);
+                        static_cast<Power>(space_.class_weights[c] * (offset(i) - values_[c * values_pitch_ + i]));
+            differences.add_classes(space_.powers, count, width_, pitch_);
             for (index_t c = 0; c < count; ++c)
                 std::fill_n(space_.powers + c * pitch_, width_, static_cast<Power>(space_.class_weights[c]));
-            weights.add(space_.powers, count, width_, pitch_);
+            weights.add_classes(space_.powers, count, width_, pitch_);
         });
         differences.finish(width_);
         weights.finish(width_);
         for (index_t i = 0; i < width_; ++i) {
-            below[i] = total_of(differences.sum[i], differences.error[i]);
-            weight[i] = total_of(weights.sum[i], weights.error[i]);
+            below_[i] += total_of(differences.sum[i], differences.error[i]);
+            weight_[i] += total_of(weights.sum[i], weights.error[i]);
         }
     }
 
+    // Of samples whose class is among those that are loaded, values at it, or powers.
+    template <class Number>
+    void take_at(const index_t* targets, index_t first, index_t classes, const Number* values, index_t pitch,
+                 double* at_target) const {
+        for (index_t i = 0; i < count_; ++i) {
+            const auto target = static_cast<std::uint64_t>(targets[i] - first);
+            if (target < static_cast<std::uint64_t>(classes))
+                at_target[i] = static_cast<double>(values[static_cast<index_t>(target) * pitch + i]);
+        }
+    }
     void load_logits(const index_t* classes, double* logits) const {
+        std::fill_n(logits, count_, 0.0);
+        if (whole_) return take_at(classes, 0, plan_.classes, values_, values_pitch_, logits);
         plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
             const Scalar* sample = plan_.pointer<const Scalar>(input) + run.offset[input];
             for (index_t i = 0; i < run.length; ++i, sample += plan_.samples.stride(input)) {
@@ -573,26 +668,16 @@ private:
         });
     }
     void take_log_sums(double* log_sums) const {
-        for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of(rest_[i]);
+        for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of<Arithmetic::exact>(rest_[i]);
     }
 
     // `block`, from its sample `at` on, has the samples of this tile.
     void write_gradient(index_t at, const double* logits, const Block<Arithmetic>& block) {
         alignas(64) double scale[most_samples];  // of powers, to e^(x - largest)
-        if (whole_) {
-            for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
-            return write_part(0, plan_.classes, scale, at, logits, block);
-        }
-        for_each_chunk([&](index_t first, index_t classes) {
-            alignas(64) Real largest[most_samples];
-            if constexpr (Arithmetic::scales_chunks) take_chunk(first, classes, largest);
-            else std::copy_n(largest_, width_, largest);
-            const Reference<Arithmetic, most_samples> reference(largest, width_);
-            for (index_t i = 0; i < width_; ++i) scale[i] = share_of(largest[i], largest_[i]) / reference.unit[i];
-            for_each_part(first, classes, [&](index_t from, index_t count) {
-                compute_powers(count, reference);
-                write_part(from, count, scale, at, logits, block);
-            });
+        for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
+        for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
+            if (!whole_) compute_powers(classes);
+            write_part(first, classes, scale, at, logits, block);
         });
     }
 
@@ -601,13 +686,10 @@ private:
                     const Block<Arithmetic>& block) {
         using Factor = typename Arithmetic::Factor;
         alignas(64) Factor factor[most_samples];
-        alignas(64) double power[most_samples], entry[most_samples];
+        alignas(64) double power[most_samples] = {}, entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
-        for (index_t i = 0; i < count_; ++i) {
-            const index_t target = targets[i] - first;
-            power[i] = target >= 0 && target < classes ? static_cast<double>(space_.powers[target * pitch_ + i]) : 0.0;
-        }
+        take_at(targets, first, classes, space_.powers, pitch_, power);
         for (index_t i = 0; i < count_; ++i) {
             const Factor sum = sum_of(Factor{1}, Factor{rest_[i]});
             factor[i] = product_of(quotient_of(block.all[at + i], sum), scale[i]);
@@ -625,9 +707,9 @@ private:
         for (index_t i = 0; i < count_; ++i) {
             const index_t target = targets[i] - first;
             if (target >= 0 && target < classes) to[target * pitch + i] = entry_of<Scalar>(entry[i]);
-            if (targets[i] == ignored)
-                for (index_t c = 0; c < classes; ++c) to[c * pitch + i] = Scalar{};
         }
+        for (index_t i = 0; i < count_ && block.ignores; ++i)
+            for (index_t c = 0; c < classes && targets[i] == ignored; ++c) to[c * pitch + i] = Scalar{};
         store(first, classes, {to, pitch});
     }
 
@@ -642,10 +724,14 @@ private:
     const Scalar* next_ = nullptr;               // the next tile's first sample
     const Real* values_ = nullptr;
     index_t values_pitch_ = 0;
-    // Of each sample, as in Softmax; and the units of the powers that are kept.
-    alignas(64) double largest_[most_samples], rest_[most_samples], below_[most_samples], weight_[most_samples];
-    alignas(64) double lost_[most_samples];
-    alignas(64) double unit_[most_samples];
+    Reference<Arithmetic, 1> shared_;  // of all samples, unless `each_` needs its own
+    Reference<Arithmetic, most_samples> reference_;
+    bool each_ = false;
+    // Of each sample, as in Softmax.
+    alignas(64) Real largest_[most_samples];
+    alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
+    alignas(64) index_t chunk_[most_samples];
+    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], rest_[most_samples];
 };
 
 // ---------------------------------------------------------------- kernels
@@ -699,6 +785,7 @@ bool prepare(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& 
         block.all[i] = sum_of(block.target[i], product_of(block.each[i], plan.class_weights));
     }
     if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
+    block.ignores = kept < count || plan.zero_gradient;
     return true;
 }
 
@@ -756,22 +843,21 @@ template <class Scalar, class Arithmetic> void take_chunks(const Plan& plan, ind
     Rows<Scalar, Arithmetic>(plan, space, nullptr).take_chunks(*plan.shared, first, last);
 }
 
-// Merges chunks in their order; with the last, the loss is known.
+// Merges chunks in their order; with the last, the loss is known, unless they have to be taken once more.
 template <class Scalar, class Arithmetic, bool with_loss>
 void merge_chunks(const Plan& plan, index_t first, index_t last, Partial& partial) {
     SharedRow& row = *plan.shared;
     for (index_t chunk = first; chunk < last; ++chunk) merge(row.whole, row.chunks[chunk - row.first_chunk]);
     if (last * chunk_size < plan.classes) return;
-    if constexpr (with_loss) {
-        Workspace<Scalar, Arithmetic> space;
-        Block<Arithmetic> block;
-        Survey<double> weights_survey;
-        if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
-        Rows<Scalar, Arithmetic>(plan, space, nullptr).finish(row, block);
-        add_losses_of(plan, row.sample, block, weights_survey, partial);
-    } else {
-        settle(row.whole);
-    }
+    Workspace<Scalar, Arithmetic> space;
+    Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
+    rows.finish(row);
+    if (!with_loss || !row.finished) return;
+    Block<Arithmetic> block;
+    Survey<double> weights_survey;
+    if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
+    rows.take_loss(row, block);
+    add_losses_of(plan, row.sample, block, weights_survey, partial);
 }
 
 // Writes the gradient, or log(softmax).

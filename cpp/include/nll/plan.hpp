@@ -9,19 +9,26 @@
 
 namespace nll {
 
-// Of some classes of a sample: the largest value; Σ e^(x - largest) over all but one that is largest; and for label
-// smoothing Σ w·(largest - x) and Σ w.
+// Of some chunks of the classes of a sample: the largest value; Σ of the powers of e, relative to what all chunks of
+// the sample share, and what is rounded off it; the chunk that has the largest value, and that chunk's own Σ; and for
+// label smoothing Σ -w·x and Σ w.
 struct Softmax {
-    double largest = -std::numeric_limits<double>::infinity(), rest = -1, below = 0, weight = 0;  // of no class
-    double lost = 0;                                                                              // rounded off rest
+    double largest = -std::numeric_limits<double>::infinity(), sum = 0, lost = 0;
+    index_t chunk = -1;
+    double chunk_sum = 0;
+    double below = 0, weight = 0;
+    double unit = 1, rest = 0;  // of all classes: the power of the largest; Σ of the others over that
 };
 
-// A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target.
+// A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target. Its powers are
+// relative to `center` once that is known.
 struct SharedRow {
-    index_t sample, first_chunk;
-    Softmax* chunks;  // from first_chunk on
-    Softmax whole;
-    double logit;
+    index_t sample = 0, first_chunk = 0;
+    Softmax* chunks = nullptr;  // from first_chunk on
+    Softmax whole = {};
+    double logit = 0;
+    bool known = false, finished = false;
+    double center = 0;
 };
 
 struct Plan {

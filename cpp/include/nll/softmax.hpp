@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Exponentials, and the log-sum-exp of class values in small buffers.
+// Exponentials, and their sums over classes, in small buffers.
 //
 // A sum over classes has one order, whatever the layout, the threads and the processor: chunks of `chunk_size` classes;
-// in a chunk 16 lanes, the class modulo 16; the lanes in a tree; the chunks one after the other. It is computed in two
-// ways: for a row, many classes of one sample side by side; and for a tile, class after class of many samples.
+// in a chunk 16 lanes, the class modulo 16; the lanes in a tree; the chunks one after the other. Only plain sums of up
+// to `in_turn` classes are taken one after the other. It is computed in two ways: for a row, many classes of one sample
+// side by side; and for a tile, class after class of many samples.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
+inline constexpr index_t in_turn = 128;      // classes
 inline constexpr index_t chunk_size = 2048;  // classes: values and exponentials of a chunk fit in a first-level cache
 inline constexpr double log2_e = 0x1.71547652b82fep+0;
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
@@ -77,21 +79,22 @@ struct Difference {
     return fraction * power_of(first) * power_of(n - first);
 }
 
-// log(1 + x) for 0 <= x < 2^1000, or NaN, within 1 ULP. The way of fdlibm: 1 + x is 2^n·z with z near 1, log z an odd
-// series of s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
-[[gnu::always_inline]] inline double log1p_of(double x) {
+// log(1 + x) for 0 <= x < 2^1000, or NaN: within 1 ULP; or if not `exact`, within 2^-39. The way of fdlibm: 1 + x is
+// 2^n·z with z near 1, log z an odd series of s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
+template <bool exact = true> [[gnu::always_inline]] inline double log1p_of(double x) {
     constexpr double log_2_high = 0x1.62e42fee00000p-1, log_2_low = 0x1.a39ef35793c76p-33;
-    const double y = 1 + x;
-    const double lost = (x - (y - 1)) / y;
+    const double y = 1 + x, off = x - (y - 1);
+    const double lost = exact ? off / y : x >= 1 ? 0.0 : off;
     constexpr auto root_of_half = std::uint64_t{0x3fe6a09e667f3bcd};
     const auto bits = std::bit_cast<std::uint64_t>(y);
     const std::uint64_t n_bits = (bits - root_of_half) >> 52;
     const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - 0x1p52;
     const double f = std::bit_cast<double>(bits - (n_bits << 52)) - 1;
     const double s = f / (2 + f), s2 = s * s;
-    // 2/3 s^2 + 2/5 s^4 + ... for s^2 < 0.0295: the next term is below 2^-60.
-    const double series = s2 * polynomial(s2, 2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15., 2 / 13., 2 / 11.,
-                                          2 / 9., 2 / 7., 2 / 5., 2 / 3.);
+    // 2/3 s^2 + 2/5 s^4 + ... for s^2 < 0.0295: the next term is below 2^-60, or 2^-39.
+    double high = 0;
+    if constexpr (exact) high = polynomial(s2, 2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15.) * s2;
+    const double series = s2 * polynomial(s2, high + 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
     const double half_square = 0.5 * f * f;
     return n * log_2_high - ((half_square - (s * (half_square + series) + (n * log_2_low + lost))) - f);
 }
@@ -136,238 +139,222 @@ inline Paired sum_of(Paired a, Paired b) {
 inline double scaled(Plain factor, double number) { return factor.high * number; }
 inline double scaled(Paired factor, double number) { return multiply_add(number, factor.high, number * factor.low); }
 
-// How exact exponentials and sums have to be depends on the result. A largest term may be taken off a plain sum that it
-// `leaves_enough` of; a rest that is only terms too small to be exact is `flushed`, and it is far below the last bit of
-// any result. A chunk's powers, relative to its own largest value, may be scaled to the sample's if one rounding more
-// does not matter; else they are computed again.
+// How exact exponentials and sums have to be depends on the result. A rest of them that is only terms too small to be
+// exact is `flushed`: it is far below the last bit of any result.
 struct Double {
     using Real = double;   // of values
     using Power = double;  // of exponentials
     using Factor = Paired;
-    static constexpr bool scales_chunks = false;
-    static bool leaves_enough(double, double) { return false; }
-    static double flushed(double rest) { return rest; }
+    static constexpr bool exact = true;
+    static constexpr double flushed = 0;
 };
 struct Single {
     using Real = float;
     using Power = double;
     using Factor = Plain;
-    static constexpr bool scales_chunks = true;
-    static bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
-    static double flushed(double rest) { return rest < 0x1p-900 ? 0.0 : rest; }
+    static constexpr bool exact = false;
+    static constexpr double flushed = 0x1p-740;
+    // See Reference. From `far` on x·log2(e) would not be exact enough.
+    static constexpr float far = 0x1p14f, reach = 350, depth = 890;
+    static constexpr double bias = 280, to_integer = 0x1.8p52;
+    static constexpr int mantissa = 52;
+    using Bits = std::uint64_t;
+    // 2^f for |f| <= 1/2, within 4.1e-11, 0.0007 ULP of single precision (Remez).
+    [[gnu::always_inline]] static double power_of_two(double f) {
+        return polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10, 0x1.3b29dc40dc6e6p-7,
+                          0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3, 0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
+    }
 };
 struct Half {  // bfloat16's
     using Real = float;
     using Power = float;
     using Factor = Plain;
-    static constexpr bool scales_chunks = true;
-    static bool leaves_enough(double sum, double unit) { return Single::leaves_enough(sum, unit); }
-    static double flushed(double rest) { return rest < 0x1p-165 ? 0.0 : rest; }
+    static constexpr bool exact = false;
+    static constexpr double flushed = 0x1p-160;
+    // log2(e) as a float puts in 8e-6 at most, 0.002 ULP of bfloat16.
+    static constexpr float far = 128, reach = 20, depth = 149;
+    static constexpr float bias = 92, to_integer = 0x1.8p23f;
+    static constexpr int mantissa = 23;
+    using Bits = std::uint32_t;
+    // Within 7.5e-8.
+    [[gnu::always_inline]] static float power_of_two(float f) {
+        return polynomial(f, 0x1.5c08e58p-10f, 0x1.3d0c52cp-7f, 0x1.c6b6e4ep-5f, 0x1.ebf9174p-3f, 0x1.62e428cp-1f,
+                          0x1.000002p+0f);
+    }
 };
 
-// What the exponentials of `width` samples are relative to: exponential(x, i) = unit[i]·e^(x - largest[i]).
-template <class Arithmetic, int width> struct Reference;
+// Whether a largest term may be taken off a sum in which each addition was rounded.
+[[gnu::always_inline]] inline bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
 
-// For values of single precision: 2^(x·log2(e) - n), where n rounds that power of the largest value. The polynomial is
-// within 4.1e-11 of 2^f, 0.0007 ULP of single precision, for |f| <= 1/2 (Remez). Values that are so far below the
-// largest that e^(x - largest) < 2^-990 count as that.
-template <int width> struct Reference<Single, width> {
-    float offset[width];  // taken off x first, where x·log2(e) would not be exact enough; then the difference is exact
-    float lowest[width];
-    double origin[width];  // to_integer - n
-    double unit[width];
-    bool shifted;  // an offset is not 0
+// What the exponentials of `width` samples are relative to: 2^(x·log2(e) - n), for values about a `center`. Which n it
+// is changes no bit of a quotient of two powers, as long as the largest value of a sample is within `reach`: no power
+// overflows then, and a value `depth` below the center, which counts as that, is 2^-779 of the largest or less (Half:
+// 2^-186). Centers that are too far for x·log2(e) are taken off x first, which is exact; they have to be the largest.
+template <class Arithmetic, int width> class Reference {
+    using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
+    using Bits = typename Arithmetic::Bits;
+    static constexpr Power log2_of_e = static_cast<Power>(log2_e), to_integer = Arithmetic::to_integer;
 
-    Reference(const float* largest, index_t samples) {
-        constexpr float far = 0x1p14f, reach = 690, most = std::numeric_limits<float>::max();
-        float finite[width], farthest = 0;
-        for (index_t i = 0; i < samples; ++i) finite[i] = std::fabs(largest[i]) <= most ? largest[i] : 0.0f;
-        for (index_t i = 0; i < samples; ++i) farthest = std::max(farthest, std::fabs(finite[i]));
-        shifted = farthest > far;
+public:
+    Reference() { set(1); }
+    Reference(const Real* largest, index_t samples) {
+        for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : Real{0};
+        set(samples);
+    }
+    bool shifts() const { return offset_[0] != 0; }
+    double offset(index_t i) const { return offset_[i]; }
+    // Of several samples, from the first center. Numbers of one sign compare as their bits do.
+    bool reaches(const Real* largest, index_t samples) const {
+        const auto bits = [](Real number) { return std::bit_cast<std::uint32_t>(std::fabs(number)); };
+        std::uint32_t distance = 0, size = 0;
         for (index_t i = 0; i < samples; ++i) {
-            offset[i] = std::fabs(finite[i]) > far ? finite[i] : 0.0f;
-            const float kept = finite[i] - offset[i];
-            lowest[i] = kept - reach;
-            origin[i] = to_integer - ((static_cast<double>(kept) * log2_e + to_integer) - to_integer);
+            distance = std::max(distance, bits(largest[i] - center_[0]));
+            size = std::max(size, bits(largest[i]));
         }
-        for (index_t i = 0; i < samples; ++i) unit[i] = exponential<true>(finite[i], i);
+        const bool near = distance <= bits(Arithmetic::reach) && size <= bits(Arithmetic::far);
+        return distance == 0 || (near && offset_[0] == 0);
     }
-
-    template <bool shifts> [[gnu::always_inline]] double exponential(float value, index_t i) const {
-        if constexpr (shifts) value -= offset[i];
-        const auto x = static_cast<double>(value < lowest[i] ? lowest[i] : value);
-        const double k = multiply_add(x, log2_e, origin[i]);
-        const double f = multiply_add(x, log2_e, -(k - origin[i]));
-        const double power =
-            polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10, 0x1.3b29dc40dc6e6p-7,
-                       0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3, 0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
-        return std::bit_cast<double>(std::bit_cast<std::uint64_t>(power) + (std::bit_cast<std::uint64_t>(k) << 52));
-    }
-};
-
-// For bfloat16, in single precision: 2^64·e^(x - largest), so that results of 2^-133 come from normal numbers. The
-// polynomial is within 7.5e-8; the rounding of x - largest > -131 puts in 8e-6 at most, 0.002 ULP of bfloat16. Values
-// further below count as that.
-template <int width> struct Reference<Half, width> {
-    float largest[width];
-    double unit[width];
-    static constexpr bool shifted = false;
-
-    Reference(const float* values, index_t samples) {
-        for (index_t i = 0; i < samples; ++i)
-            largest[i] = std::fabs(values[i]) <= std::numeric_limits<float>::max() ? values[i] : 0.0f;
-        for (index_t i = 0; i < samples; ++i) unit[i] = exponential<false>(largest[i], i);
-    }
-    template <bool> [[gnu::always_inline]] float exponential(float value, index_t i) const {
-        constexpr float origin = 0x1.8p23f + 64, lowest = -131;
-        const float difference = value - largest[i], x = difference < lowest ? lowest : difference;
-        const float k = multiply_add(x, static_cast<float>(log2_e), origin);
-        const float f = multiply_add(x, static_cast<float>(log2_e), -(k - origin));
-        const float power = polynomial(f, 0x1.5c08e58p-10f, 0x1.3d0c52cp-7f, 0x1.c6b6e4ep-5f, 0x1.ebf9174p-3f,
-                                       0x1.62e428cp-1f, 0x1.000002p+0f);
-        return std::bit_cast<float>(std::bit_cast<std::uint32_t>(power) + (std::bit_cast<std::uint32_t>(k) << 23));
-    }
-};
-
-// For double: e^(x - largest), whose argument is taken without any rounding.
-template <int width> struct Reference<Double, width> {
-    double largest[width];
-    double unit[width];
-    static constexpr bool shifted = false;
-
-    Reference(const double* values, index_t samples) {
-        for (index_t i = 0; i < samples; ++i) {
-            largest[i] = values[i] == -infinity ? 0.0 : values[i];
-            unit[i] = 1.0;
-        }
-    }
-    template <bool> [[gnu::always_inline]] double exponential(double value, index_t i) const {
-        const Difference difference = difference_of(value, largest[i]);
-        return exp_of(difference.high, difference.low);
-    }
-};
-
-// ---------------------------------------------------------------- sums over classes
-
-// Sums of 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round off.
-template <int width, bool compensated> struct ClassSums {
-    double sum[lanes * width];
-    double error[compensated ? lanes * width : 1];
-    int filled = 0;  // lanes
-
-    // The values of some classes of all samples, a multiple of 16 classes unless they are the last.
-    template <class Power>
-    [[gnu::noinline]] void add(const Power* values, index_t classes, index_t samples, index_t pitch) {
-        for (index_t c = 0; c < classes; ++c) {
-            const index_t k = c % lanes;
-            const Power* from = values + c * pitch;
-            double *to = sum + k * width, *lost_of = error + (compensated ? k * width : 0);
-            if (c == k && k >= filled) {
-                std::copy_n(from, samples, to);
-                if constexpr (compensated) std::fill_n(lost_of, samples, 0.0);
-            } else {
-                add_rows(to, from, to, lost_of, samples);
-            }
-        }
-        filled = std::max(filled, static_cast<int>(std::min<index_t>(classes, lanes)));
-    }
-    // Adds up the lanes, in a tree: the sums are then in the first.
-    [[gnu::noinline]] void finish(index_t samples) {
-        for (int half = lanes / 2; half > 0; half /= 2) {
-            for (int k = 0; k < filled - half; ++k) {
-                double* lost_of = error + (compensated ? k * width : 0);
-                add_rows(sum + k * width, sum + (k + half) * width, sum + k * width, lost_of, samples);
-                if constexpr (compensated)
-                    for (index_t i = 0; i < samples; ++i) lost_of[i] += error[(k + half) * width + i];
-            }
-            filled = std::min(filled, half);
-        }
-    }
-    // The sums of these values alone.
-    template <class Power> const double* of(const Power* values, index_t classes, index_t samples, index_t pitch) {
-        add(values, classes, samples, pitch);
-        finish(samples);
-        return sum;
-    }
-    // Those of doubles, which need not be copied first.
-    [[gnu::noinline]] const double* of(const double* values, index_t classes, index_t samples, index_t pitch)
-        requires(!compensated)
-    {
-        const double* lane[lanes];
-        int count = static_cast<int>(std::min<index_t>(classes, lanes));
-        for (int k = 0; k < count; ++k) lane[k] = values + k * pitch;
-        const auto add_to = [&](int k, const double* from) {
-            add_rows(lane[k], from, sum + k * width, error, samples);
-            lane[k] = sum + k * width;
-        };
-        for (index_t c = lanes; c < classes; ++c) add_to(static_cast<int>(c % lanes), values + c * pitch);
-        for (int half = lanes / 2; half > 0; half /= 2) {
-            for (int k = 0; k < count - half; ++k) add_to(k, lane[k + half]);
-            count = std::min(count, half);
-        }
-        return lane[0];
+    template <bool shifts> [[gnu::always_inline]] Power exponential(Real value, index_t i) const {
+        if constexpr (shifts) value -= offset_[i];
+        const auto x = static_cast<Power>(value < lowest_[i] ? lowest_[i] : value);
+        const Power k = multiply_add(x, log2_of_e, origin_[i]);
+        const Power f = multiply_add(x, log2_of_e, -(k - origin_[i]));
+        return std::bit_cast<Power>(std::bit_cast<Bits>(Arithmetic::power_of_two(f)) +
+                                    (std::bit_cast<Bits>(k) << Arithmetic::mantissa));
     }
 
 private:
-    template <class Power>
-    static void add_rows(const double* a, const Power* b, double* to, double* lost_of, index_t samples) {
+    void set(index_t samples) {
         for (index_t i = 0; i < samples; ++i) {
-            const double before = a[i], value = static_cast<double>(b[i]), total = before + value;
-            to[i] = total;
-            if constexpr (compensated) lost_of[i] += lost(before, value, total);
+            offset_[i] = std::fabs(center_[i]) > Arithmetic::far ? center_[i] : Real{0};
+            const Real kept = center_[i] - offset_[i];
+            lowest_[i] = kept - Arithmetic::depth;
+            origin_[i] =
+                to_integer + Arithmetic::bias - ((static_cast<Power>(kept) * log2_of_e + to_integer) - to_integer);
         }
     }
+    Real center_[width] = {}, offset_[width] = {}, lowest_[width];
+    Power origin_[width];  // to_integer - n
 };
 
-// Σ e^(x - largest) of each sample without one largest term: plain sums, where such a term leaves enough of their
-// digits; compensated ones where it is nearly all. `recover` computes the compensated ones.
-template <class Arithmetic, int width, class Recover>
-void take_rests(const double* sums, const double* units, index_t samples, double* rests, Recover&& recover) {
-    int few = 0;
-    for (index_t i = 0; i < samples; ++i) {
-        rests[i] = sums[i] - units[i];
-        few |= !Arithmetic::leaves_enough(sums[i], units[i]);
+// For double: e^(x - center), whose argument is taken without any rounding. The center has to be the largest.
+template <int width> class Reference<Double, width> {
+public:
+    Reference() = default;
+    Reference(const double* largest, index_t samples) {
+        for (index_t i = 0; i < samples; ++i) center_[i] = largest[i] == -infinity ? 0.0 : largest[i];
     }
-    if (few) {
-        const ClassSums<width, true>& compensated = recover();
-        for (index_t i = 0; i < samples; ++i)
-            if (!Arithmetic::leaves_enough(sums[i], units[i]))
-                rests[i] = (compensated.sum[i] - units[i]) + compensated.error[i];
+    static bool shifts() { return true; }
+    double offset(index_t i) const { return center_[i]; }
+    static bool reaches(const double*, index_t) { return true; }
+    template <bool> [[gnu::always_inline]] double exponential(double value, index_t i) const {
+        const Difference difference = difference_of(value, center_[i]);
+        return exp_of(difference.high, difference.low);
     }
-    for (index_t i = 0; i < samples; ++i) rests[i] = Arithmetic::flushed(rests[i] / units[i]);
+
+private:
+    double center_[width] = {};
+};
+
+// ---------------------------------------------------------------- the softmax of a sample
+
+// Adds a number to a sum that keeps what is rounded off; of infinities nothing is.
+[[gnu::always_inline]] inline void accumulate(double& sum, double& error, double number) {
+    const double total = sum + number;
+    error += lost(sum, number, total);
+    sum = total;
 }
-
-// ---------------------------------------------------------------- parts of a softmax
-
-// The factor that takes e^(x - part) to e^(x - largest), for the largest value of a part of the classes.
-[[gnu::noinline]] inline double share_of(double part, double largest) {
-    if (part == largest) return 1.0;
-    const Difference down = difference_of(part, largest);
-    return exp_of(down.high, down.low);
-}
-
-inline void merge(Softmax& all, Softmax part) {
-    if (all.rest == -1) return static_cast<void>(all = part);
-    if (part.largest > all.largest) std::swap(all, part);
-    const double share = share_of(part.largest, all.largest), term = (1 + part.rest) * share, before = all.rest;
-    all.rest += term;
-    all.lost += part.lost * share + lost(before, term, all.rest);
-    all.below += part.below + (part.largest == all.largest ? 0.0 : part.weight * (all.largest - part.largest));
-    all.weight += part.weight;
-}
-
-// When all classes are merged. Logits with +inf among them, or all of them -inf, have no softmax.
-inline void settle(Softmax& all) {
-    all.rest += all.lost;
-    if (std::fabs(all.largest) == infinity) all.rest = std::numeric_limits<double>::quiet_NaN();
-}
-
-// A compensated sum; of infinities there is no error.
 inline double total_of(double sum, double error) { return std::fabs(sum) < infinity ? sum + error : sum; }
+
+// Adds the next chunk's powers, `sum` + `error`.
+inline void add_chunk(Softmax& all, double largest, double sum, double error, index_t chunk) {
+    if (all.chunk < 0 || largest > all.largest) {
+        all.largest = largest;
+        all.chunk = chunk;
+        all.chunk_sum = sum;
+    }
+    accumulate(all.sum, all.lost, sum);
+    all.lost += error;
+}
+
+inline void merge(Softmax& all, const Softmax& chunk) {
+    add_chunk(all, chunk.largest, chunk.sum, chunk.lost, chunk.chunk);
+    all.below += chunk.below;
+    all.weight += chunk.weight;
+}
+
+// The sum of the chunk of the largest value was rounded; here it is exactly.
+inline void replace_chunk(Softmax& all, double sum, double error) { all.lost += (sum - all.chunk_sum) + error; }
+
+// When all classes are added; `unit` is the power of the largest value. Logits with +inf among them, or all of them
+// -inf, have no softmax.
+template <class Arithmetic>
+[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit) {
+    const double rest = ((sum - unit) + lost) / unit;
+    const double flushed = rest < Arithmetic::flushed ? 0.0 : rest;
+    return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : flushed;
+}
 
 // ---------------------------------------------------------------- a row: classes of one sample, in whole groups of 16
 
-// The largest; NaN does not count.
+// The exponentials, if there is a place for them, their sums by lanes, and the largest value; NaN does not count. A
+// line after `ahead` is asked for with every 64 bytes or less.
+template <class Arithmetic>
+[[gnu::noinline]] void exponentials_of_row(const typename Arithmetic::Real* __restrict values, index_t classes,
+                                           const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
+                                           typename Arithmetic::Power* __restrict powers, double* __restrict sums,
+                                           typename Arithmetic::Real& largest) {
+    using Real = typename Arithmetic::Real;
+    const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
+    double lane[lanes] = {};
+    Real most[lanes];
+    std::fill_n(most, lanes, -std::numeric_limits<Real>::infinity());
+    const auto compute = [&](auto shifts, auto keeps) {
+        for (index_t c = 0; c < classes; c += lanes) {
+            NLL_PREFETCH(ahead);
+            ahead += step;
+            for (int l = 0; l < lanes; ++l) {
+                const Real value = values[c + l];
+                const auto power = reference.template exponential<shifts.value>(value, 0);
+                if constexpr (keeps) powers[c + l] = power;
+                lane[l] += static_cast<double>(power);
+                most[l] = most[l] < value ? value : most[l];
+            }
+        }
+    };
+    if (reference.shifts())
+        powers ? compute(std::true_type(), std::true_type()) : compute(std::true_type(), std::false_type());
+    else powers ? compute(std::false_type(), std::true_type()) : compute(std::false_type(), std::false_type());
+    std::copy_n(lane, lanes, sums);
+    largest = *std::max_element(most, most + lanes);
+}
+
+inline double add_lanes(const double* lane) {
+    double sum[lanes];
+    std::copy_n(lane, lanes, sum);
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
+    return sum[0];
+}
+
+struct Compensated {
+    double sum, error;
+};
+
+// The sum in the same order, of which nothing is lost.
+template <class Number> [[gnu::noinline]] Compensated compensated_sum(const Number* values, index_t classes) {
+    double sum[lanes] = {}, error[lanes] = {};
+    for (index_t c = 0; c < classes; c += lanes)
+        for (int l = 0; l < lanes; ++l) accumulate(sum[l], error[l], static_cast<double>(values[c + l]));
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            accumulate(sum[l], error[l], sum[l + half]);
+            error[l] += error[l + half];
+        }
+    return {sum[0], error[0]};
+}
+
 template <class Real> [[gnu::noinline]] Real largest_of(const Real* __restrict values, index_t classes) {
     constexpr int wide = 2 * lanes;  // for each waits for itself
     Real largest[wide];
@@ -378,37 +365,6 @@ template <class Real> [[gnu::noinline]] Real largest_of(const Real* __restrict v
     for (index_t c = even; c < classes; ++c)
         largest[c - even] = largest[c - even] < values[c] ? values[c] : largest[c - even];
     return *std::max_element(largest, largest + wide);
-}
-
-// The exponentials, and their sums by lanes. A line after `ahead` is asked for with every 64 bytes or less.
-template <class Arithmetic>
-[[gnu::noinline]] void exponentials_of_row(const typename Arithmetic::Real* __restrict values, index_t classes,
-                                           const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
-                                           typename Arithmetic::Power* __restrict powers, double* __restrict sums) {
-    const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
-    double lane[lanes] = {};
-    const auto compute = [&](auto shifts) {
-        for (index_t c = 0; c < classes; c += lanes) {
-            NLL_PREFETCH(ahead);
-            ahead += step;
-            for (int l = 0; l < lanes; ++l) {
-                const auto power = reference.template exponential<shifts.value>(values[c + l], 0);
-                powers[c + l] = power;
-                lane[l] += static_cast<double>(power);
-            }
-        }
-    };
-    if (reference.shifted) compute(std::true_type());
-    else compute(std::false_type());
-    std::copy_n(lane, lanes, sums);
-}
-
-inline double add_lanes(const double* lane) {
-    double sum[lanes];
-    std::copy_n(lane, lanes, sum);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
-    return sum[0];
 }
 
 // ---------------------------------------------------------------- a tile: samples side by side, class after class
@@ -423,24 +379,77 @@ template <class Real>
     }
 }
 
-// The exponentials. Of each class, so many samples after `ahead` are asked for.
+// The exponentials; of each sample the largest value so far, and the sum of powers so far, in turn. Of each class, so
+// many samples after `ahead` are asked for. The reference is one for all samples, or one for each.
 template <class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] void exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
-                                            index_t pitch, const Reference<Arithmetic, width>& reference,
+                                            index_t pitch, const Reference<Arithmetic, width>& shared,
                                             const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
-                                            index_t powers_pitch) {
+                                            index_t powers_pitch, typename Arithmetic::Real* __restrict largest,
+                                            double* __restrict sums) {
+    using Real = typename Arithmetic::Real;
     constexpr index_t line = 64 / sizeof(Scalar);
-    const auto compute = [&](auto shifts) {
-        for (index_t c = 0; c < classes; ++c) {
-            for (index_t i = 0; ahead && i < samples; i += line) NLL_PREFETCH(ahead + c * step + i);
-            const typename Arithmetic::Real* __restrict from = values + c * pitch;
-            typename Arithmetic::Power* __restrict to = powers + c * powers_pitch;
-            for (index_t i = 0; i < samples; ++i) to[i] = reference.template exponential<shifts.value>(from[i], i);
+    constexpr bool each = width > 1;
+    const std::conditional_t<each, const Reference<Arithmetic, width>&, const Reference<Arithmetic, width>> reference =
+        shared;
+    for (index_t c = 0; c < classes; ++c) {
+        for (index_t i = 0; ahead && i < samples; i += line) NLL_PREFETCH(ahead + c * step + i);
+        const Real* __restrict from = values + c * pitch;
+        typename Arithmetic::Power* __restrict to = powers + c * powers_pitch;
+        for (index_t i = 0; i < samples; ++i) {
+            const Real value = from[i];
+            const auto power = reference.template exponential<each>(value, each ? i : 0);
+            to[i] = power;
+            sums[i] += static_cast<double>(power);
+            largest[i] = largest[i] < value ? value : largest[i];
         }
-    };
-    if (reference.shifted) compute(std::true_type());
-    else compute(std::false_type());
+    }
 }
+
+// Sums of up to 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round
+// off.
+template <int width, bool compensated> class LaneSums {
+public:
+    // The powers of some classes of all samples, whole rounds of lanes unless they are the last.
+    template <class Power>
+    [[gnu::noinline]] void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch) {
+        for (index_t c = 0; c < classes; ++c) {
+            const index_t k = c % lanes;
+            const Power* from = values + c * pitch;
+            if (c == k && k >= filled_) {
+                std::copy_n(from, samples, sum + k * width);
+                if constexpr (compensated) std::fill_n(error + k * width, samples, 0.0);
+            } else {
+                add_lane(k, from, samples);
+            }
+        }
+        filled_ = std::max(filled_, std::min(classes, lanes));
+    }
+    // Adds up the lanes, in a tree: the sums are then in the first.
+    [[gnu::noinline]] void finish(index_t samples) {
+        for (index_t half = lanes / 2; half > 0; half /= 2) {
+            for (index_t k = 0; k < filled_ - half; ++k) {
+                add_lane(k, sum + (k + half) * width, samples);
+                if constexpr (compensated)
+                    for (index_t i = 0; i < samples; ++i) error[k * width + i] += error[(k + half) * width + i];
+            }
+            filled_ = std::min(filled_, half);
+        }
+    }
+
+    double sum[lanes * width];
+    double error[compensated ? lanes * width : 1];
+
+private:
+    template <class Power> void add_lane(index_t k, const Power* from, index_t samples) {
+        double *to = sum + k * width, *lost_of = error + (compensated ? k * width : 0);
+        for (index_t i = 0; i < samples; ++i) {
+            if constexpr (compensated) accumulate(to[i], lost_of[i], static_cast<double>(from[i]));
+            else to[i] += static_cast<double>(from[i]);
+        }
+    }
+    index_t filled_ = 0;  // lanes
+};
 
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace nll
