@@ -110,8 +110,10 @@ def status(key):
 small_input, small_target = np.zeros((40_000, 2), np.float32), np.zeros(40_000, np.int64)
 nll.nll_loss(small_input, small_target, reduction="none")
 nll.nll_loss_value_and_grad(small_input, small_target, [1.0, 2.0], out=np.empty_like(small_input))
-nll.cross_entropy(small_input, small_target, reduction="none")
 nll.cross_entropy_value_and_grad(small_input, small_target, [1.0, 2.0], out=np.empty_like(small_input))
+for logits in small_input, small_input.reshape(200, 400):
+    for dtype in np.float32, np.float64:
+        nll.cross_entropy(logits, small_target[:len(logits)], reduction="none", dtype=dtype)
 status("VmRSS"), status("VmHWM")
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")

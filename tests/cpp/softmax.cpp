@@ -122,18 +122,18 @@ template <class Arithmetic> void sums_of_rows_and_tiles(int classes) {
     using Power = typename Arithmetic::Power;
     std::mt19937_64 random(4);
     std::uniform_real_distribution<double> uniform(0, 1);
-    std::vector<Power> powers(static_cast<std::size_t>(padded(classes)) * 16, Power{0});
+    std::vector<Power> powers(static_cast<std::size_t>(paired(classes)) * 16, Power{0});
+    for (int c = 0; c < classes; ++c)
+        powers[static_cast<std::size_t>(c) * 16 + 5] = static_cast<Power>(uniform(random));
     std::vector<double> lane(lanes, 0.0);
-    for (int c = 0; c < classes; ++c) {
-        const auto power = static_cast<Power>(uniform(random));
-        powers[static_cast<std::size_t>(c) * 16 + 5] = power;
-        lane[static_cast<std::size_t>(c % lanes)] += static_cast<double>(power);
-    }
+    for (std::size_t c = 0; c < powers.size() / 16; c += pair_size)
+        for (std::size_t l = 0; l < lane.size(); ++l)
+            lane[l] += static_cast<double>(powers[(c + l) * 16 + 5] + powers[(c + l + lanes) * 16 + 5]);
     LaneSums<16, false> once, twice;
     once.add_classes(powers.data(), classes, 16, 16);
     once.finish(16);
     CHECK(same_bits(once.sum[5], add_lanes(lane.data())));
-    const int part = classes / 2 / 16 * 16;
+    const int part = classes / 2 / 32 * 32;
     twice.add_classes(powers.data(), part, 16, 16);
     twice.add_classes(powers.data() + part * 16, classes - part, 16, 16);
     twice.finish(16);

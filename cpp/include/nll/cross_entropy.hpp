@@ -91,16 +91,20 @@ template <class Arithmetic, bool each, class Scalar>
     if constexpr (std::same_as<Arithmetic, Half> && std::same_as<Scalar, bfloat16>) {
         constexpr index_t most = 128;
         float mantissa[each ? most : 1], exponent[each ? most : 1];  // of a factor, which may be less than any float
+        bool negative = false;
         for (index_t i = 0; i < (each ? samples : 1); ++i) {
             const double one = factor[i].high;
             const double power_of_two = std::bit_cast<double>(std::bit_cast<std::uint64_t>(one) & 0x7ff0000000000000);
             exponent[i] = static_cast<float>(std::clamp(power_of_two, 0x1p-126, 0x1p126));
             mantissa[i] = static_cast<float>(one / exponent[i]);
+            negative |= std::signbit(one);
         }
-        return scale([&](float power, index_t i) {
+        const auto entry = [&](float power, index_t i) {
             const auto bits = std::bit_cast<std::uint32_t>(power * mantissa[i] * exponent[i]);
-            return without_sign_of_zero(bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)});
-        });
+            return bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+        };
+        if (!negative) return scale(entry);
+        return scale([&](float power, index_t i) { return without_sign_of_zero(entry(power, i)); });
     }
     scale([&](auto power, index_t i) { return entry_of<Scalar>(scaled(factor[i], static_cast<double>(power))); });
 }
@@ -152,7 +156,7 @@ public:
                 chunk = {};
                 if (row.known || !Arithmetic::exact) add_chunk(chunk, from, first, classes, nullptr);
                 else
-                    nll::add_chunk(chunk, largest_of(load(from, first, classes), padded(classes)), 0, 0,
+                    nll::add_chunk(chunk, largest_of(load(from, first, classes), paired(classes)), 0, 0,
                                    first / chunk_size);
             });
         });
@@ -218,14 +222,15 @@ private:
         for_each_block(first * chunk_size, std::min(last * chunk_size, plan_.classes), chunk_size, visit);
     }
 
-    // Whole groups of values, filled up with -inf.
+    // Whether a chunk's values can be read where they are.
+    bool in_place(index_t classes) const { return plan_.class_stride[input] == 1 && classes == paired(classes); }
+    // Whole pairs of lanes of values, filled up with -inf.
     const Real* load(const Scalar* from, index_t first, index_t classes) {
         const index_t stride = plan_.class_stride[input];
-        const Scalar* values = from + first * stride;
         if constexpr (std::same_as<Scalar, Real>)
-            if (stride == 1 && classes % lanes == 0) return values;
-        copy_values(values, stride, 0, space_.values, 1, 0, classes, 1);
-        std::fill(space_.values + classes, space_.values + padded(classes), -std::numeric_limits<Real>::infinity());
+            if (in_place(classes)) return from + first;
+        copy_values(from + first * stride, stride, 0, space_.values, 1, 0, classes, 1);
+        std::fill(space_.values + classes, space_.values + paired(classes), -std::numeric_limits<Real>::infinity());
         return space_.values;
     }
     // Where a chunk's results are to be written: where they belong, or into the workspace for `store`.
@@ -246,37 +251,40 @@ private:
         else reference_ = {};
     }
 
-    // The powers of a chunk, if there is a place for them.
-    double add_powers(const Scalar* from, const Real* values, index_t first, index_t classes, Power* powers,
-                      Real& largest) {
+    // The powers of a chunk, if there is a place for them; their sum.
+    double add_powers(const Scalar* from, index_t first, index_t classes, Power* powers, Real& largest) {
         // The next chunk, or the next sample's first.
         const bool more = first + classes < plan_.classes;
         const Scalar* next =
             more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
         double sums[lanes];
-        exponentials_of_row<Arithmetic>(values, padded(classes), reference_, reinterpret_cast<const std::byte*>(next),
-                                        lanes * sizeof(Scalar), powers, sums, largest);
+        const auto compute = [&](const auto* values) {
+            exponentials_of_row(values, paired(classes), reference_, reinterpret_cast<const std::byte*>(next),
+                                lanes * sizeof(Scalar), powers, sums, largest);
+        };
+        if (in_place(classes)) compute(from + first);
+        else compute(load(from, first, classes));
         return add_lanes(sums);
     }
     void add_chunk(Softmax& softmax, const Scalar* from, index_t first, index_t classes, Power* powers) {
-        const Real* values = load(from, first, classes);
         if (plan_.label_smoothing != 0) {
+            const Real* values = load(from, first, classes);
             double* weights = space_.class_weights;
             load_class_weights(plan_, first, classes, weights);
-            pad(weights, classes);
+            std::fill(weights + classes, weights + paired(classes), 0.0);
             const double offset = reference_.offset(0);
             for (index_t c = 0; c < classes; ++c)
                 space_.powers[c] = static_cast<Power>(weights[c] * (offset - values[c]));
-            pad(space_.powers, classes);
-            const Compensated below = compensated_sum(space_.powers, padded(classes));
-            const Compensated weight = compensated_sum(weights, padded(classes));
+            std::fill(space_.powers + classes, space_.powers + paired(classes), Power{0});
+            const Compensated below = compensated_sum(space_.powers, paired(classes));
+            const Compensated weight = compensated_sum(weights, paired(classes));
             softmax.below += total_of(below.sum, below.error);
             softmax.weight += total_of(weight.sum, weight.error);
         }
         Real largest;
         if (Arithmetic::exact && !powers) powers = space_.powers;
-        Compensated sum{add_powers(from, values, first, classes, powers, largest), 0};
-        if (Arithmetic::exact) sum = compensated_sum(powers, padded(classes));
+        Compensated sum{add_powers(from, first, classes, powers, largest), 0};
+        if (Arithmetic::exact) sum = compensated_sum(powers, paired(classes));
         nll::add_chunk(softmax, largest, sum.sum, sum.error, first / chunk_size);
     }
     // When all chunks are added. Their powers may have been kept.
@@ -288,8 +296,8 @@ private:
             const index_t classes = std::min(chunk_size, plan_.classes - first);
             const Power* powers = kept ? kept + first : space_.powers;
             Real unused;
-            if (!kept) add_powers(from, load(from, first, classes), first, classes, space_.powers, unused);
-            const Compensated sum = compensated_sum(powers, padded(classes));
+            if (!kept) add_powers(from, first, classes, space_.powers, unused);
+            const Compensated sum = compensated_sum(powers, paired(classes));
             replace_chunk(softmax, sum.sum, sum.error);
         }
         softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
@@ -300,7 +308,7 @@ private:
         if constexpr (Arithmetic::exact) {
             Real largest = -std::numeric_limits<Real>::infinity();
             for_each_chunk([&](index_t first, index_t classes) {
-                largest = std::max(largest, largest_of(load(from, first, classes), padded(classes)));
+                largest = std::max(largest, largest_of(load(from, first, classes), paired(classes)));
             });
             refer_to(largest);
         }
@@ -325,7 +333,7 @@ private:
     const Power* powers_of(const Scalar* from, index_t first, index_t classes) {
         if (kept_) return kept_ + first;
         Real unused;
-        add_powers(from, load(from, first, classes), first, classes, space_.powers, unused);
+        add_powers(from, first, classes, space_.powers, unused);
         return space_.powers;
     }
 
@@ -374,7 +382,7 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    Power* kept_;                         // padded(classes) powers, or none: then they are computed again
+    Power* kept_;                         // paired(classes) powers, or none: then they are computed again
     Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
 };
 
@@ -392,8 +400,8 @@ public:
           gathered_(static_cast<Scalar*>(gathered)),
           pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
                                      plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
-          part_(space.size / pitch_ / lanes * lanes),
-          whole_(plan.classes <= part_) {}
+          whole_(plan.classes <= space.size / pitch_),
+          part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size) {}
 
     // Whether results are better gathered for a whole block, and then streamed: longer stretches of every plane.
     static bool gathers(const Plan& plan) {
@@ -717,8 +725,8 @@ private:
     Workspace<Scalar, Arithmetic>& space_;
     Scalar* gathered_;     // (classes, block_size), or nullptr
     const index_t pitch_;  // samples of a tile
-    const index_t part_;   // classes of a tile
     const bool whole_;     // a tile has all classes
+    const index_t part_;   // classes of a tile
     index_t block_begin_ = 0;
     index_t begin_ = 0, count_ = 0, width_ = 0;  // of the tile; width_ is in whole groups
     const Scalar* next_ = nullptr;               // the next tile's first sample
@@ -749,7 +757,7 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
     index_t size = 0;
     if (by_rows(plan))
         size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept
-                   ? padded(plan.classes) * static_cast<index_t>(sizeof(typename Arithmetic::Power))
+                   ? paired(plan.classes) * static_cast<index_t>(sizeof(typename Arithmetic::Power))
                    : 0;
     else if (Tiles<Scalar, Arithmetic>::gathers(plan))
         size = Tiles<Scalar, Arithmetic>::most_gathered * static_cast<index_t>(sizeof(Scalar));

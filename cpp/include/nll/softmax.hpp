@@ -296,12 +296,21 @@ template <class Arithmetic>
     return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : flushed;
 }
 
-// ---------------------------------------------------------------- a row: classes of one sample, in whole groups of 16
+// ---------------------------------------------------------------- a row: classes of one sample, in whole pairs of
+// lanes
+
+inline constexpr index_t pair_size = 2 * lanes;
+constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_size * pair_size; }
+
+template <class To, class From> [[gnu::always_inline]] inline To converted(From value) {
+    if constexpr (std::same_as<To, From>) return value;
+    else return static_cast<To>(to_real(value));
+}
 
 // The exponentials, if there is a place for them, their sums by lanes, and the largest value; NaN does not count. A
 // line after `ahead` is asked for with every 64 bytes or less.
-template <class Arithmetic>
-[[gnu::noinline]] void exponentials_of_row(const typename Arithmetic::Real* __restrict values, index_t classes,
+template <class Scalar, class Arithmetic>
+[[gnu::noinline]] void exponentials_of_row(const Scalar* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
                                            typename Arithmetic::Power* __restrict powers, double* __restrict sums,
                                            typename Arithmetic::Real& largest) {
@@ -311,21 +320,37 @@ template <class Arithmetic>
     Real most[lanes];
     std::fill_n(most, lanes, -std::numeric_limits<Real>::infinity());
     const auto compute = [&](auto shifts, auto keeps) {
-        for (index_t c = 0; c < classes; c += lanes) {
-            NLL_PREFETCH(ahead);
-            ahead += step;
+        for (index_t c = 0; c < classes; c += pair_size) {
+            for (index_t half = 0; half < pair_size; half += lanes) {
+                NLL_PREFETCH(ahead);
+                ahead += step;
+            }
+            [[maybe_unused]] Real wide[pair_size];
+            const Real* pair = wide;
+            if constexpr (std::same_as<Scalar, Real>) pair = values + c;
+            else
+                for (int l = 0; l < pair_size; ++l) wide[l] = converted<Real>(values[c + l]);
             for (int l = 0; l < lanes; ++l) {
-                const Real value = values[c + l];
+                const Real value = pair[l], next = pair[lanes + l];
                 const auto power = reference.template exponential<shifts.value>(value, 0);
-                if constexpr (keeps) powers[c + l] = power;
-                lane[l] += static_cast<double>(power);
-                most[l] = most[l] < value ? value : most[l];
+                const auto next_power = reference.template exponential<shifts.value>(next, 0);
+                if constexpr (keeps) {
+                    powers[c + l] = power;
+                    powers[c + lanes + l] = next_power;
+                }
+                lane[l] += static_cast<double>(power + next_power);
+                const Real larger = value < next ? next : value;
+                most[l] = most[l] < larger ? larger : most[l];
             }
         }
     };
-    if (reference.shifts())
-        powers ? compute(std::true_type(), std::true_type()) : compute(std::true_type(), std::false_type());
-    else powers ? compute(std::false_type(), std::true_type()) : compute(std::false_type(), std::false_type());
+    if (reference.shifts()) {
+        if (powers) compute(std::true_type(), std::true_type());
+        else compute(std::true_type(), std::false_type());
+    } else {
+        if (powers) compute(std::false_type(), std::true_type());
+        else compute(std::false_type(), std::false_type());
+    }
     std::copy_n(lane, lanes, sums);
     largest = *std::max_element(most, most + lanes);
 }
@@ -410,26 +435,33 @@ template <class Scalar, class Arithmetic, int width>
 // off.
 template <int width, bool compensated> class LaneSums {
 public:
-    // The powers of some classes of all samples, whole rounds of lanes unless they are the last.
+    // The powers of some classes of all samples, whole pairs of lanes unless they are the last.
     template <class Power>
     [[gnu::noinline]] void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch) {
-        for (index_t c = 0; c < classes; ++c) {
-            const index_t k = c % lanes;
-            const Power* from = values + c * pitch;
-            if (c == k && k >= filled_) {
-                std::copy_n(from, samples, sum + k * width);
-                if constexpr (compensated) std::fill_n(error + k * width, samples, 0.0);
-            } else {
-                add_lane(k, from, samples);
+        for (index_t first = 0; first < classes; first += pair_size)
+            for (index_t k = 0; k < std::min(lanes, classes - first); ++k) {
+                if (k >= filled_) {
+                    std::fill_n(sum + k * width, samples, 0.0);
+                    if constexpr (compensated) std::fill_n(error + k * width, samples, 0.0);
+                    filled_ = k + 1;
+                }
+                const Power* from = values + (first + k) * pitch;
+                const Power* next = first + k + lanes < classes ? from + lanes * pitch : nullptr;
+                if (!next) {
+                    add_lane(k, samples, [&](index_t i) { return from[i]; });
+                } else if (compensated) {
+                    add_lane(k, samples, [&](index_t i) { return from[i]; });
+                    add_lane(k, samples, [&](index_t i) { return next[i]; });
+                } else {
+                    add_lane(k, samples, [&](index_t i) { return from[i] + next[i]; });
+                }
             }
-        }
-        filled_ = std::max(filled_, std::min(classes, lanes));
     }
     // Adds up the lanes, in a tree: the sums are then in the first.
     [[gnu::noinline]] void finish(index_t samples) {
         for (index_t half = lanes / 2; half > 0; half /= 2) {
             for (index_t k = 0; k < filled_ - half; ++k) {
-                add_lane(k, sum + (k + half) * width, samples);
+                add_lane(k, samples, [&](index_t i) { return sum[(k + half) * width + i]; });
                 if constexpr (compensated)
                     for (index_t i = 0; i < samples; ++i) error[k * width + i] += error[(k + half) * width + i];
             }
@@ -441,11 +473,11 @@ public:
     double error[compensated ? lanes * width : 1];
 
 private:
-    template <class Power> void add_lane(index_t k, const Power* from, index_t samples) {
+    template <class Number> [[gnu::always_inline]] void add_lane(index_t k, index_t samples, Number&& number) {
         double *to = sum + k * width, *lost_of = error + (compensated ? k * width : 0);
         for (index_t i = 0; i < samples; ++i) {
-            if constexpr (compensated) accumulate(to[i], lost_of[i], static_cast<double>(from[i]));
-            else to[i] += static_cast<double>(from[i]);
+            if constexpr (compensated) accumulate(to[i], lost_of[i], static_cast<double>(number(i)));
+            else to[i] += static_cast<double>(number(i));
         }
     }
     index_t filled_ = 0;  // lanes

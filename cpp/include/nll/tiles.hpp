@@ -5,16 +5,10 @@
 #include <cstring>
 #include <utility>
 
-#include "plan.hpp"
-#include "stream.hpp"
+#include "softmax.hpp"
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
-
-template <class To, class From> To converted(From value) {
-    if constexpr (std::same_as<To, From>) return value;
-    else return static_cast<To>(to_real(value));
-}
 
 template <int count, class Visit> [[gnu::always_inline]] inline void unrolled(Visit&& visit) {
     [&]<int... i>(std::integer_sequence<int, i...>) { (visit(i), ...); }(std::make_integer_sequence<int, count>());
