@@ -99,9 +99,10 @@ template <class Arithmetic, bool each, class Scalar>
             mantissa[i] = static_cast<float>(one / exponent[i]);
             negative |= std::signbit(one);
         }
+        // Rounds halves away from zero: in a product of rounded numbers they say nothing.
         const auto entry = [&](float power, index_t i) {
             const auto bits = std::bit_cast<std::uint32_t>(power * mantissa[i] * exponent[i]);
-            return bfloat16{static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+            return bfloat16{static_cast<std::uint16_t>((bits + 0x8000) >> 16)};
         };
         if (!negative) return scale(entry);
         return scale([&](float power, index_t i) { return without_sign_of_zero(entry(power, i)); });
@@ -423,7 +424,8 @@ public:
                 for (index_t i = 0; i < count; ++i)
                     losses[i] =
                         smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
-            for (index_t i = 0; i < count; ++i) losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
+            for (index_t i = 0; i < count && block.ignores; ++i)
+                losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
             if (plan_.data[gradient]) write_gradient(first, logit, block);
         });
         if (gathered_) store_block(begin, block.count);
@@ -539,10 +541,16 @@ private:
         settle();
     }
 
+    bool in_turns() const { return !Arithmetic::exact && plan_.classes <= in_turn; }
     void sum_chunks() {
         std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+        for (double* zero : {sum_, lost_}) std::fill_n(zero, width_, 0.0);
+        if (plan_.label_smoothing != 0) {
+            for (double* zero : {below_, weight_}) std::fill_n(zero, width_, 0.0);
+            for_each_chunk([&](index_t first, index_t classes) { smooth(first, classes); });
+        }
+        if (in_turns()) return compute_powers(plan_.classes, largest_, sum_);
         std::fill_n(chunk_, width_, index_t{-1});
-        for (double* zero : {sum_, lost_, below_, weight_}) std::fill_n(zero, width_, 0.0);
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
     }
 
@@ -563,12 +571,6 @@ private:
     }
 
     void add_chunk(index_t first, index_t classes) {
-        if (plan_.label_smoothing != 0) smooth(first, classes);
-        if (!Arithmetic::exact && plan_.classes <= in_turn) {
-            compute_powers(classes, largest_, sum_);
-            std::fill_n(chunk_, width_, index_t{0});
-            return static_cast<void>(std::copy_n(sum_, width_, chunk_sum_));
-        }
         alignas(64) Real largest[most_samples];
         std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
         LaneSums<most_samples, Arithmetic::exact> sums;
@@ -604,10 +606,15 @@ private:
         };
         if (each_) take_units(reference_);
         else take_units(shared_);
-        bool few = false;
-        for (index_t i = 0; i < width_; ++i) few |= !leaves_enough(sum_[i], unit_[i]);
-        if (!Arithmetic::exact && few)
+        int few = 0;
+        for (index_t i = 0; i < width_; ++i) few |= static_cast<int>(!leaves_enough(sum_[i], unit_[i]));
+        if (!Arithmetic::exact && few) {
+            if (in_turns()) {
+                std::fill_n(chunk_, width_, index_t{0});
+                std::copy_n(sum_, width_, chunk_sum_);
+            }
             for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
+        }
         for (index_t i = 0; i < width_; ++i) rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
         if (plan_.label_smoothing != 0)
             for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));

@@ -418,7 +418,8 @@ template <class Scalar, class Arithmetic, int width>
     const std::conditional_t<each, const Reference<Arithmetic, width>&, const Reference<Arithmetic, width>> reference =
         shared;
     for (index_t c = 0; c < classes; ++c) {
-        for (index_t i = 0; ahead && i < samples; i += line) NLL_PREFETCH(ahead + c * step + i);
+        if (ahead)
+            for (const Scalar* at = ahead + c * step; at < ahead + c * step + samples; at += line) NLL_PREFETCH(at);
         const Real* __restrict from = values + c * pitch;
         typename Arithmetic::Power* __restrict to = powers + c * powers_pitch;
         for (index_t i = 0; i < samples; ++i) {
