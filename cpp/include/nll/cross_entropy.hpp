@@ -781,6 +781,7 @@ bool prepare(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& 
     const index_t kept = load_classes(plan, begin, count, block.classes, partial);
     if (kept < 0) return false;
     partial.count += kept;
+    block.ignores = kept < count || plan.zero_gradient;
     if (plan.weight) weights_survey = add_weights(plan, count, block.classes, block.weights, partial);
     else std::fill_n(block.weights, count, 1.0);
     if (!plan.data[gradient]) return true;
@@ -800,7 +801,6 @@ bool prepare(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& 
         block.all[i] = sum_of(block.target[i], product_of(block.each[i], plan.class_weights));
     }
     if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
-    block.ignores = kept < count || plan.zero_gradient;
     return true;
 }
 

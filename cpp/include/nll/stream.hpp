@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the caches are told. To ask for memory before it is needed; and to be left out of stores: a plain store reads
+// What compilers and caches are told. To ask for memory before it is needed; and to be left out of stores: a plain store reads
 // the line that it writes to, which for memory that no cache will keep anyway is half of the traffic.
 #pragma once
 
@@ -18,6 +18,12 @@
 #define NLL_PREFETCH(address) __builtin_prefetch(address)
 #else
 #define NLL_PREFETCH(address) ((void)(address))
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define NLL_UNROLL _Pragma("GCC unroll 8")
+#else
+#define NLL_UNROLL  // short loops of a fixed length are unrolled anyway
 #endif
 
 namespace nll {

@@ -3,47 +3,42 @@
 #pragma once
 
 #include <cstring>
-#include <utility>
 
 #include "softmax.hpp"
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
-template <int count, class Visit> [[gnu::always_inline]] inline void unrolled(Visit&& visit) {
-    [&]<int... i>(std::integer_sequence<int, i...>) { (visit(i), ...); }(std::make_integer_sequence<int, count>());
-}
-
-// to[c, i] = from[i, c] for a square of 8 x 8; strides of rows.
+// to[c, i] = from[i, c] for a square of 8 x 8; strides of rows. Loops are unrolled, so that rows are in registers.
 template <class T> void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stride) {
 #if defined(__GNUC__)
     typedef T Row __attribute__((vector_size(8 * sizeof(T))));
-    Row row[8], mixed[8];  // registers
-    unrolled<8>([&](int i) { std::memcpy(&row[i], from + i * from_stride, sizeof(Row)); });
+    Row row[8], mixed[8];
+    NLL_UNROLL for (int i = 0; i < 8; ++i) std::memcpy(&row[i], from + i * from_stride, sizeof(Row));
     if constexpr (sizeof(T) == 4) {  // pieces of 1, 2 and 4 elements are exchanged, the first two inside of 16 bytes
-        unrolled<4>([&](int i) {
-            mixed[2 * i] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-            mixed[2 * i + 1] = __builtin_shufflevector(row[2 * i], row[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-        });
-        unrolled<4>([&](int i) {
+        NLL_UNROLL for (int i = 0; i < 8; i += 2) {
+            mixed[i] = __builtin_shufflevector(row[i], row[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+            mixed[i + 1] = __builtin_shufflevector(row[i], row[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        }
+        NLL_UNROLL for (int i = 0; i < 4; ++i) {
             const int k = i / 2 * 4 + i % 2, to_k = i / 2 * 4 + i % 2 * 2;
             row[to_k] = __builtin_shufflevector(mixed[k], mixed[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
             row[to_k + 1] = __builtin_shufflevector(mixed[k], mixed[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        });
-        unrolled<4>([&](int i) {
+        }
+        NLL_UNROLL for (int i = 0; i < 4; ++i) {
             mixed[i] = __builtin_shufflevector(row[i], row[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
             mixed[i + 4] = __builtin_shufflevector(row[i], row[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-        });
+        }
     } else {  // pairs of rows, 4 apart, are interleaved: three times, and all is in place
-        unrolled<3>([&](int) {
-            unrolled<4>([&](int i) {
+        NLL_UNROLL for (int step = 0; step < 3; ++step) {
+            NLL_UNROLL for (int i = 0; i < 4; ++i) {
                 mixed[2 * i] = __builtin_shufflevector(row[i], row[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
                 mixed[2 * i + 1] = __builtin_shufflevector(row[i], row[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-            });
-            unrolled<8>([&](int i) { row[i] = mixed[i]; });
-        });
+            }
+            NLL_UNROLL for (int i = 0; i < 8; ++i) row[i] = mixed[i];
+        }
     }
-    unrolled<8>([&](int i) { std::memcpy(to + i * to_stride, &mixed[i], sizeof(Row)); });
+    NLL_UNROLL for (int i = 0; i < 8; ++i) std::memcpy(to + i * to_stride, &mixed[i], sizeof(Row));
 #else
     for (int i = 0; i < 8; ++i)
         for (int c = 0; c < 8; ++c) to[c * to_stride + i] = from[i * from_stride + c];
