@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What compilers and caches are told. To ask for memory before it is needed; and to be left out of stores: a plain store reads
-// the line that it writes to, which for memory that no cache will keep anyway is half of the traffic.
+// What compilers and caches are told. To ask for memory before it is needed; and to be left out of stores: a plain
+// store reads the line that it writes to, which for memory that no cache will keep anyway is half of the traffic.
 #pragma once
 
 #include <algorithm>

@@ -1,138 +1,372 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Class values of samples between memory in any layout and small buffers.
+// Tiles: up to 128 samples side by side, class after class.
 #pragma once
 
-#include <cstring>
-
-#include "softmax.hpp"
+#include "block.hpp"
+#include "buffers.hpp"
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
-// to[c, i] = from[i, c] for a square of 8 x 8; strides of rows. Loops are unrolled, so that rows are in registers.
-template <class T> void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stride) {
-#if defined(__GNUC__)
-    typedef T Row __attribute__((vector_size(8 * sizeof(T))));
-    Row row[8], mixed[8];
-    NLL_UNROLL for (int i = 0; i < 8; ++i) std::memcpy(&row[i], from + i * from_stride, sizeof(Row));
-    if constexpr (sizeof(T) == 4) {  // pieces of 1, 2 and 4 elements are exchanged, the first two inside of 16 bytes
-        NLL_UNROLL for (int i = 0; i < 8; i += 2) {
-            mixed[i] = __builtin_shufflevector(row[i], row[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-            mixed[i + 1] = __builtin_shufflevector(row[i], row[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-        }
-        NLL_UNROLL for (int i = 0; i < 4; ++i) {
-            const int k = i / 2 * 4 + i % 2, to_k = i / 2 * 4 + i % 2 * 2;
-            row[to_k] = __builtin_shufflevector(mixed[k], mixed[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            row[to_k + 1] = __builtin_shufflevector(mixed[k], mixed[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-        NLL_UNROLL for (int i = 0; i < 4; ++i) {
-            mixed[i] = __builtin_shufflevector(row[i], row[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-            mixed[i + 4] = __builtin_shufflevector(row[i], row[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-        }
-    } else {  // pairs of rows, 4 apart, are interleaved: three times, and all is in place
-        NLL_UNROLL for (int step = 0; step < 3; ++step) {
-            NLL_UNROLL for (int i = 0; i < 4; ++i) {
-                mixed[2 * i] = __builtin_shufflevector(row[i], row[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-                mixed[2 * i + 1] = __builtin_shufflevector(row[i], row[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+template <class Scalar, class Arithmetic> class Tiles {
+    using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
+    static constexpr int most_samples = 128;
+
+public:
+    Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space, void* gathered)
+        : plan_(plan),
+          space_(space),
+          gathered_(static_cast<Scalar*>(gathered)),
+          pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
+                                     plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
+          whole_(plan.classes <= space.size / pitch_),
+          part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size) {}
+
+    // Whether results are better gathered for a whole block, and then streamed: longer stretches of every plane.
+    static bool gathers(const Plan& plan) {
+        return plan.streams && plan.samples.stride(gradient) == 1 && plan.class_stride[gradient] != 1 &&
+               plan.classes <= most_gathered / block_size;
+    }
+    static constexpr index_t most_gathered = 32 << 10;  // elements
+
+    void cross_entropy(index_t begin, Block<Arithmetic>& block) {
+        block_begin_ = begin;
+        for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
+            softmax(begin + first, count);
+            alignas(64) double logit[most_samples], log_sum[most_samples];
+            load_logits(block.classes + first, logit);
+            take_log_sums(log_sum);
+            double* losses = block.losses + first;
+            for (index_t i = 0; i < count; ++i) losses[i] = (largest_[i] - logit[i]) + log_sum[i];
+            if (plan_.label_smoothing != 0)
+                for (index_t i = 0; i < count; ++i)
+                    losses[i] =
+                        smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
+            for (index_t i = 0; i < count && block.ignores; ++i)
+                losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
+            if (plan_.data[gradient]) write_gradient(first, logit, block);
+        });
+        if (gathered_) store_block(begin, block.count);
+    }
+
+    void log_softmax(index_t begin, index_t count) {
+        block_begin_ = begin;
+        for_each_block(0, count, pitch_, [&](index_t first, index_t samples) {
+            softmax(begin + first, samples);
+            alignas(64) double log_sum[most_samples];
+            take_log_sums(log_sum);
+            for_each_block(0, plan_.classes, part_, [&](index_t from, index_t classes) {
+                if (!whole_) load(from, classes);
+                const Destination to = destination(from);
+                for (index_t c = 0; c < classes; ++c)
+                    for (index_t i = 0; i < samples; ++i) {
+                        const double value = values_[c * values_pitch_ + i];
+                        to.to[c * to.pitch + i] = from_double<Scalar>((value - largest_[i]) - log_sum[i]);
+                    }
+                store(from, classes, to);
+            });
+        });
+        if (gathered_) store_block(begin, count);
+    }
+
+private:
+    template <class Visit> void for_each_chunk(Visit&& visit) const {
+        for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+    // The parts of a chunk, loaded unless all classes are.
+    template <class Visit> void for_each_part(index_t first, index_t classes, Visit&& visit) {
+        for_each_block(first, first + classes, part_, [&](index_t from, index_t count) {
+            if (!whole_) load(from, count);
+            visit(from, count);
+        });
+    }
+    // The memory of the tile's samples where it is laid out as a tile, else nullptr.
+    template <class T> T* in_place(Operand operand, index_t first) const {
+        T* found = nullptr;
+        if (plan_.samples.stride(operand) == 1 && width_ == count_)
+            plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+                if (run.length == count_)
+                    found = plan_.pointer<T>(operand) + run.offset[operand] + first * plan_.class_stride[operand];
+            });
+        return found;
+    }
+    void load(index_t first, index_t classes) {
+        if constexpr (std::same_as<Scalar, Real>)
+            if ((values_ = in_place<const Scalar>(input, first))) {
+                values_pitch_ = plan_.class_stride[input];
+                return;
             }
-            NLL_UNROLL for (int i = 0; i < 8; ++i) row[i] = mixed[i];
+        values_ = space_.values;
+        values_pitch_ = pitch_;
+        for (index_t c = 0; c < classes && width_ > count_; ++c)
+            std::fill(space_.values + c * pitch_ + count_, space_.values + c * pitch_ + width_, Real{0});
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            load_tile(plan_, run, first, classes, space_.values, pitch_, space_.part);
+        });
+    }
+    // Where results are to be written: where they belong if that is laid out as a tile, else into the workspace.
+    struct Destination {
+        Scalar* to;
+        index_t pitch;
+    };
+    Destination destination(index_t first) {
+        if (gathered_) return {gathered_ + (begin_ - block_begin_), block_size};
+        Scalar* to = plan_.streams ? nullptr : in_place<Scalar>(gradient, first);
+        if (to) return {to, plan_.class_stride[gradient]};
+        return {space_.part, pitch_};
+    }
+    void store(index_t first, index_t classes, Destination written) const {
+        if (written.to != space_.part) return;
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            store_tile(plan_, run, first, classes, space_.part, pitch_);
+        });
+    }
+
+    void store_block(index_t begin, index_t count) const {
+        plan_.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
+            store_tile(plan_, run, 0, plan_.classes, gathered_, block_size);
+        });
+    }
+
+    // The softmax of each sample. Where a tile holds all classes, their powers are kept.
+    void softmax(index_t begin, index_t count) {
+        begin_ = begin;
+        count_ = count;
+        width_ = padded(count);
+        next_ = nullptr;
+        if (whole_) {
+            load(0, plan_.classes);
+            if (begin + count < plan_.samples.count)
+                plan_.samples.for_each_run(begin + count, 1, [&](const Samples::Run& run) {
+                    next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
+                });
+        }
+        if (Arithmetic::exact) {
+            std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+            for_each_part(0, plan_.classes,
+                          [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
+        } else {
+            each_ = false;
+            sum_chunks();
+            each_ = !shared_.reaches(largest_, width_);
+        }
+        if (Arithmetic::exact || each_) {
+            each_ = true;
+            reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
+            shared_ = Reference<Arithmetic, 1>(largest_, 1);  // the next tile may do with it
+            sum_chunks();
+        }
+        settle();
+    }
+
+    bool in_turns() const { return !Arithmetic::exact && plan_.classes <= in_turn; }
+    void sum_chunks() {
+        std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+        for (double* zero : {sum_, lost_}) std::fill_n(zero, width_, 0.0);
+        if (plan_.label_smoothing != 0) {
+            for (double* zero : {below_, weight_}) std::fill_n(zero, width_, 0.0);
+            for_each_chunk([&](index_t first, index_t classes) { smooth(first, classes); });
+        }
+        if (in_turns()) return compute_powers(plan_.classes, largest_, sum_);
+        std::fill_n(chunk_, width_, index_t{-1});
+        for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
+    }
+
+    void compute_powers(index_t classes) {
+        alignas(64) Real largest[most_samples];
+        alignas(64) double sum[most_samples];
+        compute_powers(classes, largest, sum);
+    }
+    // Powers of the classes that are loaded; they count among the largest and the sums in turn.
+    void compute_powers(index_t classes, Real* largest, double* sums) {
+        const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
+        const auto compute = [&](const auto& reference) {
+            exponentials_of_tile(values_, classes, width_, values_pitch_, reference, next_, step, space_.powers, pitch_,
+                                 largest, sums);
+        };
+        if (each_) compute(reference_);
+        else compute(shared_);
+    }
+
+    void add_chunk(index_t first, index_t classes) {
+        alignas(64) Real largest[most_samples];
+        std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
+        LaneSums<most_samples, Arithmetic::exact> sums;
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            alignas(64) double unused[most_samples];
+            compute_powers(count, largest, unused);
+            sums.add_classes(space_.powers, count, width_, pitch_);
+        });
+        sums.finish(width_);
+        for (index_t i = 0; i < width_; ++i) {
+            Softmax softmax;
+            softmax.largest = largest_[i];
+            softmax.sum = sum_[i];
+            softmax.lost = lost_[i];
+            softmax.chunk = chunk_[i];
+            softmax.chunk_sum = chunk_sum_[i];
+            nll::add_chunk(softmax, largest[i], sums.sum[i], Arithmetic::exact ? sums.error[i] : 0.0,
+                           first / chunk_size);
+            largest_[i] = static_cast<Real>(softmax.largest);
+            sum_[i] = softmax.sum;
+            lost_[i] = softmax.lost;
+            chunk_[i] = softmax.chunk;
+            chunk_sum_[i] = softmax.chunk_sum;
         }
     }
-    NLL_UNROLL for (int i = 0; i < 8; ++i) std::memcpy(to + i * to_stride, &mixed[i], sizeof(Row));
-#else
-    for (int i = 0; i < 8; ++i)
-        for (int c = 0; c < 8; ++c) to[c * to_stride + i] = from[i * from_stride + c];
-#endif
-}
 
-// to[c, i] = from[i, c], in squares; the last of them overlap those before.
-template <class T>
-[[gnu::noinline]] void transpose(const T* from, index_t from_stride, T* to, index_t to_stride, index_t rows,
-                                 index_t columns) {
-    using Bits = std::conditional_t<sizeof(T) == 8, std::uint64_t,
-                                    std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>>;
-    if (rows < 8 || columns < 8) {
-        for (index_t c = 0; c < columns; ++c)
-            for (index_t i = 0; i < rows; ++i) to[c * to_stride + i] = from[i * from_stride + c];
-        return;
+    void settle() {
+        const auto take_units = [&](const auto& reference) {
+            for (index_t i = 0; i < width_; ++i) {
+                const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
+                unit_[i] = reference.template exponential<true>(largest, each_ ? i : 0);
+            }
+        };
+        if (each_) take_units(reference_);
+        else take_units(shared_);
+        int few = 0;
+        for (index_t i = 0; i < width_; ++i) few |= static_cast<int>(!leaves_enough(sum_[i], unit_[i]));
+        if (!Arithmetic::exact && few) {
+            if (in_turns()) {
+                std::fill_n(chunk_, width_, index_t{0});
+                std::copy_n(sum_, width_, chunk_sum_);
+            }
+            for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
+        }
+        for (index_t i = 0; i < width_; ++i) rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
+        if (plan_.label_smoothing != 0)
+            for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
     }
-    const auto* from_bits = reinterpret_cast<const Bits*>(from);
-    auto* to_bits = reinterpret_cast<Bits*>(to);
-    for (index_t first = 0; first < rows; first += 8) {
-        const index_t i = std::min(first, rows - 8);
-        for (index_t start = 0; start < columns; start += 8) {
-            const index_t c = std::min(start, columns - 8);
-            transpose_square(from_bits + i * from_stride + c, from_stride, to_bits + c * to_stride + i, to_stride);
+    double offset(index_t i) const { return each_ ? reference_.offset(i) : shared_.offset(0); }
+
+    // Where a largest value of this chunk is nearly all of a sum, so that its roundings matter.
+    void replace_sums(index_t first, index_t classes) {
+        const auto rounded = [&](index_t i) {
+            return chunk_[i] == first / chunk_size && !leaves_enough(sum_[i], unit_[i]);
+        };
+        bool any = false;
+        for (index_t i = 0; i < width_; ++i) any |= rounded(i);
+        if (!any) return;
+        LaneSums<most_samples, true> sums;
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            if (!whole_) compute_powers(count);
+            sums.add_classes(space_.powers, count, width_, pitch_);
+        });
+        sums.finish(width_);
+        for (index_t i = 0; i < width_; ++i)
+            if (rounded(i)) lost_[i] += (sums.sum[i] - chunk_sum_[i]) + sums.error[i];
+    }
+
+    // Adds Σ w·(offset - x) and Σ w of a chunk.
+    void smooth(index_t first, index_t classes) {
+        LaneSums<most_samples, true> differences, weights;
+        for_each_part(first, classes, [&](index_t from, index_t count) {
+            load_class_weights(plan_, from, count, space_.class_weights);
+            for (index_t c = 0; c < count; ++c)
+                for (index_t i = 0; i < width_; ++i)
+                    space_.powers[c * pitch_ + i] =
+                        static_cast<Power>(space_.class_weights[c] * (offset(i) - values_[c * values_pitch_ + i]));
+            differences.add_classes(space_.powers, count, width_, pitch_);
+            for (index_t c = 0; c < count; ++c)
+                std::fill_n(space_.powers + c * pitch_, width_, static_cast<Power>(space_.class_weights[c]));
+            weights.add_classes(space_.powers, count, width_, pitch_);
+        });
+        differences.finish(width_);
+        weights.finish(width_);
+        for (index_t i = 0; i < width_; ++i) {
+            below_[i] += total_of(differences.sum[i], differences.error[i]);
+            weight_[i] += total_of(weights.sum[i], weights.error[i]);
         }
     }
-}
 
-// Copies the values of some classes of some samples, from and to any strides.
-template <class From, class To>
-[[gnu::noinline]] void copy_values(const From* from, index_t from_class, index_t from_sample, To* to, index_t to_class,
-                                   index_t to_sample, index_t classes, index_t samples) {
-    if (from_sample == 1 && to_sample == 1) {
-        for (index_t c = 0; c < classes; ++c)
-            for (index_t i = 0; i < samples; ++i) to[c * to_class + i] = converted<To>(from[c * from_class + i]);
-    } else if (from_class == 1 && to_class == 1) {
-        for (index_t i = 0; i < samples; ++i)
-            for (index_t c = 0; c < classes; ++c) to[i * to_sample + c] = converted<To>(from[i * from_sample + c]);
-    } else {
-        constexpr index_t side = 16;  // of a square that the first cache holds on both sides
-        for (index_t first = 0; first < samples; first += side)
+    // Of samples whose class is among those that are loaded, values at it, or powers.
+    template <class Number>
+    void take_at(const index_t* targets, index_t first, index_t classes, const Number* values, index_t pitch,
+                 double* at_target) const {
+        for (index_t i = 0; i < count_; ++i) {
+            const auto target = static_cast<std::uint64_t>(targets[i] - first);
+            if (target < static_cast<std::uint64_t>(classes))
+                at_target[i] = static_cast<double>(values[static_cast<index_t>(target) * pitch + i]);
+        }
+    }
+    void load_logits(const index_t* classes, double* logits) const {
+        std::fill_n(logits, count_, 0.0);
+        if (whole_) return take_at(classes, 0, plan_.classes, values_, values_pitch_, logits);
+        plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
+            const Scalar* sample = plan_.pointer<const Scalar>(input) + run.offset[input];
+            for (index_t i = 0; i < run.length; ++i, sample += plan_.samples.stride(input)) {
+                const index_t c = classes[run.begin + i];
+                logits[run.begin + i] = c == ignored ? 0.0 : converted<Real>(sample[c * plan_.class_stride[input]]);
+            }
+        });
+    }
+    void take_log_sums(double* log_sums) const {
+        for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of<Arithmetic::exact>(rest_[i]);
+    }
+
+    // `block`, from its sample `at` on, has the samples of this tile.
+    void write_gradient(index_t at, const double* logits, const Block<Arithmetic>& block) {
+        alignas(64) double scale[most_samples];  // of powers, to e^(x - largest)
+        for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
+        for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
+            if (!whole_) compute_powers(classes);
+            write_part(first, classes, scale, at, logits, block);
+        });
+    }
+
+    // The entries of the gradient from powers.
+    void write_part(index_t first, index_t classes, const double* scale, index_t at, const double* logits,
+                    const Block<Arithmetic>& block) {
+        using Factor = typename Arithmetic::Factor;
+        alignas(64) Factor factor[most_samples];
+        alignas(64) double power[most_samples] = {}, entry[most_samples];
+        const index_t* targets = block.classes + at;
+        const auto [to, pitch] = destination(first);
+        take_at(targets, first, classes, space_.powers, pitch_, power);
+        for (index_t i = 0; i < count_; ++i) {
+            const Factor sum = sum_of(Factor{1}, Factor{rest_[i]});
+            factor[i] = product_of(quotient_of(block.all[at + i], sum), scale[i]);
+            entry[i] = target_entry(plan_, block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
+        }
+        std::fill(factor + count_, factor + width_, Factor{0});
+        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
+        if (plan_.label_smoothing != 0) {
+            load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
-                for (index_t i = first; i < std::min(first + side, samples); ++i)
-                    to[c * to_class + i * to_sample] = converted<To>(from[c * from_class + i * from_sample]);
-    }
-}
-
-// Writes some classes of a sample.
-template <class Scalar>
-void store_row(const Scalar* from, Scalar* to, index_t class_stride, index_t classes, bool streams) {
-    if (streams && class_stride == 1) stream(to, from, static_cast<std::size_t>(classes) * sizeof(Scalar));
-    else copy_values(from, 1, 0, to, class_stride, 0, classes, 1);
-}
-
-// Reads `classes` from the class `first` on of the samples of a run into columns of a tile. `raw` is as large as it.
-template <class Scalar, class Real>
-void load_tile(const Plan& plan, const Samples::Run& run, index_t first, index_t classes, Real* tile, index_t pitch,
-               Scalar* raw) {
-    const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
-    const Scalar* from = plan.pointer<const Scalar>(input) + run.offset[input] + first * class_stride;
-    Real* to = tile + run.begin;
-    if (class_stride != 1) return copy_values(from, class_stride, stride, to, pitch, 1, classes, run.length);
-    if constexpr (std::same_as<Scalar, Real>) {
-        transpose(from, stride, to, pitch, run.length, classes);
-    } else {
-        transpose(from, stride, raw + run.begin, pitch, run.length, classes);
-        copy_values(raw + run.begin, pitch, 1, to, pitch, 1, classes, run.length);
-    }
-}
-
-// Writes the columns of a tile likewise.
-template <class Scalar>
-void store_tile(const Plan& plan, const Samples::Run& run, index_t first, index_t classes, const Scalar* tile,
-                index_t pitch) {
-    const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
-    Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient] + first * class_stride;
-    const Scalar* from = tile + run.begin;
-    const auto bytes = [](index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); };
-    if (class_stride == 1 && plan.streams && stride == classes) {
-        alignas(64) Scalar rows[4096];
-        const index_t fitting = std::max<index_t>(1, static_cast<index_t>(std::size(rows)) / classes);
-        for (index_t i = 0; i < run.length; i += fitting) {
-            const index_t count = std::min(fitting, run.length - i);
-            transpose(from + i, pitch, rows, classes, classes, count);
-            stream(to + i * classes, rows, bytes(count * classes));
+                for (index_t i = 0; i < count_; ++i)
+                    to[c * pitch + i] = entry_of<Scalar>(scaled(factor[i], space_.powers[c * pitch_ + i]) -
+                                                         scaled(block.each[at + i], space_.class_weights[c]));
         }
-    } else if (class_stride == 1) {
-        transpose(from, pitch, to, stride, classes, run.length);
-    } else if (plan.streams && stride == 1) {
-        for (index_t c = 0; c < classes; ++c) stream(to + c * class_stride, from + c * pitch, bytes(run.length));
-    } else {
-        copy_values(from, pitch, 1, to, class_stride, stride, classes, run.length);
+        for (index_t i = 0; i < count_; ++i) {
+            const index_t target = targets[i] - first;
+            if (target >= 0 && target < classes) to[target * pitch + i] = entry_of<Scalar>(entry[i]);
+        }
+        for (index_t i = 0; i < count_ && block.ignores; ++i)
+            for (index_t c = 0; c < classes && targets[i] == ignored; ++c) to[c * pitch + i] = Scalar{};
+        store(first, classes, {to, pitch});
     }
-}
+
+    const Plan& plan_;
+    Workspace<Scalar, Arithmetic>& space_;
+    Scalar* gathered_;     // (classes, block_size), or nullptr
+    const index_t pitch_;  // samples of a tile
+    const bool whole_;     // a tile has all classes
+    const index_t part_;   // classes of a tile
+    index_t block_begin_ = 0;
+    index_t begin_ = 0, count_ = 0, width_ = 0;  // of the tile; width_ is in whole groups
+    const Scalar* next_ = nullptr;               // the next tile's first sample
+    const Real* values_ = nullptr;
+    index_t values_pitch_ = 0;
+    Reference<Arithmetic, 1> shared_;  // of all samples, unless `each_` needs its own
+    Reference<Arithmetic, most_samples> reference_;
+    bool each_ = false;
+    // Of each sample, as in Softmax.
+    alignas(64) Real largest_[most_samples];
+    alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
+    alignas(64) index_t chunk_[most_samples];
+    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], rest_[most_samples];
+};
 
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace nll
