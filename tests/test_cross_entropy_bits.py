@@ -129,19 +129,24 @@ def test_layouts_of_smoothed_rows(class_count, dtype, rng):
             assert_all_same_bits(results_of(layout(input), target, weight, **choices), expected)
 
 
-def test_classes_on_the_first_axis(class_count, dtype, rng, sample_count=19):
+def assert_same_bits_on_the_first_axis(
+    sample_count: int, class_count: int, dtype: Any, rng: np.random.Generator
+) -> None:
     input = random_logits(rng, (sample_count, class_count), dtype)
     target = random_target(rng, sample_count, class_count, ignored=-7)
-    expected = results_of(input, target)
     actual = results_of(np.ascontiguousarray(input.T), target, axis=0)
     turned = actual._replace(gradient=actual.gradient.T, log_softmax=actual.log_softmax.T)
-    assert_all_same_bits(turned, expected)
+    assert_all_same_bits(turned, results_of(input, target))
+
+
+def test_classes_on_the_first_axis(class_count, dtype, rng):
+    assert_same_bits_on_the_first_axis(19, class_count, dtype, rng)
 
 
 @pytest.mark.parametrize("class_count", range(1, 300))
 def test_every_small_number_of_classes(class_count, rng):
     """How many samples are taken at a time depends on it; 16 of each are enough for whole vectors of them."""
-    test_classes_on_the_first_axis(class_count, np.float32, rng, sample_count=16)
+    assert_same_bits_on_the_first_axis(16, class_count, np.float32, rng)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])

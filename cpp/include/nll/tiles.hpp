@@ -173,12 +173,13 @@ private:
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
     }
 
+    // Powers of the classes that are loaded.
     void compute_powers(index_t classes) {
-        alignas(64) Real largest[most_samples];
-        alignas(64) double sum[most_samples];
+        alignas(64) Real largest[most_samples] = {};
+        alignas(64) double sum[most_samples] = {};
         compute_powers(classes, largest, sum);
     }
-    // Powers of the classes that are loaded; they count among the largest and the sums in turn.
+    // And they count among the largest values and the sums in turn.
     void compute_powers(index_t classes, Real* largest, double* sums) {
         const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
         const auto compute = [&](const auto& reference) {
@@ -194,7 +195,7 @@ private:
         std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
         LaneSums<most_samples, Arithmetic::exact> sums;
         for_each_part(first, classes, [&](index_t, index_t count) {
-            alignas(64) double unused[most_samples];
+            alignas(64) double unused[most_samples] = {};
             compute_powers(count, largest, unused);
             sums.add_classes(space_.powers, count, width_, pitch_);
         });
