@@ -194,8 +194,8 @@ private:
             const Power* powers = kept ? kept + first : space_.powers;
             Real unused;
             if (!kept) add_powers(from, first, classes, space_.powers, unused);
-            const Compensated sum = compensated_sum(powers, paired(classes));
-            replace_chunk(softmax, sum.sum, sum.error);
+            const double others = sum_of_others(powers, paired(classes), static_cast<Power>(softmax.unit));
+            softmax.lost += without_chunk(softmax.unit, softmax.chunk_sum, others);
         }
         softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
         softmax.below += softmax.weight * (softmax.largest - reference_.offset(0));

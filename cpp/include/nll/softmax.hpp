@@ -284,8 +284,11 @@ inline void merge(Softmax& all, const Softmax& chunk) {
     all.weight += chunk.weight;
 }
 
-// The sum of the chunk of the largest value was rounded; here it is exactly.
-inline void replace_chunk(Softmax& all, double sum, double error) { all.lost += (sum - all.chunk_sum) + error; }
+// Where the largest value is nearly all of the sum, the rounded sum of its chunk is replaced by its power, which is
+// there once, and the sum of all others in that chunk.
+[[gnu::always_inline]] inline double without_chunk(double unit, double chunk_sum, double others) {
+    return (unit - chunk_sum) + others;
+}
 
 // When all classes are added; `unit` is the power of the largest value. Logits with +inf among them, or all of them
 // -inf, have no softmax.
@@ -363,6 +366,15 @@ inline double add_lanes(const double* lane) {
     return sum[0];
 }
 
+// The sum, in the same order, of all powers but one.
+template <class Power> [[gnu::noinline]] double sum_of_others(const Power* powers, index_t classes, Power one) {
+    const auto other = [&](index_t c) { return powers[c] == one ? Power{0} : powers[c]; };
+    double lane[lanes] = {};
+    for (index_t c = 0; c < classes; c += pair_size)
+        for (int l = 0; l < lanes; ++l) lane[l] += static_cast<double>(other(c + l) + other(c + lanes + l));
+    return add_lanes(lane);
+}
+
 struct Compensated {
     double sum, error;
 };
@@ -436,9 +448,14 @@ template <class Scalar, class Arithmetic, int width>
 // off.
 template <int width, bool compensated> class LaneSums {
 public:
-    // The powers of some classes of all samples, whole pairs of lanes unless they are the last.
-    template <class Power>
-    [[gnu::noinline]] void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch) {
+    // The powers of some classes of all samples, whole pairs of lanes unless they are the last; `counted` is what
+    // counts of the power of a sample.
+    template <class Power> void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch) {
+        add_classes(values, classes, samples, pitch, [](Power power, index_t) { return power; });
+    }
+    template <class Power, class Counted>
+    [[gnu::noinline]] void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch,
+                                       const Counted& counted) {
         for (index_t first = 0; first < classes; first += pair_size)
             for (index_t k = 0; k < std::min(lanes, classes - first); ++k) {
                 if (k >= filled_) {
@@ -449,12 +466,12 @@ public:
                 const Power* from = values + (first + k) * pitch;
                 const Power* next = first + k + lanes < classes ? from + lanes * pitch : nullptr;
                 if (!next) {
-                    add_lane(k, samples, [&](index_t i) { return from[i]; });
+                    add_lane(k, samples, [&](index_t i) { return counted(from[i], i); });
                 } else if (compensated) {
-                    add_lane(k, samples, [&](index_t i) { return from[i]; });
-                    add_lane(k, samples, [&](index_t i) { return next[i]; });
+                    add_lane(k, samples, [&](index_t i) { return counted(from[i], i); });
+                    add_lane(k, samples, [&](index_t i) { return counted(next[i], i); });
                 } else {
-                    add_lane(k, samples, [&](index_t i) { return from[i] + next[i]; });
+                    add_lane(k, samples, [&](index_t i) { return counted(from[i], i) + counted(next[i], i); });
                 }
             }
     }

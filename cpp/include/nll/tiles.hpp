@@ -249,14 +249,16 @@ private:
         bool any = false;
         for (index_t i = 0; i < width_; ++i) any |= rounded(i);
         if (!any) return;
-        LaneSums<most_samples, true> sums;
+        LaneSums<most_samples, false> others;
         for_each_part(first, classes, [&](index_t, index_t count) {
             if (!whole_) compute_powers(count);
-            sums.add_classes(space_.powers, count, width_, pitch_);
+            others.add_classes(space_.powers, count, width_, pitch_, [&](Power power, index_t i) {
+                return power == static_cast<Power>(unit_[i]) ? Power{0} : power;
+            });
         });
-        sums.finish(width_);
+        others.finish(width_);
         for (index_t i = 0; i < width_; ++i)
-            if (rounded(i)) lost_[i] += (sums.sum[i] - chunk_sum_[i]) + sums.error[i];
+            if (rounded(i)) lost_[i] += without_chunk(unit_[i], chunk_sum_[i], others.sum[i]);
     }
 
     // Adds Σ w·(offset - x) and Σ w of a chunk.
