@@ -218,3 +218,13 @@ def test_weights_and_grad_outputs_of_any_magnitude(exponent, dtype, rng):
     assert_within(input, target, grad_output=factor * rng.uniform(1, 2, 50), reduction="none")
     assert_within(input, target, factor * rng.uniform(1, 2, 6), reduction="sum", dtype=FLOAT64)
     assert_within(input, target, factor * rng.uniform(1, 2, 6), reduction="mean")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("far", [300, 20000, -20000], ids=str)
+def test_the_same_far_logits_in_every_sample(far, axis, dtype):
+    """A tile takes over what powers were relative to in the last one."""
+    logits = np.zeros((400, 10), dtype)
+    logits += np.asarray(far, dtype)
+    input, target = np.ascontiguousarray(logits if axis else logits.T), np.arange(400) % 10
+    assert_within(input, target, reduction="none", axis=axis)

@@ -154,7 +154,8 @@ private:
         if (Arithmetic::exact || each_) {
             each_ = true;
             reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
-            shared_ = Reference<Arithmetic, 1>(largest_, 1);  // the next tile may do with it
+            const Reference<Arithmetic, 1> first(largest_, 1);
+            if (!first.shifts()) shared_ = first;  // the next tile may do with it; only each sample's own may shift
             sum_chunks();
         }
         settle();
