@@ -53,7 +53,7 @@ double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> targe
     parallel::reduce(
         total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads), nullptr,
         [&](index_t first, index_t last, PlainPartial& part) {
-            nll_forward<Scalar>(plan, first, last, part);
+            nll_sweep<Scalar>(plan, first, last, part);
             return true;
         },
         [](PlainPartial& sum, const PlainPartial& part) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Gradients that are written past the caches are the same as those that are not, at any alignment, in every layout.
+// Gradients that are written past the caches are the same as those that are not, at any alignment, in every layout,
+// alone and in one sweep with the losses.
 #include <nll/nll_loss.hpp>
 
 #include <random>
@@ -13,7 +14,8 @@ namespace {
 
 std::mt19937_64 random_bits(4);
 
-template <class Scalar> void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift) {
+template <class Scalar>
+void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift, bool with_losses) {
     const auto [N, C, D] = shape;
     std::array<index_t, 3> strides;  // in memory, the axes are in this order
     index_t stride = 1;
@@ -24,6 +26,8 @@ template <class Scalar> void same_as_plain(std::array<index_t, 3> shape, std::ar
     std::vector<std::int32_t> labels(static_cast<std::size_t>(N * D));
     for (std::int32_t& label : labels)
         label = static_cast<std::int32_t>(random_bits() % static_cast<std::uint64_t>(C + 1)) - 1;
+    const std::vector<Scalar> logs(static_cast<std::size_t>(N * C * D), Scalar{});
+    const Array input_array(View<const Scalar, 3>{logs.data(), shape});
     std::vector<double> weight(static_cast<std::size_t>(C), 0.75);
     const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
     const auto size = static_cast<std::size_t>(N * C * D + shift);
@@ -31,12 +35,12 @@ template <class Scalar> void same_as_plain(std::array<index_t, 3> shape, std::ar
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
-        Plan plan({nullptr, &target_array, nullptr, &to}, 1,
+        Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, &to}, 1,
                   {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
         plan.streams = memory == &streamed;
         plan.divisor = 3;
         Partial partial;
-        nll_gradient<Scalar>(plan, 0, plan.samples.count, partial);
+        nll_sweep<Scalar>(plan, 0, plan.samples.count, partial);
         CHECK(partial.bad_sample < 0);
     }
     CHECK(plain == streamed);
@@ -51,10 +55,11 @@ int main() {
     for (const auto& shape : shapes)
         for (const index_t shift : {0, 1, 5})
             for (const auto& order :
-                 {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0}, std::array{1, 0, 2}}) {
-                same_as_plain<float>(shape, order, shift);
-                same_as_plain<double>(shape, order, shift);
-                same_as_plain<float16>(shape, order, shift);
-            }
+                 {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0}, std::array{1, 0, 2}})
+                for (const bool with_losses : {false, true}) {
+                    same_as_plain<float>(shape, order, shift, with_losses);
+                    same_as_plain<double>(shape, order, shift, with_losses);
+                    same_as_plain<float16>(shape, order, shift, with_losses);
+                }
     return failures() != 0;
 }

@@ -400,7 +400,7 @@ NLL_INLINE Loss nll_loss(const Array& input, const Array& target, const Array* l
     const Plan plan({&input, &target, losses, nullptr}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
     if (losses && !options.out_is_new) run_samples(plan, kernel.nll_check, target, options);
-    Partial partial = run_samples(plan, kernel.nll_forward, target, options);
+    Partial partial = run_samples(plan, kernel.nll_sweep, target, options);
     return loss_of(partial, options.dtype.value_or(input.dtype), options);
 }
 
@@ -413,7 +413,7 @@ NLL_INLINE void nll_loss_backward(const Array* grad_outputs, double grad_output,
     Partial partial = run_samples(plan, kernel.nll_check, target, options);
     plan.grad_output = grad_output;
     set_divisor(plan, partial, options);
-    run_gradient(plan, kernel.nll_gradient, target, options);
+    run_gradient(plan, kernel.nll_sweep, target, options);
 }
 
 NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output,
@@ -422,12 +422,11 @@ NLL_INLINE Loss nll_loss_value_and_grad(const Array& input, const Array& target,
     const int axis = check_value_and_grad(input, target, grad_input, options);
     Plan plan({&input, &target, nullptr, &grad_input}, axis, options);
     const Kernels& kernel = kernels(input.dtype);
-    Partial partial = run_samples(plan, kernel.nll_forward, target, options);
-    const Loss loss = loss_of(partial, options.dtype.value_or(input.dtype), options);
+    Partial checked = run_samples(plan, kernel.nll_check, target, options);
     plan.grad_output = grad_output;
-    set_divisor(plan, partial, options);
-    run_gradient(plan, kernel.nll_gradient, target, options);
-    return loss;
+    set_divisor(plan, checked, options);
+    Partial partial = run_gradient(plan, kernel.nll_sweep, target, options);
+    return loss_of(partial, options.dtype.value_or(input.dtype), options);
 }
 
 NLL_INLINE Loss cross_entropy(const Array& input, const Array& target, const Array* losses, const Options& options) {

@@ -17,8 +17,7 @@ template <class Scalar> constexpr Kernels kernels_of() {
     using Own = ArithmeticOf<Scalar>;
     using AtLeastSingle = std::conditional_t<std::same_as<Own, Half>, Single, Own>;
     return {nll_check,
-            nll_forward<Scalar>,
-            nll_gradient<Scalar>,
+            nll_sweep<Scalar>,
             {log_softmax_sweep<Scalar, Own>, take_chunks<Scalar, Own>, merge_chunks<Scalar, Own, false>,
              use_chunks<Scalar, Own, false>},
             cross_entropy_of<Scalar, Own>(),

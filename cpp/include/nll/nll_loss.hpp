@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstring>
+#include <optional>
 
 #include "stream.hpp"
 #include "targets.hpp"
@@ -10,14 +11,21 @@
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
+template <class Visit> void for_each_block(index_t first, index_t last, index_t block, Visit&& visit) {
+    for (; first < last; first += block) visit(first, std::min(block, last - first));
+}
+
 // -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
 // loads would keep the processor from having many loads under way. The classes of the first `known` >= count samples
-// are loaded: memory for the next block is asked for while this one is computed.
-template <class Scalar>
+// are loaded: memory for the next block is asked for while this one is computed. meanwhile(so many) is called for every
+// `few` samples: stores that pass the caches by cost little between loads that wait for memory.
+template <class Scalar, class Meanwhile>
 void load_losses(const Plan& plan, index_t first, index_t count, index_t known, const index_t* classes, bool all_kept,
-                 Real<Scalar>* losses) {
+                 Real<Scalar>* losses, index_t few, Meanwhile&& meanwhile) {
     static constexpr Scalar zero{};
-    constexpr index_t ahead = 64;  // loads under way: fewer wait for memory, more evict each other
+    // Memory is asked for long before, into the second cache, and from there shortly before. The first cache can wait
+    // for some 20 lines only, and whoever asks it for more waits, too.
+    constexpr index_t far_ahead = 256, ahead = 32;
     alignas(64) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
     // Of a short row every line will be wanted soon, whichever class is.
@@ -26,19 +34,27 @@ void load_losses(const Plan& plan, index_t first, index_t count, index_t known, 
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = classes + run.begin;
         Scalar* to = gathered + run.begin;
-        const auto gather = [&](auto kept) {
-            const auto address = [&](index_t i) {
-                return kept(of[i]) ? sample + i * stride + of[i] * class_stride : &zero;
-            };
-            const index_t asked = std::clamp<index_t>(known - run.begin - ahead, 0, run.length);
-            for (index_t i = 0; i < asked; ++i) {  // as if the run went on; it mostly does
-                NLL_PREFETCH(short_rows ? sample + (i + ahead) * stride : address(i + ahead));
-                to[i] = *address(i);
-            }
-            for (index_t i = asked; i < run.length; ++i) to[i] = *address(i);
+        // As if the run went on beyond its end; it mostly does.
+        const index_t asked = std::clamp<index_t>(known - run.begin - far_ahead, 0, run.length);
+        const auto gather = [&](auto kept, auto step) {
+            const auto address = [&](index_t i) { return kept(of[i]) ? sample + i * stride + of[i] * step : &zero; };
+            for_each_block(0, run.length, few, [&](index_t begin, index_t some) {
+                const index_t end = begin + some, last_asked = std::clamp(asked, begin, end);
+                for (index_t i = begin; i < last_asked; ++i) {
+                    NLL_PREFETCH_FAR(short_rows ? sample + (i + far_ahead) * stride : address(i + far_ahead));
+                    NLL_PREFETCH(short_rows ? sample + (i + ahead) * stride : address(i + ahead));
+                    to[i] = *address(i);
+                }
+                for (index_t i = last_asked; i < end; ++i) to[i] = *address(i);
+                meanwhile(some);
+            });
         };
-        if (all_kept) gather([](index_t) { return std::true_type(); });
-        else gather([](index_t c) { return c != ignored; });
+        const auto gather_kept = [&](auto step) {
+            if (all_kept) gather([](index_t) { return std::true_type(); }, step);
+            else gather([](index_t c) { return c != ignored; }, step);
+        };
+        if (class_stride == 1) gather_kept(std::integral_constant<index_t, 1>());
+        else gather_kept(class_stride);
     });
     for (index_t i = 0; i < count; ++i) losses[i] = -to_real(gathered[i]);
 }
@@ -56,10 +72,6 @@ inline void write_losses(const Plan& plan, index_t first, index_t count, const d
                 to[i * plan.samples.stride(output)] = from_double<Loss>(losses[run.begin + i] + 0.0);  // -0 + 0 is +0
         });
     });
-}
-
-template <class Visit> void for_each_block(index_t first, index_t last, index_t block, Visit&& visit) {
-    for (; first < last; first += block) visit(first, std::min(block, last - first));
 }
 
 // The weights of a block, which are added to the total; and their survey.
@@ -94,39 +106,6 @@ void add_losses(const Real* losses, const double* weights, const Survey<double>&
     else add_block(partial.loss, losses, count, survey(losses, count), certified<Scalar>);
 }
 
-// Adds the losses of the samples, or writes them if the plan has an output. Only add_weights and add_losses know how
-// the Part sums; the benchmark has one that does not sum exactly.
-template <class Scalar, class Part = Partial>
-void nll_forward(const Plan& plan, index_t first, index_t last, Part& partial) {
-    alignas(64) index_t classes[2 * block_size];  // of a block, and of the next
-    const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, block_size); };
-    index_t next_kept = load_classes(plan, first, size(first), classes, partial);
-    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
-        const index_t kept = next_kept, next = begin + count;
-        next_kept = next < last ? load_classes(plan, next, size(next), classes + block_size, partial) : 0;
-        if (kept >= 0) {
-            alignas(64) double weights[block_size];
-            alignas(64) Real<Scalar> losses[block_size];
-            Survey<double> weights_survey;
-            partial.count += kept;
-            if (plan.weight) weights_survey = add_weights(plan, count, classes, weights, partial);
-            const index_t known = count + (next_kept >= 0 ? size(next) : 0);
-            load_losses<Scalar>(plan, begin, count, known, classes, kept == count && next_kept == size(next), losses);
-            if (plan.data[output]) {
-                alignas(64) double values[block_size];
-                for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
-                if (plan.weight)
-                    for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
-                write_losses(plan, begin, count, values);
-            } else {
-                pad(losses, count);
-                add_losses<Scalar>(losses, plan.weight ? weights : nullptr, weights_survey, count, partial);
-            }
-        }
-        std::copy_n(classes + block_size, size(next), classes);
-    });
-}
-
 // ---------------------------------------------------------------- gradient
 
 // Whether the gradients of consecutive samples are one stretch of memory: rows of classes, or, with `inner` samples
@@ -139,7 +118,7 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
            inner <= block_size;
 }
 
-inline constexpr index_t tile_bytes = 32 << 10;  // of a gradient: what a first cache holds
+inline constexpr index_t tile_bytes = 16 << 10;  // of a gradient: what a first cache holds
 
 // Samples whose gradient is written at a time, at most block_size: a tile's, at least one row or slab.
 inline index_t gradient_block(const Plan& plan, index_t element_size) {
@@ -149,7 +128,8 @@ inline index_t gradient_block(const Plan& plan, index_t element_size) {
         inner = 1;
     }
     const index_t fitting = tile_bytes / std::max<index_t>(1, std::min(tile_bytes, plan.classes * element_size));
-    return std::max(inner, std::min(fitting, block_size) / inner * inner);
+    const index_t whole = fitting >= 32 * inner ? 32 * inner : inner;
+    return std::max(inner, std::min(fitting, block_size) / whole * whole);
 }
 
 // The gradient of a run whose samples lie side by side, a class at a time: a plane's entries or zeros.
@@ -172,8 +152,12 @@ void write_planes(Scalar* to, const Plan& plan, index_t count, const index_t* cl
 template <class Scalar>
 void write_entries(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries) {
     const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
-    for (index_t i = 0; i < count; ++i, to += stride)
-        if (classes[i] != ignored) to[classes[i] * class_stride] = entries[i];
+    const auto enter = [&](auto step) {
+        for (index_t i = 0; i < count; ++i, to += stride)
+            if (classes[i] != ignored) to[classes[i] * step] = entries[i];
+    };
+    if (class_stride == 1) enter(std::integral_constant<index_t, 1>());
+    else enter(class_stride);
 }
 
 // Zeros for a run in any layout.
@@ -184,36 +168,6 @@ template <class Scalar> void write_zeros(Scalar* to, const Plan& plan, index_t c
     else
         for (index_t c = 0; c < plan.classes; ++c)
             for (index_t i = 0; i < count; ++i) to[c * class_stride + i * stride] = Scalar{};
-}
-
-// The gradients of a block that are one stretch of memory.
-template <class Scalar>
-void write_stretch(const Plan& plan, index_t first, index_t count, const index_t* classes, const Scalar* entries) {
-    constexpr index_t tile_size = tile_bytes / static_cast<index_t>(sizeof(Scalar));
-    Scalar* const stretch = plan.pointer<Scalar>(gradient) + first * plan.classes;
-    const index_t size = count * plan.classes;
-    const auto bytes = [](index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); };
-    const auto enter = [&](Scalar* to) {
-        plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
-            Scalar* run_to = to + (run.offset[gradient] - first * plan.classes);
-            write_entries(run_to, plan, run.length, classes + run.begin, entries + run.begin);
-        });
-    };
-    if (!plan.streams) {
-        std::memset(static_cast<void*>(stretch), 0, bytes(size));
-        return enter(stretch);
-    }
-    alignas(64) Scalar tile[tile_size];
-    std::memset(static_cast<void*>(tile), 0, bytes(std::min(size, tile_size)));
-    if (size <= tile_size) {
-        enter(tile);
-        stream(stretch, tile, bytes(size));
-    } else {
-        for (index_t at = 0; at < size; at += tile_size)
-            stream(stretch + at, tile, bytes(std::min(tile_size, size - at)));
-        finish_streams();
-        enter(stretch);
-    }
 }
 
 // The elements of grad_output for a block, as double.
@@ -228,34 +182,152 @@ inline void load_grad_output(const Plan& plan, index_t first, index_t count, dou
 }
 
 // -(w·g)/divisor at the target of every kept sample, in this order, and +0 elsewhere.
-template <class Scalar> void nll_gradient(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    index_t inner;
-    const bool stretch = is_stretch(plan, inner);
-    const bool planes = plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max();
-    const bool differ = (plan.weight || plan.data[output]) && !plan.zero_gradient;
-    const Scalar same_for_all = from_double<Scalar>(plan.zero_gradient ? 0.0 : 0.0 - plan.grad_output / plan.divisor);
-    alignas(64) Scalar entries[block_size];
-    if (!differ) std::fill_n(entries, block_size, same_for_all);
-    for_each_block(first, last, gradient_block(plan, sizeof(Scalar)), [&](index_t begin, index_t count) {
-        alignas(64) index_t classes[block_size];
-        if (load_classes(plan, begin, count, classes, partial) < 0) return;
-        if (differ) {
-            alignas(64) double weights[block_size], grad_output[block_size];
-            std::fill_n(weights, count, 1.0);
-            std::fill_n(grad_output, count, plan.grad_output);
-            if (plan.weight) load_weights(plan.weight, classes, count, weights);
-            if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
+template <class Scalar> class Gradient {
+public:
+    explicit Gradient(const Plan& plan)
+        : plan_(plan),
+          planes_(plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max()),
+          differ_((plan.weight || plan.data[output]) && !plan.zero_gradient) {
+        index_t inner;
+        stretch_ = is_stretch(plan, inner);
+        if (!differ_)
+            std::fill_n(entries_, block_size,
+                        from_double<Scalar>(plan.zero_gradient ? 0.0 : 0.0 - plan.grad_output / plan.divisor));
+    }
+
+    // Of the samples of a block, at most gradient_block of them. `weights` is read if the plan has some.
+    void write(index_t first, index_t count, const index_t* classes, const double* weights) {
+        if (differ_) {
+            alignas(64) double grad_output[block_size];
+            std::fill_n(grad_output, count, plan_.grad_output);
+            if (plan_.data[output]) load_grad_output(plan_, first, count, grad_output);
             for (index_t i = 0; i < count; ++i)
-                entries[i] = from_double<Scalar>(0.0 - weights[i] * grad_output[i] / plan.divisor);
+                entries_[i] =
+                    from_double<Scalar>(0.0 - (plan_.weight ? weights[i] : 1.0) * grad_output[i] / plan_.divisor);
         }
-        if (stretch) return write_stretch(plan, begin, count, classes, entries);
-        plan.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
-            Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient];
-            if (planes) return write_planes(to, plan, run.length, classes + run.begin, entries + run.begin);
-            write_zeros(to, plan, run.length);
-            write_entries(to, plan, run.length, classes + run.begin, entries + run.begin);
+        if (stretch_) return write_stretch(first, count, classes);
+        plan_.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+            Scalar* to = plan_.pointer<Scalar>(gradient) + run.offset[gradient];
+            if (planes_) return write_planes(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
+            write_zeros(to, plan_, run.length);
+            write_entries(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
         });
+    }
+
+    // Whether write() has left a tile to be streamed; as much of it as so many samples have, in whole lines; all of it.
+    bool waits() const { return waiting_ != 0; }
+    void stream_part(index_t samples) {
+        if (!waits()) return;
+        const auto in_line = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(to_) % 64 / sizeof(Scalar));
+        stream_next(std::min(waiting_, samples * plan_.classes / line * line + line - in_line));
+    }
+    void stream_rest() {
+        if (waits()) stream_next(waiting_);
+    }
+
+private:
+    static constexpr index_t tile_size = tile_bytes / static_cast<index_t>(sizeof(Scalar));
+    static constexpr index_t line = 64 / static_cast<index_t>(sizeof(Scalar));
+
+    static std::size_t bytes(index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); }
+
+    // Samples whose gradients are one stretch of memory.
+    void write_stretch(index_t first, index_t count, const index_t* classes) {
+        Scalar* const stretch = plan_.pointer<Scalar>(gradient) + first * plan_.classes;
+        const index_t size = count * plan_.classes;
+        const auto enter = [&](Scalar* to) {
+            plan_.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+                Scalar* run_to = to + (run.offset[gradient] - first * plan_.classes);
+                write_entries(run_to, plan_, run.length, classes + run.begin, entries_ + run.begin);
+            });
+        };
+        if (!plan_.streams) {
+            std::memset(static_cast<void*>(stretch), 0, bytes(size));
+            return enter(stretch);
+        }
+        stream_rest();
+        std::memset(static_cast<void*>(tile_), 0, bytes(std::min(size, tile_size)));
+        if (size <= tile_size) {
+            enter(tile_);
+            to_ = stretch;
+            from_ = tile_;
+            waiting_ = size;
+        } else {
+            for (index_t at = 0; at < size; at += tile_size)
+                stream(stretch + at, tile_, bytes(std::min(tile_size, size - at)));
+            finish_streams();
+            enter(stretch);
+        }
+    }
+
+    void stream_next(index_t elements) {
+        stream(to_, from_, bytes(elements));
+        to_ += elements;
+        from_ += elements;
+        waiting_ -= elements;
+    }
+
+    const Plan& plan_;
+    bool stretch_, planes_, differ_;
+    Scalar* to_ = nullptr;
+    const Scalar* from_ = nullptr;
+    index_t waiting_ = 0;  // elements of the tile, from from_ on, which are still to be streamed to to_
+    alignas(64) Scalar entries_[block_size];
+    alignas(64) Scalar tile_[tile_size];
+};
+
+// ---------------------------------------------------------------- both
+
+// Adds the losses of the samples if the plan has an input, or writes them if it has an output; and writes the gradient
+// if it has one. Both in one sweep: memory that is read and memory that is written are two ways, used at once. Only
+// add_weights and add_losses know how the Part sums; the benchmark has one that does not sum exactly.
+template <class Scalar, class Part = Partial>
+void nll_sweep(const Plan& plan, index_t first, index_t last, Part& partial) {
+    alignas(64) index_t classes[2 * block_size];  // of a block, and of the next
+    std::optional<Gradient<Scalar>> gradients;
+    if (plan.data[gradient]) gradients.emplace(plan);
+    const index_t tile = gradients ? gradient_block(plan, sizeof(Scalar)) : block_size;
+    const index_t block = block_size / tile * tile;
+    const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, block); };
+    index_t next_kept = load_classes(plan, first, size(first), classes, partial);
+    for_each_block(first, last, block, [&](index_t begin, index_t count) {
+        const index_t kept = next_kept, next = begin + count;
+        next_kept = next < last ? load_classes(plan, next, size(next), classes + count, partial) : 0;
+        if (kept >= 0) {
+            alignas(64) double weights[block_size];
+            partial.count += kept;
+            if (plan.data[input]) {
+                Survey<double> weights_survey;
+                if (plan.weight) weights_survey = add_weights(plan, count, classes, weights, partial);
+                alignas(64) Real<Scalar> losses[block_size];
+                const index_t known = count + (next_kept >= 0 ? size(next) : 0);
+                const bool all_kept = kept == count && next_kept == size(next);
+                const auto load = [&](index_t few, auto&& meanwhile) {
+                    load_losses<Scalar>(plan, begin, count, known, classes, all_kept, losses, few, meanwhile);
+                };
+                if (gradients && gradients->waits()) load(16, [&](index_t few) { gradients->stream_part(few); });
+                else load(block_size, [](index_t) {});
+                if (plan.data[output]) {
+                    alignas(64) double values[block_size];
+                    for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
+                    if (plan.weight)
+                        for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
+                    write_losses(plan, begin, count, values);
+                } else {
+                    pad(losses, count);
+                    add_losses<Scalar>(losses, plan.weight ? weights : nullptr, weights_survey, count, partial);
+                }
+            } else if (plan.weight) {
+                load_weights(plan.weight, classes, count, weights);
+            }
+            if (gradients)
+                for_each_block(begin, next, tile, [&](index_t at, index_t samples) {
+                    gradients->write(at, samples, classes + (at - begin), weights + (at - begin));
+                });
+        }
+        std::copy_n(classes + count, size(next), classes);
     });
+    if (gradients) gradients->stream_rest();
     if (plan.streams) finish_streams();
 }
 

@@ -91,7 +91,7 @@ struct SoftmaxKernels {
 
 // Of one input dtype, built for one instruction set.
 struct Kernels {
-    Kernel nll_check, nll_forward, nll_gradient;
+    Kernel nll_check, nll_sweep;
     SoftmaxKernels log_softmax, cross_entropy;
     SoftmaxKernels cross_entropy_single, cross_entropy_double;  // as exact as losses of these, wider, types need
 };

@@ -16,8 +16,10 @@
 
 #if defined(__GNUC__)
 #define NLL_PREFETCH(address) __builtin_prefetch(address)
+#define NLL_PREFETCH_FAR(address) __builtin_prefetch(address, 0, 2)  // into the second cache
 #else
 #define NLL_PREFETCH(address) ((void)(address))
+#define NLL_PREFETCH_FAR(address) ((void)(address))
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
