@@ -5,6 +5,7 @@
 #pragma once
 
 #include "plan.hpp"
+#include "stream.hpp"
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
@@ -48,7 +49,10 @@ index_t load_run(const Label* label, index_t stride, index_t count, const Plan& 
         bad |= outside != 0;
         return count - static_cast<index_t>(skipped);
     };
-    return stride == 1 ? load(std::integral_constant<index_t, 1>()) : load(stride);
+    if (stride != 1) return load(stride);
+    // As many again are asked for: at each page, the processor's own guesses begin anew.
+    for (index_t at = count; at < 2 * count; at += 64 / index_t{sizeof(Label)}) NLL_PREFETCH_FAR(label + at);
+    return load(std::integral_constant<index_t, 1>());
 }
 
 // Looks for the bad labels of a block that load_run has found bad, and notes the lowest.
