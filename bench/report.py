@@ -11,7 +11,8 @@ from typing import Any
 LEGEND = (
     "Ratios are medians over the rounds with their quartiles; above 1 nll is faster. GB/s: the bytes that no method "
     "can avoid, over nll's time. Of bandwidth: the time of those bytes at the speed of reads and stores that the same "
-    "rounds measured, over nll's time; in brackets with first writes to fresh huge pages in place of stores."
+    "rounds measured, one after the other, over nll's time: beyond 100% where it reads and stores at once; in brackets "
+    "with first writes to fresh huge pages in place of stores."
 )
 BUSY = "Other programs were running at the start: threads that wait for a core make these figures unreliable."
 
