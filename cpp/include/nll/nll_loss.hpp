@@ -283,7 +283,8 @@ private:
 // add_weights and add_losses know how the Part sums; the benchmark has one that does not sum exactly.
 template <class Scalar, class Part = Partial>
 void nll_sweep(const Plan& plan, index_t first, index_t last, Part& partial) {
-    alignas(64) index_t classes[2 * block_size];  // of a block, and of the next
+    alignas(64) index_t room[4 * block_size];
+    index_t* classes = room;  // of a block, and after them of the next; copied to the front only when room ends
     std::optional<Gradient<Scalar>> gradients;
     if (plan.data[gradient]) gradients.emplace(plan);
     const index_t tile = gradients ? gradient_block(plan, sizeof(Scalar)) : block_size;
@@ -325,7 +326,9 @@ void nll_sweep(const Plan& plan, index_t first, index_t last, Part& partial) {
                     gradients->write(at, samples, classes + (at - begin), weights + (at - begin));
                 });
         }
-        std::copy_n(classes + count, size(next), classes);
+        const index_t* const of_next = classes + count;
+        if (of_next + 2 * block_size <= std::end(room)) classes += count;
+        else classes = room, std::copy_n(of_next, size(next), classes);
     });
     if (gradients) gradients->stream_rest();
     if (plan.streams) finish_streams();
