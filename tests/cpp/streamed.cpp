@@ -26,12 +26,17 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     std::vector<std::int32_t> labels(static_cast<std::size_t>(N * D));
     for (std::int32_t& label : labels)
         label = static_cast<std::int32_t>(random_bits() % static_cast<std::uint64_t>(C + 1)) - 1;
-    const std::vector<Scalar> logs(static_cast<std::size_t>(N * C * D), Scalar{});
+    std::vector<Scalar> logs(static_cast<std::size_t>(N * C * D));
+    for (Scalar& log : logs) log = from_double<Scalar>(-static_cast<double>(random_bits() % 1024) / 64);
     const Array input_array(View<const Scalar, 3>{logs.data(), shape});
     std::vector<double> weight(static_cast<std::size_t>(C), 0.75);
     const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
     const auto size = static_cast<std::size_t>(N * C * D + shift);
     std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain);
+    Plan forward({&input_array, &target_array, nullptr, nullptr}, 1,
+                 {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+    Partial losses;
+    nll_sweep<Scalar>(forward, 0, forward.samples.count, losses);
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
@@ -41,7 +46,8 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         plan.divisor = 3;
         Partial partial;
         nll_sweep<Scalar>(plan, 0, plan.samples.count, partial);
-        CHECK(partial.bad_sample < 0);
+        CHECK(partial.bad_sample < 0 && partial.count == losses.count);
+        if (with_losses) CHECK(rounded(partial.loss, format_of<double>) == rounded(losses.loss, format_of<double>));
     }
     CHECK(plain == streamed);
     CHECK(plain.back() == 0xee && (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched

@@ -118,7 +118,7 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
            inner <= block_size;
 }
 
-inline constexpr index_t tile_bytes = 16 << 10;  // of a gradient: what a first cache holds
+inline constexpr index_t tile_bytes = 16 << 10;  // of a gradient: half of a first cache, beside what is read
 
 // Samples whose gradient is written at a time, at most block_size: a tile's, at least one row or slab.
 inline index_t gradient_block(const Plan& plan, index_t element_size) {
@@ -128,6 +128,7 @@ inline index_t gradient_block(const Plan& plan, index_t element_size) {
         inner = 1;
     }
     const index_t fitting = tile_bytes / std::max<index_t>(1, std::min(tile_bytes, plan.classes * element_size));
+    // 32 of any type are whole cache lines: none is written in two parts.
     const index_t whole = fitting >= 32 * inner ? 32 * inner : inner;
     return std::max(inner, std::min(fitting, block_size) / whole * whole);
 }
