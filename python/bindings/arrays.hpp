@@ -152,13 +152,13 @@ inline Empty empty_of(py::handle object) {
 
 // What is needed of NumPy. Looked up when the module is loaded, and kept.
 struct NumPy {
-    py::object float16, float32, float64, empty_like;
+    py::object float16, float32, float64, empty_like, zeros;
 };
 inline const NumPy& numpy() {
     static const NumPy* const kept = [] {
         const auto module = py::module_::import("numpy");
         return new NumPy{module.attr("float16"), module.attr("float32"), module.attr("float64"),
-                         module.attr("empty_like")};
+                         module.attr("empty_like"), module.attr("zeros")};
     }();
     return *kept;
 }

@@ -52,12 +52,19 @@ template <class Call> auto call(const Array& largest, Options& options, Call&& c
     }
 }
 
-py::object empty_like(py::handle input) {
+// A new array for the gradient of an input, in its memory order. Beyond what malloc may keep of freed memory, zeros cost
+// nothing: they are how pages come from the system.
+py::object new_gradient(py::handle input, Options& options) {
+    constexpr py::ssize_t kept_by_malloc = 32 << 20;
     const auto* array = proxy(input);
-    if (array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)
-        return py::array(py::reinterpret_borrow<py::dtype>(array->descr),
-                         std::vector<py::ssize_t>(array->dimensions, array->dimensions + array->nd));
-    return numpy().empty_like(input);
+    if (!(array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)) return numpy().empty_like(input);
+    std::vector<py::ssize_t> shape(array->dimensions, array->dimensions + array->nd);
+    const auto dtype = py::reinterpret_borrow<py::dtype>(array->descr);
+    py::ssize_t bytes = dtype.itemsize();
+    for (const py::ssize_t extent : shape) bytes *= extent;
+    options.out_is_new = bytes > kept_by_malloc;
+    if (!options.out_is_new) return py::array(dtype, std::move(shape));
+    return numpy().zeros(input.attr("shape"), dtype);
 }
 
 // ---------------------------------------------------------------- what the losses share
@@ -96,7 +103,7 @@ py::object gradient_of(Backward&& backward, Options& options, py::handle grad_ou
     if (number == (options.reduction == Reduction::none)) throw NotNative();
     Array grad_outputs;
     if (!number) grad_outputs = floating_of(grad_output);
-    py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
     call(to, options, [&] {
         backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, like, labels,
@@ -109,7 +116,7 @@ py::object value_and_grad_of(ValueAndGrad* value_and_grad, Options& options, py:
                              py::handle grad_output, bool return_total_weight, py::handle out) {
     const Array from = floating_of(input), labels = target_of(target);
     if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
-    py::object gradient = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    py::object gradient = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(gradient);
     const Loss loss = call(
         from, options, [&] { return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options); });
@@ -179,7 +186,7 @@ py::object log_softmax(py::handle input, py::handle axis, py::handle out) {
     options.axis = integer_of(axis);
     options.num_threads = threads_of_context();
     const Array from = floating_of(input);
-    py::object result = out.is_none() ? empty_like(input) : py::reinterpret_borrow<py::object>(out);
+    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
     call(from, options, [&] { nll::log_softmax(from, to, options); });
     return result;

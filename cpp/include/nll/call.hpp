@@ -5,13 +5,12 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels.hpp"
-#include "parallel.hpp"
+#include "memory.hpp"
 
 namespace nll {
 
@@ -174,7 +173,8 @@ inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, index_
     if (count == 0) return;
     // Many pieces a thread, so that a thread which is held up holds up little; and a few milliseconds at most each.
     const index_t most = std::max<index_t>(64, 16384 / block);
-    const index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
+    index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
+    if (plan.clears) pieces = std::max(pieces, blocks_of_pages(plan, block));
     parallel::reduce(
         total, count, block * pieces, threads, options.interrupt,
         [&](index_t first, index_t last, Partial& part) {
@@ -217,29 +217,9 @@ inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_
     return run(plan, kernel, block_size, plan.samples.count >= serial_samples, target_array, options);
 }
 
-// The last cache's bytes, as the system tells. (sysconf tells a virtual machine of all caches of its host.)
-inline index_t last_level_cache() {
-    static const index_t size = [] {
-        index_t kibibytes = 0;
-        std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> kibibytes;  // "32768K"
-        return kibibytes > 0 ? kibibytes << 10 : index_t{32} << 20;
-    }();
-    return size;
-}
-
-inline index_t gradient_size(const Plan& plan) {
-    const DType dtype = plan.dtype[gradient];
-    return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
-
-// Where a gradient does not fit into the caches, they are spared of it.
-inline void choose_stores(Plan& plan) {
-    plan.streams = plan.data[gradient] && plan.samples.count * plan.classes * gradient_size(plan) > last_level_cache();
-}
-
 inline Partial run_gradient(Plan& plan, Kernel kernel, const Array& target_array, const Options& options) {
     if (plan.samples.count == 0) return {};
-    choose_stores(plan);
+    prepare_gradient(plan, true, options);
     const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_elements;
     return run(plan, kernel, gradient_block(plan, gradient_size(plan)), pays, target_array, options);
 }
@@ -284,7 +264,7 @@ inline Partial run_shared(Plan& plan, const SoftmaxKernels& kernel, int threads,
 inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernel, const Array& target_array,
                            const Options& options) {
     if (plan.samples.count == 0) return {};
-    choose_stores(plan);
+    if (plan.data[gradient]) prepare_gradient(plan, false, options);
     const bool pays = std::max(plan.samples.count * plan.classes, plan.samples.count) >= serial_powers;
     const int threads = pays ? parallel::limit(options.num_threads) : 1;
     constexpr index_t long_row = 16 * chunk_size;

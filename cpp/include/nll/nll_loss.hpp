@@ -206,11 +206,11 @@ public:
                 entries_[i] =
                     from_double<Scalar>(0.0 - (plan_.weight ? weights[i] : 1.0) * grad_output[i] / plan_.divisor);
         }
-        if (stretch_) return write_stretch(first, count, classes);
+        if (stretch_ && !plan_.zeroed) return write_stretch(first, count, classes);
         plan_.samples.for_each_run(first, count, [&](const Samples::Run& run) {
             Scalar* to = plan_.pointer<Scalar>(gradient) + run.offset[gradient];
-            if (planes_) return write_planes(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
-            write_zeros(to, plan_, run.length);
+            if (planes_ && !plan_.zeroed) return write_planes(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
+            if (!plan_.zeroed) write_zeros(to, plan_, run.length);
             write_entries(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
         });
     }

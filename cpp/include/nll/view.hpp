@@ -165,7 +165,9 @@ struct Options {
     double label_smoothing = 0;     // of cross-entropy: in [0, 1], the part of every class alike
     int num_threads = 0;            // 0: get_num_threads()
     bool (*interrupt)() = nullptr;  // asked by the calling thread every 50 ms: true throws Interrupted
-    bool out_is_new = false;        // losses may be written before all labels are checked
+    // Where results go is memory that nobody has seen: losses may be written before all labels are checked, and a
+    // gradient is all zeros, best on pages that were not touched since the system gave them.
+    bool out_is_new = false;
 };
 
 // The class axis of an input of this rank: negative axes count from the end, and 1 is the only axis of a 1-d input.

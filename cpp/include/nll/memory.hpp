@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// How the memory of a gradient is written: what caches keep of it, and pages that are new from the system.
+//
+// The first write to a page has the system clear it, and leaves it in the caches. So new rows are written plainly, right
+// behind it. Planes are far apart: their pages are touched first, in the order of memory. And where few lines of a
+// gradient are not zero, a cleared page needs no more than its entries.
+#pragma once
+
+#include <fstream>
+
+#include "nll_loss.hpp"
+#include "parallel.hpp"
+
+namespace nll {
+inline namespace NLL_INSTRUCTION_SET {
+
+// The last cache's bytes, as the system tells. (sysconf tells a virtual machine of all caches of its host.)
+inline index_t last_level_cache() {
+    static const index_t size = [] {
+        index_t kibibytes = 0;
+        std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> kibibytes;  // "32768K"
+        return kibibytes > 0 ? kibibytes << 10 : index_t{32} << 20;
+    }();
+    return size;
+}
+
+inline index_t gradient_size(const Plan& plan) {
+    const DType dtype = plan.dtype[gradient];
+    return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
+}
+
+// Whether the gradient is one stretch of memory, in whatever order.
+inline bool is_dense(const Plan& plan) {
+    index_t last = (plan.classes - 1) * plan.class_stride[gradient];
+    bool ascending = plan.class_stride[gradient] > 0;
+    for (int a = 0; a < plan.samples.rank; ++a) {
+        last += (plan.samples.axis[a].extent - 1) * plan.samples.axis[a].stride[gradient];
+        ascending &= plan.samples.axis[a].stride[gradient] >= 0;
+    }
+    return ascending && last + 1 == plan.samples.count * plan.classes;
+}
+
+inline constexpr index_t huge_page = 2 << 20;  // bytes
+
+// Touches the pages of new memory, which is zeros, in order and by all threads. Each takes whole huge pages, should the
+// system have some: two that need the same one wait for each other.
+inline void touch_pages(void* memory, index_t size, const Options& options) {
+    constexpr index_t page = 4096;
+    const auto begin = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(memory) % huge_page);
+    Partial none;
+    parallel::reduce(
+        none, (begin + size + huge_page - 1) / huge_page, 1, parallel::limit(options.num_threads), options.interrupt,
+        [&](index_t first, index_t last, Partial&) {
+            for (index_t at = std::max(first * huge_page, begin); at < std::min(last * huge_page, begin + size);
+                 at += page)
+                *(static_cast<volatile std::byte*>(memory) + (at - begin)) = std::byte{};
+            return true;
+        },
+        [](Partial&, const Partial&) {});
+}
+
+// Blocks of samples whose gradients are a few huge pages.
+inline index_t blocks_of_pages(const Plan& plan, index_t block) {
+    return 2 * huge_page / (block * plan.classes * gradient_size(plan));
+}
+
+// Chooses how the gradient is written, and prepares its memory. `entries_do`: all but one entry of a sample is 0.
+inline void prepare_gradient(Plan& plan, bool entries_do, const Options& options) {
+    constexpr index_t long_row = 4096;
+    const index_t row = plan.classes * gradient_size(plan), size = plan.samples.count * row;
+    // What fits beside input. Of a larger cache, which many cores share, one call cannot count on more.
+    const index_t fitting = std::min(last_level_cache(), index_t{32} << 20) / 2;
+    const bool rows = plan.class_stride[gradient] == 1;
+    if (size <= fitting) return;
+    if (!options.out_is_new || !is_dense(plan)) {
+        plan.streams = true;
+        return;
+    }
+    plan.zeroed = entries_do && (!rows || row >= long_row);
+    plan.clears = rows && !plan.zeroed;
+    plan.streams = !rows && !plan.zeroed;
+    if (!plan.clears) touch_pages(plan.data[gradient], size, options);
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace nll
