@@ -173,8 +173,7 @@ inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, index_
     if (count == 0) return;
     // Many pieces a thread, so that a thread which is held up holds up little; and a few milliseconds at most each.
     const index_t most = std::max<index_t>(64, 16384 / block);
-    index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
-    if (plan.clears) pieces = std::max(pieces, blocks_of_pages(plan, block));
+    const index_t pieces = std::clamp<index_t>(count / (block * threads * 8), 1, most);
     parallel::reduce(
         total, count, block * pieces, threads, options.interrupt,
         [&](index_t first, index_t last, Partial& part) {

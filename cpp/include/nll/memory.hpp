@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // How the memory of a gradient is written: what caches keep of it, and pages that are new from the system.
 //
-// The first write to a page has the system clear it, and leaves it in the caches. So new rows are written plainly, right
-// behind it. Planes are far apart: their pages are touched first, in the order of memory. And where few lines of a
-// gradient are not zero, a cleared page needs no more than its entries.
+// The first write to a page has the system clear it. All threads together touch new pages before anything else, in the
+// order of memory: faster than to meet them one by one between computations, or where planes are far apart. Where few
+// lines of a gradient are not zero, cleared pages need no more than its entries.
 #pragma once
 
 #include <fstream>
@@ -40,12 +40,10 @@ inline bool is_dense(const Plan& plan) {
     return ascending && last + 1 == plan.samples.count * plan.classes;
 }
 
-inline constexpr index_t huge_page = 2 << 20;  // bytes
-
 // Touches the pages of new memory, which is zeros, in order and by all threads. Each takes whole huge pages, should the
 // system have some: two that need the same one wait for each other.
 inline void touch_pages(void* memory, index_t size, const Options& options) {
-    constexpr index_t page = 4096;
+    constexpr index_t page = 4096, huge_page = 2 << 20;
     const auto begin = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(memory) % huge_page);
     Partial none;
     parallel::reduce(
@@ -59,11 +57,6 @@ inline void touch_pages(void* memory, index_t size, const Options& options) {
         [](Partial&, const Partial&) {});
 }
 
-// Blocks of samples whose gradients are a few huge pages.
-inline index_t blocks_of_pages(const Plan& plan, index_t block) {
-    return 2 * huge_page / (block * plan.classes * gradient_size(plan));
-}
-
 // Chooses how the gradient is written, and prepares its memory. `entries_do`: all but one entry of a sample is 0.
 inline void prepare_gradient(Plan& plan, bool entries_do, const Options& options) {
     constexpr index_t long_row = 4096;
@@ -72,14 +65,10 @@ inline void prepare_gradient(Plan& plan, bool entries_do, const Options& options
     const index_t fitting = std::min(last_level_cache(), index_t{32} << 20) / 2;
     const bool rows = plan.class_stride[gradient] == 1;
     if (size <= fitting) return;
-    if (!options.out_is_new || !is_dense(plan)) {
-        plan.streams = true;
-        return;
-    }
-    plan.zeroed = entries_do && (!rows || row >= long_row);
-    plan.clears = rows && !plan.zeroed;
-    plan.streams = !rows && !plan.zeroed;
-    if (!plan.clears) touch_pages(plan.data[gradient], size, options);
+    const bool is_new = options.out_is_new && is_dense(plan);
+    if (is_new) touch_pages(plan.data[gradient], size, options);
+    plan.zeroed = is_new && entries_do && (!rows || row >= long_row);
+    plan.streams = !plan.zeroed;
 }
 
 }  // namespace NLL_INSTRUCTION_SET

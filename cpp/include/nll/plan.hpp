@@ -45,9 +45,8 @@ struct Plan {
     double grad_output = 1.0;
     double divisor = 1.0;
     bool zero_gradient = false;
-    // How a gradient that is too large for the caches is written, see memory.hpp: past them; plainly, behind the system
-    // that clears its pages; or only where it is not zero.
-    bool streams = false, clears = false, zeroed = false;
+    // How a gradient that is too large for the caches is written: past them, or only where it is not zero.
+    bool streams = false, zeroed = false;
 
     double label_smoothing;
     double class_weights = 0;  // Σ weight[c], for label smoothing
