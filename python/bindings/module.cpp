@@ -52,8 +52,8 @@ template <class Call> auto call(const Array& largest, Options& options, Call&& c
     }
 }
 
-// A new array for the gradient of an input, in its memory order. Beyond what malloc may keep of freed memory, zeros cost
-// nothing: they are how pages come from the system.
+// A new array for the gradient of an input, in its memory order. Beyond what malloc may keep of freed memory, zeros
+// cost nothing: they are how pages come from the system.
 py::object new_gradient(py::handle input, Options& options) {
     constexpr py::ssize_t kept_by_malloc = 32 << 20;
     const auto* array = proxy(input);

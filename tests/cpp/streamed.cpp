@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Gradients that are written past the caches are the same as those that are not, at any alignment, in every layout,
-// alone and in one sweep with the losses.
-#include <nll/nll_loss.hpp>
+// Gradients that are written past the caches, or only where they are not zero, are the same as those that are written
+// plainly, at any alignment, in every layout, alone and in one sweep with the losses; and so are those of
+// cross-entropy.
+#include <nll/kernels.hpp>
 
 #include <random>
 #include <vector>
@@ -32,17 +33,19 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     std::vector<double> weight(static_cast<std::size_t>(C), 0.75);
     const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
     const auto size = static_cast<std::size_t>(N * C * D + shift);
-    std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain);
+    std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain), zeroed(plain);
+    std::fill_n(zeroed.begin() + shift * index_t{sizeof(Scalar)}, logs.size() * sizeof(Scalar), std::uint8_t{0});
     Plan forward({&input_array, &target_array, nullptr, nullptr}, 1,
                  {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
     Partial losses;
     nll_sweep<Scalar>(forward, 0, forward.samples.count, losses);
-    for (std::vector<std::uint8_t>* memory : {&plain, &streamed}) {
+    for (std::vector<std::uint8_t>* memory : {&plain, &streamed, &zeroed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
         Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, &to}, 1,
                   {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
         plan.streams = memory == &streamed;
+        plan.zeroed = memory == &zeroed;
         plan.divisor = 3;
         Partial partial;
         nll_sweep<Scalar>(plan, 0, plan.samples.count, partial);
@@ -50,14 +53,30 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         if (with_losses) CHECK(rounded(partial.loss, format_of<double>) == rounded(losses.loss, format_of<double>));
     }
     CHECK(plain == streamed);
+    CHECK(plain == zeroed);
     CHECK(plain.back() == 0xee && (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
+
+    std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee), softmax_streamed(softmax);
+    for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
+        const Array to(View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
+        Plan plan({&input_array, &target_array, nullptr, &to}, 1,
+                  {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+        plan.streams = memory == &softmax_streamed;
+        plan.divisor = 3;
+        Partial partial;
+        cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
+        CHECK(partial.bad_sample < 0 && partial.count == losses.count);
+    }
+    CHECK(softmax == softmax_streamed);
+    CHECK(softmax.back() == 0xee && (shift == 0 || softmax.front() == 0xee));
 }
 
 }  // namespace
 
 int main() {
-    const std::array<index_t, 3> shapes[] = {{700, 10, 1}, {3, 20000, 1}, {1, 5, 3000}, {2, 7, 600}, {300, 10, 4},
-                                             {5, 900, 30}, {40, 3, 512},  {1, 1, 1},    {600, 1, 1}, {2, 9000, 3}};
+    const std::array<index_t, 3> shapes[] = {{700, 10, 1}, {3, 20000, 1}, {1, 5, 3000}, {2, 7, 600},
+                                             {300, 10, 4}, {5, 900, 30},  {40, 3, 512}, {1, 1, 1},
+                                             {600, 1, 1},  {2, 9000, 3},  {3, 70000, 1}};
     for (const auto& shape : shapes)
         for (const index_t shift : {0, 1, 5})
             for (const auto& order :

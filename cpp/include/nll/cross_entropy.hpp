@@ -104,6 +104,7 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
         else tiles.cross_entropy(begin, block);
         add_losses_of(plan, begin, block, weights_survey, partial);
     });
+    row_work.finish();
     if (plan.streams) finish_streams();
 }
 

@@ -209,7 +209,8 @@ public:
         if (stretch_ && !plan_.zeroed) return write_stretch(first, count, classes);
         plan_.samples.for_each_run(first, count, [&](const Samples::Run& run) {
             Scalar* to = plan_.pointer<Scalar>(gradient) + run.offset[gradient];
-            if (planes_ && !plan_.zeroed) return write_planes(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
+            if (planes_ && !plan_.zeroed)
+                return write_planes(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
             if (!plan_.zeroed) write_zeros(to, plan_, run.length);
             write_entries(to, plan_, run.length, classes + run.begin, entries_ + run.begin);
         });

@@ -24,14 +24,18 @@ public:
                 const Softmax softmax = softmax_of(from);
                 const double logit = logit_of(from, block.classes[i]);
                 block.losses[i] = loss_of(softmax, logit, block.weights[i]);
-                if (to)
-                    return for_each_chunk([&](index_t first, index_t classes) {
-                        write_gradient(from, to, first, classes, softmax, logit, block, i);
-                    });
+                if (!to) return;
+                const GradientRow row = gradient_of(to, softmax, logit, block, i);
+                if (kept_) return wait(row);
+                return for_each_chunk([&](index_t first, index_t classes) {
+                    write(row, powers_of(from, first, classes), first, classes);
+                });
             }
             if (to) for_each_chunk([&](index_t first, index_t classes) { write_zeros(to, first, classes); });
         });
     }
+    // Writes what waits of the last gradient.
+    void finish() { write_waiting(plan_.classes); }
 
     void log_softmax(index_t begin, index_t count) {
         for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
@@ -82,9 +86,10 @@ public:
     void write_gradient(const SharedRow& row, const Block<Arithmetic>& block, index_t first_chunk, index_t last_chunk) {
         take_center(row);
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
+            const GradientRow whole = gradient_of(to, row.whole, row.logit, block, i);
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 if (block.classes[i] == ignored) write_zeros(to, first, classes);
-                else write_gradient(from, to, first, classes, row.whole, row.logit, block, i);
+                else write(whole, powers_of(from, first, classes), first, classes);
             });
         });
     }
@@ -101,6 +106,16 @@ public:
     static constexpr index_t most_kept = 64 << 10;
 
 private:
+    using Factor = typename Arithmetic::Factor;
+    // What the gradient of a row is made of, beside its powers.
+    struct GradientRow {
+        Scalar* to;
+        Factor factor, each;
+        index_t target;
+        Scalar entry;
+    };
+    static constexpr index_t few = 256;  // classes between which a waiting gradient is written
+
     template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
         const Samples& samples = plan_.samples;
         samples.for_each_run(begin, count, [&](const Samples::Run& run) {
@@ -148,20 +163,26 @@ private:
         else reference_ = {};
     }
 
-    // The powers of a chunk, if there is a place for them; their sum.
+    // The powers of a chunk, if there is a place for them; their sum. What waits of the last gradient is written
+    // between them, a few lines at a time: memory is written while the processor computes.
     double add_powers(const Scalar* from, index_t first, index_t classes, Power* powers, Real& largest) {
         // The next chunk, or the next sample's first.
         const bool more = first + classes < plan_.classes;
         const Scalar* next =
             more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
-        double sums[lanes];
+        RowLanes<Real> row;
         const auto compute = [&](const auto* values) {
-            exponentials_of_row(values, paired(classes), reference_, reinterpret_cast<const std::byte*>(next),
-                                lanes * sizeof(Scalar), powers, sums, largest);
+            for_each_block(
+                0, paired(classes), written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
+                    write_waiting(first + at + some);
+                    exponentials_of_row(values + at, some, reference_, reinterpret_cast<const std::byte*>(next + at),
+                                        lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
+                });
         };
         if (in_place(classes)) compute(from + first);
         else compute(load(from, first, classes));
-        return add_lanes(sums);
+        largest = *std::max_element(row.largest, row.largest + lanes);
+        return add_lanes(row.sum);
     }
     void add_chunk(Softmax& softmax, const Scalar* from, index_t first, index_t classes, Power* powers) {
         if (plan_.label_smoothing != 0) {
@@ -243,26 +264,45 @@ private:
         return smoothed(plan_, loss, weight, softmax.below + softmax.weight * log_sum);
     }
 
-    void write_gradient(const Scalar* from, Scalar* to, index_t first, index_t classes, const Softmax& softmax,
-                        double logit, const Block<Arithmetic>& block, index_t i) {
-        using Factor = typename Arithmetic::Factor;
-        const Power* powers = powers_of(from, first, classes);
+    GradientRow gradient_of(Scalar* to, const Softmax& softmax, double logit, const Block<Arithmetic>& block,
+                            index_t i) const {
         const double scale = 1 / softmax.unit;  // of powers, to e^(x - largest)
         const Factor sum = sum_of(Factor{1}, Factor{softmax.rest});
-        const Factor factor = product_of(quotient_of(block.all[i], sum), scale);
-        Scalar* part = destination(to, first);
+        const double power = reference_.template exponential<true>(static_cast<Real>(logit), 0) * scale;
+        return {to, product_of(quotient_of(block.all[i], sum), scale), block.each[i], block.classes[i],
+                entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit, power))};
+    }
+    void write(const GradientRow& row, const Power* powers, index_t first, index_t classes) {
+        Scalar* part = destination(row.to, first);
         if (plan_.label_smoothing == 0) {
-            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &factor, part, 0);
+            scale_powers<Arithmetic, false>(powers, 1, classes, 0, &row.factor, part, 0);
         } else {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
-                part[c] = entry_of<Scalar>(scaled(factor, powers[c]) - scaled(block.each[i], space_.class_weights[c]));
+                part[c] = entry_of<Scalar>(scaled(row.factor, powers[c]) - scaled(row.each, space_.class_weights[c]));
         }
-        const index_t target = block.classes[i] - first;
-        if (target >= 0 && target < classes)
-            part[target] = entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit,
-                                                         static_cast<double>(powers[target]) * scale));
-        store(to, first, classes, part);
+        const index_t target = row.target - first;
+        if (target >= 0 && target < classes) part[target] = row.entry;
+        store(row.to, first, classes, part);
+    }
+
+    // A gradient whose powers are kept waits until the next row's powers take their places.
+    void wait(const GradientRow& row) {
+        finish();
+        waiting_ = row;
+        written_ = 0;
+    }
+    // As far as `end` at least, in whole lines.
+    void write_waiting(index_t end) {
+        constexpr auto line = static_cast<index_t>(64 / sizeof(Scalar));
+        while (written_ < std::min(end, plan_.classes)) {
+            index_t last = std::min(end, written_ + chunk_size / 2);
+            last += line -
+                    static_cast<index_t>(reinterpret_cast<std::uintptr_t>(waiting_.to + last) / sizeof(Scalar)) % line;
+            last = std::min(last, plan_.classes);
+            write(waiting_, kept_ + written_, written_, last - written_);
+            written_ = last;
+        }
     }
     void write_zeros(Scalar* to, index_t first, index_t classes) {
         Scalar* part = destination(to, first);
@@ -279,7 +319,9 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    Power* kept_;                         // paired(classes) powers, or none: then they are computed again
+    Power* kept_;  // paired(classes) powers, or none: then they are computed again
+    GradientRow waiting_;
+    index_t written_ = plan_.classes;     // classes of the waiting gradient
     Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
 };
 

@@ -310,18 +310,24 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
     else return static_cast<To>(to_real(value));
 }
 
-// The exponentials, if there is a place for them, their sums by lanes, and the largest value; NaN does not count. A
-// line after `ahead` is asked for with every 64 bytes or less.
+// Of a row so far, by lanes: the sums of exponentials, and the largest values; NaN does not count.
+template <class Real> struct RowLanes {
+    double sum[lanes] = {};
+    Real largest[lanes];
+
+    RowLanes() { std::fill_n(largest, lanes, -std::numeric_limits<Real>::infinity()); }
+};
+
+// Adds the exponentials, and keeps them if there is a place for them. A line after `ahead` is asked for with every 64
+// bytes or less.
 template <class Scalar, class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const Scalar* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
-                                           typename Arithmetic::Power* __restrict powers, double* __restrict sums,
-                                           typename Arithmetic::Real& largest) {
+                                           typename Arithmetic::Power* __restrict powers,
+                                           RowLanes<typename Arithmetic::Real>& row) {
     using Real = typename Arithmetic::Real;
     const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
-    double lane[lanes] = {};
-    Real most[lanes];
-    std::fill_n(most, lanes, -std::numeric_limits<Real>::infinity());
+    RowLanes<Real> found = row;
     const auto compute = [&](auto shifts, auto keeps) {
         for (index_t c = 0; c < classes; c += pair_size) {
             for (index_t half = 0; half < pair_size; half += lanes) {
@@ -341,9 +347,9 @@ template <class Scalar, class Arithmetic>
                     powers[c + l] = power;
                     powers[c + lanes + l] = next_power;
                 }
-                lane[l] += static_cast<double>(power + next_power);
+                found.sum[l] += static_cast<double>(power + next_power);
                 const Real larger = value < next ? next : value;
-                most[l] = most[l] < larger ? larger : most[l];
+                found.largest[l] = found.largest[l] < larger ? larger : found.largest[l];
             }
         }
     };
@@ -354,8 +360,7 @@ template <class Scalar, class Arithmetic>
         if (powers) compute(std::false_type(), std::true_type());
         else compute(std::false_type(), std::false_type());
     }
-    std::copy_n(lane, lanes, sums);
-    largest = *std::max_element(most, most + lanes);
+    row = found;
 }
 
 inline double add_lanes(const double* lane) {
