@@ -168,12 +168,12 @@ void chunks() {
     double powers[pair_size] = {};
     powers[3] = 0x1p60, powers[4] = 5, powers[20] = 0x1p-40;
     CHECK(sum_of_others(powers, pair_size, 0x1p60) == 5 + 0x1p-40);
-    CHECK(rest_of<Single>(1, 3, 0.5, 2) == 0.75);
-    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2) == 0x1p-51);
-    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
-    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2) == 0x1p-742);
-    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1)));
-    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1)));
+    CHECK(rest_of<Single>(1, 3, 0.5, 2, 0.5) == 0.75);
+    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2, 0.5) == 0x1p-51);
+    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2, 0.5), 0.0));  // powers that were too small to be exact
+    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2, 0.5) == 0x1p-742);
+    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1, 1)));
+    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1, 1)));
 }
 
 }  // namespace

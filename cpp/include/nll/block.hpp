@@ -37,16 +37,20 @@ inline double smoothed(const Plan& plan, double loss, double weight, double ever
     return (1 - smoothing) * weight * loss + smoothing / static_cast<double>(plan.classes) * every;
 }
 
-// The gradient at the target of sample i: -target·(1 - p) + each·(p·Σ w - w). `power` is e^(logit - largest).
+// What powers relative to the largest are multiplied with, to be probabilities. One division serves all entries.
+template <class Factor> Factor inverse_sum(double rest) {
+    return quotient_of(Factor{1}, sum_of(Factor{1}, Factor{rest}));
+}
+
+// The gradient at the target of sample i: -target·(1 - p) + each·(p·Σ w - w). `power` is e^(logit - largest), and
+// `inverse` the inverse_sum of `rest`.
 template <class Arithmetic>
 double target_entry(const Plan& plan, const Block<Arithmetic>& block, index_t i, double largest, double rest,
-                    double logit, double power) {
-    using Factor = typename Arithmetic::Factor;
-    const Factor sum = sum_of(Factor{1}, Factor{rest});
-    const double others = logit == largest ? rest : sum.high - power;
-    const double entry = -scaled(quotient_of(block.target[i], sum), others);
+                    typename Arithmetic::Factor inverse, double logit, double power) {
+    const double others = logit == largest ? rest : (1 + rest) - power;
+    const double entry = -scaled(product_of(block.target[i], inverse), others);
     if (plan.label_smoothing == 0) return entry;
-    const Factor every = quotient_of(product_of(block.each[i], plan.class_weights), sum);
+    const auto every = product_of(product_of(block.each[i], plan.class_weights), inverse);
     return entry + (scaled(every, power) - scaled(block.each[i], block.weights[i]));
 }
 

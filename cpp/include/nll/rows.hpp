@@ -209,6 +209,7 @@ private:
     void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
         const auto largest = static_cast<Real>(softmax.largest);
         softmax.unit = reference_.template exponential<true>(std::fabs(largest) < infinity ? largest : Real{0}, 0);
+        softmax.scale = 1 / softmax.unit;
         if (!Arithmetic::exact && !leaves_enough(softmax.sum, softmax.unit)) {
             const index_t first = softmax.chunk * chunk_size;
             const index_t classes = std::min(chunk_size, plan_.classes - first);
@@ -218,7 +219,7 @@ private:
             const double others = sum_of_others(powers, paired(classes), static_cast<Power>(softmax.unit));
             softmax.lost += without_chunk(softmax.unit, softmax.chunk_sum, others);
         }
-        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
+        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit, softmax.scale);
         softmax.below += softmax.weight * (softmax.largest - reference_.offset(0));
     }
 
@@ -266,11 +267,12 @@ private:
 
     GradientRow gradient_of(Scalar* to, const Softmax& softmax, double logit, const Block<Arithmetic>& block,
                             index_t i) const {
-        const double scale = 1 / softmax.unit;  // of powers, to e^(x - largest)
-        const Factor sum = sum_of(Factor{1}, Factor{softmax.rest});
-        const double power = reference_.template exponential<true>(static_cast<Real>(logit), 0) * scale;
-        return {to, product_of(quotient_of(block.all[i], sum), scale), block.each[i], block.classes[i],
-                entry_of<Scalar>(target_entry(plan_, block, i, softmax.largest, softmax.rest, logit, power))};
+        const auto inverse = inverse_sum<Factor>(softmax.rest);
+        const double power = reference_.template exponential<true>(static_cast<Real>(logit), 0) * softmax.scale;
+        const double entry =
+            target_entry(plan_, block, i, softmax.largest, softmax.rest, inverse, logit, power);
+        return {to, product_of(product_of(block.all[i], inverse), softmax.scale), block.each[i], block.classes[i],
+                entry_of<Scalar>(entry)};
     }
     void write(const GradientRow& row, const Power* powers, index_t first, index_t classes) {
         Scalar* part = destination(row.to, first);

@@ -290,11 +290,11 @@ inline void merge(Softmax& all, const Softmax& chunk) {
     return (unit - chunk_sum) + others;
 }
 
-// When all classes are added; `unit` is the power of the largest value. Logits with +inf among them, or all of them
-// -inf, have no softmax.
+// When all classes are added; `unit` is the power of the largest value, `scale` 1 over it. Logits with +inf among them,
+// or all of them -inf, have no softmax.
 template <class Arithmetic>
-[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit) {
-    const double rest = ((sum - unit) + lost) / unit;
+[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit, double scale) {
+    const double rest = ((sum - unit) + lost) * scale;
     const double flushed = rest < Arithmetic::flushed ? 0.0 : rest;
     return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : flushed;
 }

@@ -236,7 +236,10 @@ private:
             }
             for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
         }
-        for (index_t i = 0; i < width_; ++i) rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
+        for (index_t i = 0; i < width_; ++i) {
+            scale_[i] = 1 / unit_[i];
+            rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
+        }
         if (plan_.label_smoothing != 0)
             for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
     }
@@ -311,17 +314,14 @@ private:
 
     // `block`, from its sample `at` on, has the samples of this tile.
     void write_gradient(index_t at, const double* logits, const Block<Arithmetic>& block) {
-        alignas(64) double scale[most_samples];  // of powers, to e^(x - largest)
-        for (index_t i = 0; i < width_; ++i) scale[i] = 1 / unit_[i];
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_powers(classes);
-            write_part(first, classes, scale, at, logits, block);
+            write_part(first, classes, at, logits, block);
         });
     }
 
     // The entries of the gradient from powers.
-    void write_part(index_t first, index_t classes, const double* scale, index_t at, const double* logits,
-                    const Block<Arithmetic>& block) {
+    void write_part(index_t first, index_t classes, index_t at, const double* logits, const Block<Arithmetic>& block) {
         using Factor = typename Arithmetic::Factor;
         alignas(64) Factor factor[most_samples];
         alignas(64) double power[most_samples] = {}, entry[most_samples];
@@ -329,9 +329,10 @@ private:
         const auto [to, pitch] = destination(first);
         take_at(targets, first, classes, space_.powers, pitch_, power);
         for (index_t i = 0; i < count_; ++i) {
-            const Factor sum = sum_of(Factor{1}, Factor{rest_[i]});
-            factor[i] = product_of(quotient_of(block.all[at + i], sum), scale[i]);
-            entry[i] = target_entry(plan_, block, at + i, largest_[i], rest_[i], logits[i], power[i] * scale[i]);
+            const auto inverse = inverse_sum<Factor>(rest_[i]);
+            factor[i] = product_of(product_of(block.all[at + i], inverse), scale_[i]);
+            entry[i] =
+                target_entry(plan_, block, at + i, largest_[i], rest_[i], inverse, logits[i], power[i] * scale_[i]);
         }
         std::fill(factor + count_, factor + width_, Factor{0});
         scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
@@ -369,7 +370,7 @@ private:
     alignas(64) Real largest_[most_samples];
     alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
     alignas(64) index_t chunk_[most_samples];
-    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], rest_[most_samples];
+    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], scale_[most_samples], rest_[most_samples];
 };
 
 }  // namespace NLL_INSTRUCTION_SET
