@@ -9,7 +9,7 @@
 #include <cmath>
 #include <limits>
 
-#include "scalar.hpp"
+#include "stream.hpp"
 
 namespace nll {
 
@@ -183,16 +183,18 @@ template <class Real> Survey<Real> survey(const Real* values, index_t count) {
 template <int slices, class Value> void add_sliced(ExactSum& sum, index_t count, int bound, Value&& value) {
     double cut[slices], total[slices][lanes] = {};
     for (int s = 0; s < slices; ++s) cut[s] = 1.5 * power_of_two(bound + 9 - 43 * s);
-    for (index_t i = 0; i < count; i += lanes)
-        for (int l = 0; l < lanes; ++l) {
-            double rest = value(i + l);
-            for (int s = 0; s < slices - 1; ++s) {
-                const double slice = (rest + cut[s]) - cut[s];
+    for (index_t i = 0; i < count; i += lanes) {
+        NLL_ONE_GROUP_OF_LANES;
+        double rest[lanes];
+        for (int l = 0; l < lanes; ++l) rest[l] = value(i + l);
+        for (int s = 0; s < slices - 1; ++s)
+            for (int l = 0; l < lanes; ++l) {
+                const double slice = (rest[l] + cut[s]) - cut[s];
                 total[s][l] += slice;
-                rest -= slice;
+                rest[l] -= slice;
             }
-            total[slices - 1][l] += rest;
-        }
+        for (int l = 0; l < lanes; ++l) total[slices - 1][l] += rest[l];
+    }
     for (int s = 0; s < slices; ++s) {
         for (int l = 1; l < lanes; ++l) total[s][0] += total[s][l];
         add(sum, total[s][0]);

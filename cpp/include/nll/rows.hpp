@@ -269,8 +269,7 @@ private:
                             index_t i) const {
         const auto inverse = inverse_sum<Factor>(softmax.rest);
         const double power = reference_.template exponential<true>(static_cast<Real>(logit), 0) * softmax.scale;
-        const double entry =
-            target_entry(plan_, block, i, softmax.largest, softmax.rest, inverse, logit, power);
+        const double entry = target_entry(plan_, block, i, softmax.largest, softmax.rest, inverse, logit, power);
         return {to, product_of(product_of(block.all[i], inverse), softmax.scale), block.each[i], block.classes[i],
                 entry_of<Scalar>(entry)};
     }

@@ -28,6 +28,14 @@
 #define NLL_UNROLL  // short loops of a fixed length are unrolled anyway
 #endif
 
+// At the start of a loop's body that works on one group of lanes: compilers shall vectorise within the group. GCC would
+// unroll it and vectorise over several groups, whose elements it then has to shuffle.
+#if defined(__GNUC__) && !defined(__clang__)
+#define NLL_ONE_GROUP_OF_LANES __asm__ volatile("")
+#else
+#define NLL_ONE_GROUP_OF_LANES ((void)0)
+#endif
+
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
