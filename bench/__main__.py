@@ -4,27 +4,25 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import multiprocessing
 import os
 import platform
-import random
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import report
-from .cases import CASES, Case, Data, last_level_cache
+from .cases import CASES, Case, last_level_cache
 from .contestants import CONTESTANTS, Contestant, enter
-from .measure import Machine, check, compiler, rounds, spread
+from .measure import compiler, machine_of, measured
 
 ROOT = Path(__file__).parent.parent
 LARGE = 256 << 20  # bytes of input; --quick leaves such cases out
@@ -60,7 +58,7 @@ def progress(total: int) -> Any:
         from tqdm import tqdm
     except ImportError:
         return nullcontext()
-    return tqdm(total=total, file=sys.stderr, unit="round", leave=False) if sys.stderr.isatty() else nullcontext()
+    return tqdm(total=total, file=sys.stderr, unit="case", leave=False) if sys.stderr.isatty() else nullcontext()
 
 
 def main() -> int:
@@ -82,28 +80,23 @@ def main() -> int:
     for name, reason in absent.items():
         print(f"without {CONTESTANTS[name].title}: {reason}", file=sys.stderr)
 
-    try:
-        machine = Machine(chosen.threads)
-    except (OSError, subprocess.CalledProcessError) as failure:
-        print(f"without bandwidths, as machine.cpp cannot be compiled: {failure}", file=sys.stderr)
-        machine = None
-
+    machine = machine_of(chosen.threads)
     results = surroundings(chosen, contestants, absent)
     if report.busy(results):
         print(report.BUSY, file=sys.stderr)
     results["bandwidth"] = machine.survey(3 if chosen.quick else 9) if machine else {}
-    generator = random.Random(0)
-    with progress(len(cases) * chosen.rounds) as bar:
-        results["cases"] = []
+    del machine
+    results["cases"] = []
+    with progress(len(cases)) as bar:
         for case in cases:
             if bar is None:
                 print(case.name, file=sys.stderr)
             else:
                 bar.set_description(case.name)
-            advance = (lambda: None) if bar is None else bar.update
-            results["cases"].append(measured(case, contestants, machine, chosen.rounds, generator, advance))
-            gc.collect()
-    del machine
+            names = [one.name for one in contestants]
+            results["cases"].append(in_new_process(measured, case, names, chosen.threads, chosen.rounds))
+            if bar is not None:
+                bar.update()
     extras = not (chosen.quick or chosen.no_extras)
     results["pages"] = other_pages(chosen, cases) if extras and "torch" in peers else []
     # What exact sums cost: the same kernel with them and with a plain sum in double.
@@ -121,77 +114,10 @@ def main() -> int:
     return 0
 
 
-def measured(
-    case: Case,
-    contestants: list[Contestant],
-    machine: Machine | None,
-    number: int,
-    generator: random.Random,
-    advance: Callable[[], Any],
-) -> dict[str, Any]:
-    """The record of one case."""
-    data = Data(case)
-    calls, checks = {}, {}
-    for contestant in contestants:
-        call = contestant.prepare(case, data)
-        if call is not None:
-            calls[contestant.name] = call
-            checks[contestant.name] = check(case, data, contestant, call)
-    reads, writes = data.bound()
-    kinds = []
-    if machine and not case.cached:
-        kinds = ["read"] if writes == 0 else ["read", "fill", "fill_nontemporal"]
-        if case.gradient == "fresh":
-            kinds.append("first_touch_huge")
-        kinds = [kind for kind in kinds if machine.rate(kind)]
-    yardsticks: dict[str, Callable[[], float]] = {}
-    if machine:
-        yardsticks = {kind: partial(machine.rate, kind) for kind in kinds}
-    seconds, rates = rounds(calls, yardsticks, number, generator, advance)
-
-    record: dict[str, Any] = {
-        "name": case.name,
-        "loss": case.loss,
-        "elements": case.elements,
-        "shape": case.shape,
-        "dtype": case.dtype,
-        "gradient": case.gradient,
-        "pairs_in_turn": len(data.targets),
-        "bound_bytes": {"read": reads, "written": writes},
-        "contestants": {},
-    }
-    for name, values in seconds.items():
-        entry = {"seconds": spread(values), **checks[name]}
-        if name != "nll":
-            entry["ratio"] = spread([peer / own for peer, own in zip(values, seconds["nll"], strict=True)])
-            entry["floor"] = case.floors.get(name)
-        record["contestants"][name] = entry
-    if rates:
-        record["bandwidth"] = bandwidth(reads, writes, seconds["nll"], rates)
-    return record
-
-
-def bandwidth(reads: int, writes: int, seconds: list[float], rates: dict[str, list[float]]) -> dict[str, Any]:
-    """How near to the memory's own speed these seconds are: the least bytes, each at the rate of its kind, over them.
-
-    Writes count at the faster of plain and non-temporal stores, and once more as a first touch of fresh huge pages.
-    """
-    fills = [kind for kind in ("fill", "fill_nontemporal") if kind in rates]
-    store = max(fills, key=lambda kind: statistics.median(rates[kind]), default=None)
-
-    def share(store: str | None) -> dict[str, Any]:
-        least = [reads / rate for rate in rates["read"]]
-        if store:
-            least = [time + writes / rate for time, rate in zip(least, rates[store], strict=True)]
-        return spread([bound / time for bound, time in zip(least, seconds, strict=True)])
-
-    return {
-        "bytes_per_second": spread([(reads + writes) / time for time in seconds]),
-        "machine": {kind: spread(values) for kind, values in rates.items()},
-        "store": store,
-        "share": share(store),
-        "share_of_first_touch": share("first_touch_huge") if "first_touch_huge" in rates else None,
-    }
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns. Memory that earlier cases have left to a library's heap would spare it new pages."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def other_pages(chosen: argparse.Namespace, cases: list[Case]) -> list[dict[str, Any]]:

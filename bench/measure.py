@@ -7,18 +7,21 @@ import ctypes
 import os
 import random
 import shlex
+import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import timeit
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .cases import Case, Data, aligned
-from .contestants import Contestant
+from .contestants import Contestant, enter
 
 HERE = Path(__file__).parent
 TURN = 5e-3  # seconds: short calls are repeated until a turn takes as long, so that the clock's steps do not matter
@@ -77,6 +80,14 @@ class Machine:
         return result
 
 
+def machine_of(threads: int) -> Machine | None:
+    try:
+        return Machine(threads)
+    except (OSError, subprocess.CalledProcessError) as failure:
+        print(f"without bandwidths, as machine.cpp cannot be compiled: {failure}", file=sys.stderr)
+        return None
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     quartiles = np.quantile(values, [0.25, 0.5, 0.75])
     return {"median": float(quartiles[1]), "quartiles": [float(quartiles[0]), float(quartiles[2])]}
@@ -103,17 +114,15 @@ def rounds(
     calls: dict[str, Callable[[], Any]],
     yardsticks: dict[str, Callable[[], float]],
     number: int,
-    generator: random.Random,
-    advance: Callable[[], Any],
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Seconds of each call and what each yardstick says, once a round, in random order."""
     turns: dict[str, Callable[[], float]] = {name: Turn(call).seconds for name, call in calls.items()}
     turns |= yardsticks
     results: dict[str, list[float]] = {name: [] for name in turns}
+    generator = random.Random(0)
     for _ in range(number):
         for name in generator.sample(list(turns), len(turns)):
             results[name].append(turns[name]())
-        advance()
     return {name: results[name] for name in calls}, {name: results[name] for name in yardsticks}
 
 
@@ -149,3 +158,71 @@ def error(values: np.ndarray, true: np.ndarray) -> float:
     values, true = values.astype(np.float64), true.astype(np.float64)
     result = np.max(np.abs(values - true)) / np.max(np.abs(true))
     return float(result) if np.isfinite(result) else float("inf")
+
+
+def measured(case: Case, names: list[str], threads: int, number: int) -> dict[str, Any]:
+    """The record of one case."""
+    contestants, _ = enter(names, threads)
+    machine = machine_of(threads)
+    data = Data(case)
+    calls, checks = {}, {}
+    for contestant in contestants:
+        call = contestant.prepare(case, data)
+        if call is not None:
+            calls[contestant.name] = call
+            checks[contestant.name] = check(case, data, contestant, call)
+    reads, writes = data.bound()
+    kinds = []
+    if machine and not case.cached:
+        kinds = ["read"] if writes == 0 else ["read", "fill", "fill_nontemporal"]
+        if case.gradient == "fresh":
+            kinds.append("first_touch_huge")
+        kinds = [kind for kind in kinds if machine.rate(kind)]
+    yardsticks: dict[str, Callable[[], float]] = {}
+    if machine:
+        yardsticks = {kind: partial(machine.rate, kind) for kind in kinds}
+    seconds, rates = rounds(calls, yardsticks, number)
+
+    record: dict[str, Any] = {
+        "name": case.name,
+        "loss": case.loss,
+        "elements": case.elements,
+        "shape": case.shape,
+        "dtype": case.dtype,
+        "gradient": case.gradient,
+        "pairs_in_turn": len(data.targets),
+        "bound_bytes": {"read": reads, "written": writes},
+        "contestants": {},
+    }
+    for name, values in seconds.items():
+        entry = {"seconds": spread(values), **checks[name]}
+        if name != "nll":
+            entry["ratio"] = spread([peer / own for peer, own in zip(values, seconds["nll"], strict=True)])
+            entry["floor"] = case.floors.get(name)
+        record["contestants"][name] = entry
+    if rates:
+        record["bandwidth"] = bandwidth(reads, writes, seconds["nll"], rates)
+    return record
+
+
+def bandwidth(reads: int, writes: int, seconds: list[float], rates: dict[str, list[float]]) -> dict[str, Any]:
+    """How near to the memory's own speed these seconds are: the least bytes, each at the rate of its kind, over them.
+
+    Writes count at the faster of plain and non-temporal stores, and once more as a first touch of fresh huge pages.
+    """
+    fills = [kind for kind in ("fill", "fill_nontemporal") if kind in rates]
+    store = max(fills, key=lambda kind: statistics.median(rates[kind]), default=None)
+
+    def share(store: str | None) -> dict[str, Any]:
+        least = [reads / rate for rate in rates["read"]]
+        if store:
+            least = [time + writes / rate for time, rate in zip(least, rates[store], strict=True)]
+        return spread([bound / time for bound, time in zip(least, seconds, strict=True)])
+
+    return {
+        "bytes_per_second": spread([(reads + writes) / time for time in seconds]),
+        "machine": {kind: spread(values) for kind, values in rates.items()},
+        "store": store,
+        "share": share(store),
+        "share_of_first_touch": share("first_touch_huge") if "first_touch_huge" in rates else None,
+    }

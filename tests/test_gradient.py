@@ -249,6 +249,27 @@ def test_gradient_larger_than_the_caches(shape, memory, rng):
     assert np.array_equal(frame.view(np.uint32), expected.view(np.uint32))
 
 
+@pytest.mark.parametrize("memory", [c_order, channels_last], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("shape", [(2**20, 10), (2, 19, 512, 601), (30, 2**19 + 3), (3, 2**16, 61)], ids=str)
+def test_large_fresh_gradient_has_the_bits_of_one_into_out(shape, memory, threads, rng):
+    """Beyond 32 MiB it is zeros from the system, of which only some entries may have to be written."""
+    input = memory(np.zeros(shape, np.float32))
+    target = random_target(rng, (shape[0], *shape[2:]), shape[1], np.int32, ignored=-100)
+    weight = random_weight(rng, shape[1], np.float32)
+    out = np.full_like(input, 7)
+    nll.nll_loss_backward(0.37, input, target, weight, out=out)
+    for _ in range(2):  # the second time some of the memory may be that of the first
+        assert_same_bits(nll.nll_loss_backward(0.37, input, target, weight), out)
+        assert_same_bits(nll.nll_loss_value_and_grad(input, target, weight, grad_output=0.37)[1], out)
+
+
+def test_bad_label_beside_a_large_fresh_gradient(rng):
+    input, target = np.zeros((2**20, 10), np.float32), np.zeros(2**20, np.int64)
+    target[-3] = 10
+    with pytest.raises(IndexError, match=r"target\[1048573\] is 10, outside \[0, 10\)"):
+        nll.nll_loss_backward(1.0, input, target)
+
+
 # ---- value and gradient in one call
 
 
