@@ -17,8 +17,8 @@ struct Softmax {
     index_t chunk = -1;
     double chunk_sum = 0;
     double below = 0, weight = 0;
-    double unit = 1, scale = 1,
-           rest = 0;  // of all classes: the power of the largest; 1 over it; Σ of the others over it
+    // Of all classes: the power of the largest; 1 over it; Σ of the others over it.
+    double unit = 1, scale = 1, rest = 0;
 };
 
 // A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target. Its powers are

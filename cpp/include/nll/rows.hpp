@@ -296,11 +296,10 @@ private:
     // As far as `end` at least, in whole lines.
     void write_waiting(index_t end) {
         constexpr auto line = static_cast<index_t>(64 / sizeof(Scalar));
+        const auto place = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(waiting_.to) / sizeof(Scalar));
         while (written_ < std::min(end, plan_.classes)) {
             index_t last = std::min(end, written_ + chunk_size / 2);
-            last += line -
-                    static_cast<index_t>(reinterpret_cast<std::uintptr_t>(waiting_.to + last) / sizeof(Scalar)) % line;
-            last = std::min(last, plan_.classes);
+            last = std::min(last + line - (place + last) % line, plan_.classes);
             write(waiting_, kept_ + written_, written_, last - written_);
             written_ = last;
         }
@@ -320,9 +319,9 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    Power* kept_;  // paired(classes) powers, or none: then they are computed again
-    GradientRow waiting_;
-    index_t written_ = plan_.classes;     // classes of the waiting gradient
+    Power* kept_;                         // paired(classes) powers, or none: then they are computed again
+    GradientRow waiting_ = {};            // the last gradient,
+    index_t written_ = plan_.classes;     // of which so many classes are written
     Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
 };
 
