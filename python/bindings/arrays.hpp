@@ -23,6 +23,8 @@ struct NotNative : std::runtime_error {
 
 inline const py::detail::PyArray_Proxy* proxy(py::handle array) { return py::detail::array_proxy(array.ptr()); }
 
+inline bool is_array(py::handle object) { return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_; }
+
 inline bool is_bfloat16(const py::dtype& dtype) {
     static std::atomic<int> known{-1};  // the number that NumPy gave the type when ml_dtypes was imported
     if (dtype.num() == known) return true;
@@ -54,7 +56,7 @@ inline std::optional<DType> element_type(const py::dtype& dtype) {
 }
 
 inline Array array_of(py::handle object) {
-    if (Py_TYPE(object.ptr()) != py::detail::npy_api::get().PyArray_Type_) throw NotNative();
+    if (!is_array(object)) throw NotNative();
     const auto* array = proxy(object);
     const std::optional<DType> dtype = element_type(py::reinterpret_borrow<py::dtype>(array->descr));
     if (!dtype || !(array->flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) throw NotNative();
@@ -81,6 +83,23 @@ inline Array target_of(py::handle object) {
     Array array = array_of(object);
     if (is_floating(array.dtype)) throw NotNative();
     return array;
+}
+
+// Whether two arrays' stretches of memory, from the first to the last byte, have any in common.
+inline bool stretches_meet(py::handle one, py::handle other) {
+    const auto stretch = [](py::handle object) {
+        const auto* array = proxy(object);
+        const char *begin = array->data, *end = begin + py::reinterpret_borrow<py::dtype>(array->descr).itemsize();
+        for (int a = 0; a < array->nd; ++a) {
+            if (array->dimensions[a] == 0) return std::pair(begin, begin);
+            const auto reach = (array->dimensions[a] - 1) * array->strides[a];
+            (reach < 0 ? begin : end) += reach;
+        }
+        return std::pair(begin, end);
+    };
+    const auto [begin, end] = stretch(one);
+    const auto [other_begin, other_end] = stretch(other);
+    return begin < other_end && other_begin < end;
 }
 
 inline Weight weight_of(py::handle object) {

@@ -67,6 +67,21 @@ py::object new_gradient(py::handle input, Options& options) {
     return numpy().zeros(input.attr("shape"), dtype);
 }
 
+// Whether `out` can be written without a closer look: an array in C order of input's dtype and shape, whose memory is
+// far from that of the others, or where that is allowed input's own.
+bool is_plain_out(py::handle out, py::handle input, bool in_place, const py::args& apart_from) {
+    using api = py::detail::npy_api;
+    if (!is_array(out) || !is_array(input)) return false;
+    const auto *to = proxy(out), *from = proxy(input);
+    constexpr int needed = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_WRITEABLE_ | api::NPY_ARRAY_ALIGNED_;
+    if ((to->flags & needed) != needed || to->descr != from->descr || to->nd != from->nd) return false;
+    if (!std::equal(to->dimensions, to->dimensions + to->nd, from->dimensions)) return false;
+    const bool same = to->data == from->data && (from->flags & api::NPY_ARRAY_C_CONTIGUOUS_);
+    if (!(in_place && same) && stretches_meet(out, input)) return false;
+    return std::none_of(apart_from.begin(), apart_from.end(),
+                        [&](py::handle other) { return is_array(other) && stretches_meet(out, other); });
+}
+
 // ---------------------------------------------------------------- what the losses share
 
 using Forward = Loss(const Array&, const Array&, const Array*, const Options&);
@@ -214,6 +229,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     m.def("cross_entropy_value_and_grad", &cross_entropy_value_and_grad);
     m.def("log_softmax", &log_softmax);
 
+    m.def("is_plain_out", &is_plain_out);
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });
     m.def("set_num_threads", &nll::set_num_threads);

@@ -181,10 +181,10 @@ def nll_loss_backward(
     array([[-0.5,  0. ,  0. ],
            [ 0. ,  0. , -0.5]])
     """
-    if out is None:
+    if out is None or _core.is_plain_out(out, input, False, target, weight, grad_output):
         try:
             return _core.nll_loss_backward(
-                grad_output, input, target, weight, ignore_index, reduction, axis, index_base, empty, None
+                grad_output, input, target, weight, ignore_index, reduction, axis, index_base, empty, out
             )
         except _core.NotNative:
             pass
@@ -267,7 +267,7 @@ def nll_loss_value_and_grad(
     array([[-1.,  0.],
            [ 0., -1.]])
     """
-    if out is None:
+    if out is None or _core.is_plain_out(out, input, False, target, weight):
         try:
             return _core.nll_loss_value_and_grad(
                 input,
@@ -280,7 +280,7 @@ def nll_loss_value_and_grad(
                 empty,
                 grad_output,
                 return_total_weight,
-                None,
+                out,
             )
         except _core.NotNative:
             pass
@@ -485,7 +485,7 @@ def cross_entropy_backward(
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125, -0.375,  0.125]])
     """
-    if out is None:
+    if out is None or _core.is_plain_out(out, input, True, target, weight, grad_output):
         try:
             return _core.cross_entropy_backward(
                 grad_output,
@@ -498,7 +498,7 @@ def cross_entropy_backward(
                 index_base,
                 empty,
                 label_smoothing,
-                None,
+                out,
             )
         except _core.NotNative:
             pass
@@ -586,7 +586,7 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25,  0.25, -0.75]])
     """
-    if out is None:
+    if out is None or _core.is_plain_out(out, input, True, target, weight):
         try:
             return _core.cross_entropy_value_and_grad(
                 input,
@@ -600,7 +600,7 @@ def cross_entropy_value_and_grad(
                 label_smoothing,
                 grad_output,
                 return_total_weight,
-                None,
+                out,
             )
         except _core.NotNative:
             pass
@@ -652,9 +652,9 @@ def log_softmax(input: ArrayLike, *, axis: int = 1, out: Any = None) -> Any:
     >>> log_softmax(np.array([[0.0, np.log(3)]]))
     array([[-1.38629436, -0.28768207]])
     """
-    if out is None:
+    if out is None or _core.is_plain_out(out, input, True):
         try:
-            return _core.log_softmax(input, axis, None)
+            return _core.log_softmax(input, axis, out)
         except _core.NotNative:
             pass
     array = _arguments.as_input(input)
