@@ -16,7 +16,7 @@ template <class Arithmetic> double nanoseconds() {
     double seconds[51];
     for (index_t c = 0; c < classes; ++c) values[c] = static_cast<typename Arithmetic::Real>(c % 7) / 2;
     const typename Arithmetic::Real largest = 3;
-    RowLanes<typename Arithmetic::Real> row;
+    RowLanes<Arithmetic> row;
     const Reference<Arithmetic, 1> reference(&largest, 1);
     constexpr int repetitions = 400;
     for (double& one : seconds) {

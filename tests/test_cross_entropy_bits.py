@@ -213,6 +213,25 @@ def test_parts_of_a_batch(parts, class_count, dtype, rng):
         assert_same_bits(np.concatenate(actual), expected)
 
 
+@pytest.mark.parametrize("axis", [0, 1], ids=["side-by-side", "rows"])
+def test_masked_and_undefined_samples_beside_others(axis, class_count, dtype, rng):
+    """What is far from the other logits changes how powers are taken from there on, and no bit of any sample."""
+    input = rng.normal(size=(40, class_count)).astype(dtype)
+    lowest = np.finfo(np.float32).min if dtype != np.float16 else -65504
+    for sample, value in [(7, -np.inf), (18, lowest), (19, np.nan), (22, np.inf), (30, -1000), (38, -np.inf)]:
+        input[sample, rng.integers(class_count)] = value
+    input[[12, 25]] += np.asarray(600, dtype)
+    input[33:35] -= np.asarray(20_000, dtype)
+    target = random_target(rng, 40, class_count, ignored=-7)
+    turned, choices = np.ascontiguousarray(np.moveaxis(input, 1, axis)), {"axis": axis, "ignore_index": -7}
+    losses = nll.cross_entropy(turned, target, reduction="none", **choices)
+    gradient = nll.cross_entropy_backward(0.3, turned, target, reduction="sum", **choices)
+    for i in range(40):
+        loss, gradient_alone, _ = part_of_batch(input, target, slice(i, i + 1))
+        assert_same_bits(losses[i], loss[0])
+        assert_same_bits(gradient.take(i, 1 - axis), gradient_alone[0])
+
+
 def test_one_dimensional_input(class_count, dtype, rng):
     input, target = random_logits(rng, (3, class_count), dtype), random_target(rng, 3, class_count)
     losses, gradient, log_softmax = part_of_batch(input, target, slice(None))

@@ -17,6 +17,7 @@ struct Softmax {
     index_t chunk = -1;
     double chunk_sum = 0;
     double below = 0, weight = 0;
+    bool near = true;  // powers could do without a guard
     // Of all classes: the power of the largest; 1 over it; Σ of the others over it.
     double unit = 1, scale = 1, rest = 0;
 };

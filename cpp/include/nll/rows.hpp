@@ -66,7 +66,7 @@ public:
     void finish(SharedRow& row) {
         take_center(row);
         const auto largest = static_cast<Real>(row.whole.largest);
-        const bool usable = row.known || (!Arithmetic::exact && reference_.reaches(&largest, 1));
+        const bool usable = row.known || (!Arithmetic::exact && row.whole.near && reference_.reaches(&largest, 1));
         if (!usable) {
             row = {.sample = row.sample, .chunks = row.chunks, .known = true, .center = row.whole.largest};
             return;
@@ -156,33 +156,32 @@ private:
 
     void refer_to(double largest) {
         const auto center = static_cast<Real>(largest);
-        reference_ = Reference<Arithmetic, 1>(&center, 1);
+        reference_ = Reference<Arithmetic, 1>(&center, 1, guards_);
     }
     void take_center(const SharedRow& row) {
+        guards_ = row.known;
         if (row.known) refer_to(row.center);
         else reference_ = {};
     }
 
-    // The powers of a chunk, if there is a place for them; their sum. What waits of the last gradient is written
-    // between them, a few lines at a time: memory is written while the processor computes.
-    double add_powers(const Scalar* from, index_t first, index_t classes, Power* powers, Real& largest) {
+    // The powers of a chunk, if there is a place for them. What waits of the last gradient is written between them, a
+    // few lines at a time: memory is written while the processor computes.
+    RowLanes<Arithmetic> add_powers(const Scalar* from, index_t first, index_t classes, Power* powers) {
         // The next chunk, or the next sample's first.
         const bool more = first + classes < plan_.classes;
         const Scalar* next =
             more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
-        RowLanes<Real> row;
+        RowLanes<Arithmetic> row;
         const auto compute = [&](const auto* values) {
-            for_each_block(
-                0, paired(classes), written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
-                    write_waiting(first + at + some);
-                    exponentials_of_row(values + at, some, reference_, reinterpret_cast<const std::byte*>(next + at),
-                                        lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
-                });
+            for_each_block(0, classes, written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
+                write_waiting(first + at + some);
+                exponentials_of_row(values + at, some, reference_, reinterpret_cast<const std::byte*>(next + at),
+                                    lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
+            });
         };
         if (in_place(classes)) compute(from + first);
         else compute(load(from, first, classes));
-        largest = *std::max_element(row.largest, row.largest + lanes);
-        return add_lanes(row.sum);
+        return row;
     }
     void add_chunk(Softmax& softmax, const Scalar* from, index_t first, index_t classes, Power* powers) {
         if (plan_.label_smoothing != 0) {
@@ -199,23 +198,23 @@ private:
             softmax.below += total_of(below.sum, below.error);
             softmax.weight += total_of(weight.sum, weight.error);
         }
-        Real largest;
         if (Arithmetic::exact && !powers) powers = space_.powers;
-        Compensated sum{add_powers(from, first, classes, powers, largest), 0};
+        const RowLanes<Arithmetic> row = add_powers(from, first, classes, powers);
+        Compensated sum{add_lanes(row.sum), 0};
         if (Arithmetic::exact) sum = compensated_sum(powers, paired(classes));
-        nll::add_chunk(softmax, largest, sum.sum, sum.error, first / chunk_size);
+        nll::add_chunk(softmax, row.largest_of_all(), sum.sum, sum.error, first / chunk_size);
+        softmax.near &= row.all_near();
     }
     // When all chunks are added. Their powers may have been kept.
     void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
         const auto largest = static_cast<Real>(softmax.largest);
-        softmax.unit = reference_.template exponential<true>(std::fabs(largest) < infinity ? largest : Real{0}, 0);
+        softmax.unit = reference_.power_of(std::fabs(largest) < infinity ? largest : Real{0}, 0);
         softmax.scale = 1 / softmax.unit;
         if (!Arithmetic::exact && !leaves_enough(softmax.sum, softmax.unit)) {
             const index_t first = softmax.chunk * chunk_size;
             const index_t classes = std::min(chunk_size, plan_.classes - first);
             const Power* powers = kept ? kept + first : space_.powers;
-            Real unused;
-            if (!kept) add_powers(from, first, classes, space_.powers, unused);
+            if (!kept) add_powers(from, first, classes, space_.powers);
             const double others = sum_of_others(powers, paired(classes), static_cast<Power>(softmax.unit));
             softmax.lost += without_chunk(softmax.unit, softmax.chunk_sum, others);
         }
@@ -244,6 +243,11 @@ private:
             refer_to(softmax.largest);
             softmax = sum();
         }
+        if (!softmax.near) {
+            guards_ = true;  // from now on: other rows will have such values, too
+            reference_ = reference_.guarded();
+            softmax = sum();
+        }
         settle(from, softmax, kept_);
         return softmax;
     }
@@ -251,8 +255,7 @@ private:
     // Of a chunk, for the gradient.
     const Power* powers_of(const Scalar* from, index_t first, index_t classes) {
         if (kept_) return kept_ + first;
-        Real unused;
-        add_powers(from, first, classes, space_.powers, unused);
+        add_powers(from, first, classes, space_.powers);
         return space_.powers;
     }
 
@@ -268,7 +271,7 @@ private:
     GradientRow gradient_of(Scalar* to, const Softmax& softmax, double logit, const Block<Arithmetic>& block,
                             index_t i) const {
         const auto inverse = inverse_sum<Factor>(softmax.rest);
-        const double power = reference_.template exponential<true>(static_cast<Real>(logit), 0) * softmax.scale;
+        const double power = reference_.power_of(static_cast<Real>(logit), 0) * softmax.scale;
         const double entry = target_entry(plan_, block, i, softmax.largest, softmax.rest, inverse, logit, power);
         return {to, product_of(product_of(block.all[i], inverse), softmax.scale), block.each[i], block.classes[i],
                 entry_of<Scalar>(entry)};
@@ -323,6 +326,7 @@ private:
     GradientRow waiting_ = {};            // the last gradient,
     index_t written_ = plan_.classes;     // of which so many classes are written
     Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
+    bool guards_ = false;
 };
 
 }  // namespace NLL_INSTRUCTION_SET

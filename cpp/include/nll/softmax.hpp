@@ -155,14 +155,12 @@ struct Single {
     static constexpr bool exact = false;
     static constexpr double flushed = 0x1p-740;
     // See Reference. From `far` on x·log2(e) would not be exact enough.
-    static constexpr float far = 0x1p14f, reach = 350, depth = 890;
-    static constexpr double bias = 280, to_integer = 0x1.8p52;
-    static constexpr int mantissa = 52;
-    using Bits = std::uint64_t;
-    // 2^f for |f| <= 1/2, within 4.1e-11, 0.0007 ULP of single precision (Remez).
+    static constexpr float far = 0x1p14f, reach = 350;
+    static constexpr int bias = 280;
+    // 2^(f - 1) for 1 <= f < 2, within 4.1e-11, 0.0007 ULP of single precision (Remez), and itself in [1, 2).
     [[gnu::always_inline]] static double power_of_two(double f) {
-        return polynomial(f, 0x1.fe17856b36eb8p-17, 0x1.446a1fd6f73a4p-13, 0x1.5d8a708707370p-10, 0x1.3b29dc40dc6e6p-7,
-                          0x1.c6b08aaf30084p-5, 0x1.ebfbe0a4be790p-3, 0x1.62e42ff116283p-1, 0x1.ffffffffabbcep-1);
+        return polynomial(f, 0x1.68b07caa1960fp-16, -0x1.d3a0dbab674a6p-18, 0x1.e8f3468f86e92p-11, 0x1.1a01deb98bc7ep-8,
+                          0x1.d08bfc31cab09p-6, 0x1.ea2f1efb85ff6p-4, 0x1.631395d313b23p-2, 0x1.fff7926ba9dc4p-2);
     }
 };
 struct Half {  // bfloat16's
@@ -171,15 +169,14 @@ struct Half {  // bfloat16's
     using Factor = Plain;
     static constexpr bool exact = false;
     static constexpr double flushed = 0x1p-160;
-    // log2(e) as a float puts in 8e-6 at most, 0.002 ULP of bfloat16.
-    static constexpr float far = 128, reach = 20, depth = 149;
-    static constexpr float bias = 92, to_integer = 0x1.8p23f;
-    static constexpr int mantissa = 23;
-    using Bits = std::uint32_t;
-    // Within 7.5e-8.
+    // x·log2(e) is rounded to 2^-16, and log2(e) as a float puts in less: 2e-5 in a quotient, 0.006 ULP of bfloat16
+    // (without fused operations 3.5e-5, 0.009).
+    static constexpr float far = 128, reach = 20;
+    static constexpr int bias = 92;
+    // Within 1.5e-7.
     [[gnu::always_inline]] static float power_of_two(float f) {
-        return polynomial(f, 0x1.5c08e58p-10f, 0x1.3d0c52cp-7f, 0x1.c6b6e4ep-5f, 0x1.ebf9174p-3f, 0x1.62e428cp-1f,
-                          0x1.000002p+0f);
+        return polynomial(f, 0x1.ec33fp-10f, -0x1.a1e8c2p-12f, 0x1.3c9516p-5f, 0x1.b9b2d4p-4f, 0x1.6a403cp-2f,
+                          0x1.fe40a2p-2f);
     }
 };
 
@@ -187,22 +184,37 @@ struct Half {  // bfloat16's
 [[gnu::always_inline]] inline bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
 
 // What the exponentials of `width` samples are relative to: 2^(x·log2(e) - n), for values about a `center`. Which n it
-// is changes no bit of a quotient of two powers, as long as the largest value of a sample is within `reach`: no power
-// overflows then, and a value `depth` below the center, which counts as that, is 2^-779 of the largest or less (Half:
-// 2^-186). Centers that are too far for x·log2(e) are taken off x first, which is exact; they have to be the largest.
+// is changes no bit of a quotient of two powers, as long as the largest value of a sample is within `reach`. Centers
+// that are too far for x·log2(e) are taken off x first, which is exact; they have to be the largest.
+//
+// x·log2(e) - n and what an exponent is biased with are a number of [0, 2^(bits of an exponent)); scaled, and added to
+// 2, it is one of [2, 4), and its bits are those of the exponent, before those of the fraction. Values that are too far
+// from the center for that are seen by its first bits (2 has one, and no number beyond has that alone); then all is
+// taken once more, `guarded`: a power below all others is 0, a NaN stays one.
 template <class Arithmetic, int width> class Reference {
     using Real = typename Arithmetic::Real;
     using Power = typename Arithmetic::Power;
-    using Bits = typename Arithmetic::Bits;
-    static constexpr Power log2_of_e = static_cast<Power>(log2_e), to_integer = Arithmetic::to_integer;
+    static constexpr int exponent_bits = sizeof(Power) == 8 ? 11 : 8, mantissa = std::numeric_limits<Power>::digits - 1;
+    static constexpr Power log2_of_e = static_cast<Power>(log2_e);
+    static constexpr Power unit = Power{2} / (1 << exponent_bits);  // of the exponent
 
 public:
+    using Bits = std::conditional_t<sizeof(Power) == 8, std::uint64_t, std::uint32_t>;
+    static constexpr Bits none_seen = std::bit_cast<Bits>(Power{2});
+    // `seen`: the bits of all numbers, or'ed.
+    static bool all_near(Bits seen) { return seen >> mantissa == none_seen >> mantissa; }
+
     Reference() { set(1); }
-    Reference(const Real* largest, index_t samples) {
+    Reference(const Real* largest, index_t samples, bool guards = false) : guards_(guards) {
         for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : Real{0};
         set(samples);
     }
-    bool shifts() const { return offset_[0] != 0; }
+    bool guards() const { return guards_ || offset_[0] != 0; }
+    Reference guarded() const {
+        Reference same = *this;
+        same.guards_ = true;
+        return same;
+    }
     double offset(index_t i) const { return offset_[i]; }
     // Of several samples, from the first center. Numbers of one sign compare as their bits do.
     bool reaches(const Real* largest, index_t samples) const {
@@ -215,42 +227,59 @@ public:
         const bool near = distance <= bits(Arithmetic::reach) && size <= bits(Arithmetic::far);
         return distance == 0 || (near && offset_[0] == 0);
     }
-    template <bool shifts> [[gnu::always_inline]] Power exponential(Real value, index_t i) const {
-        if constexpr (shifts) value -= offset_[i];
-        const auto x = static_cast<Power>(value < lowest_[i] ? lowest_[i] : value);
-        const Power k = multiply_add(x, log2_of_e, origin_[i]);
-        const Power f = multiply_add(x, log2_of_e, -(k - origin_[i]));
-        return std::bit_cast<Power>(std::bit_cast<Bits>(Arithmetic::power_of_two(f)) +
-                                    (std::bit_cast<Bits>(k) << Arithmetic::mantissa));
+    template <bool guarded> [[gnu::always_inline]] Power exponential(Power value, index_t i, Bits& seen) const {
+        if constexpr (guarded) value -= static_cast<Power>(offset_[i]);
+        const Power at = multiply_add(value, log2_of_e * unit, origin_[i]);
+        const Bits bits = std::bit_cast<Bits>(at), shifted = bits << exponent_bits;
+        constexpr Bits one = std::bit_cast<Bits>(Power{1}), fraction = (Bits{1} << mantissa) - 1;
+        if constexpr (!guarded) seen |= bits;
+        const Bits f = (shifted & fraction) | one;
+        const auto p = std::bit_cast<Bits>(Arithmetic::power_of_two(std::bit_cast<Power>(f)));
+        const auto power = std::bit_cast<Power>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
+        if constexpr (guarded) return at >= 2 ? power : at < 2 ? Power{0} : at;
+        return power;
+    }
+    [[gnu::always_inline]] Power power_of(Real value, index_t i) const {
+        Bits unused;
+        return exponential<true>(value, i, unused);
     }
 
 private:
     void set(index_t samples) {
+        constexpr double biased = std::numeric_limits<Power>::max_exponent - 1 + Arithmetic::bias;
         for (index_t i = 0; i < samples; ++i) {
             offset_[i] = std::fabs(center_[i]) > Arithmetic::far ? center_[i] : Real{0};
-            const Real kept = center_[i] - offset_[i];
-            lowest_[i] = kept - Arithmetic::depth;
-            origin_[i] =
-                to_integer + Arithmetic::bias - ((static_cast<Power>(kept) * log2_of_e + to_integer) - to_integer);
+            const double n = (static_cast<double>(center_[i] - offset_[i]) * log2_e + to_integer) - to_integer;
+            origin_[i] = static_cast<Power>(2 + (biased - n) * unit);
         }
     }
-    Real center_[width] = {}, offset_[width] = {}, lowest_[width];
-    Power origin_[width];  // to_integer - n
+    bool guards_ = false;
+    Real center_[width] = {}, offset_[width] = {};
+    Power origin_[width];
 };
 
 // For double: e^(x - center), whose argument is taken without any rounding. The center has to be the largest.
 template <int width> class Reference<Double, width> {
 public:
+    using Bits = std::uint64_t;
+    static constexpr Bits none_seen = 0;
+    static bool all_near(Bits) { return true; }
+
     Reference() = default;
-    Reference(const double* largest, index_t samples) {
+    Reference(const double* largest, index_t samples, bool = true) {
         for (index_t i = 0; i < samples; ++i) center_[i] = largest[i] == -infinity ? 0.0 : largest[i];
     }
-    static bool shifts() { return true; }
+    static bool guards() { return true; }
+    Reference guarded() const { return *this; }
     double offset(index_t i) const { return center_[i]; }
     static bool reaches(const double*, index_t) { return true; }
-    template <bool> [[gnu::always_inline]] double exponential(double value, index_t i) const {
+    template <bool> [[gnu::always_inline]] double exponential(double value, index_t i, Bits&) const {
         const Difference difference = difference_of(value, center_[i]);
         return exp_of(difference.high, difference.low);
+    }
+    [[gnu::always_inline]] double power_of(double value, index_t i) const {
+        Bits unused;
+        return exponential<true>(value, i, unused);
     }
 
 private:
@@ -282,6 +311,7 @@ inline void merge(Softmax& all, const Softmax& chunk) {
     add_chunk(all, chunk.largest, chunk.sum, chunk.lost, chunk.chunk);
     all.below += chunk.below;
     all.weight += chunk.weight;
+    all.near &= chunk.near;
 }
 
 // Where the largest value is nearly all of the sum, the rounded sum of its chunk is replaced by its power, which is
@@ -310,26 +340,64 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
     else return static_cast<To>(to_real(value));
 }
 
+// `count` lanes as double. Processors convert on the way from memory; compilers would load and then split.
+template <int count> [[gnu::always_inline]] inline void widen(const float* from, double* to) {
+#if defined(__AVX512F__)
+    for (int l = 0; l < count; l += 8) _mm512_store_pd(to + l, _mm512_cvtps_pd(_mm256_loadu_ps(from + l)));
+#elif defined(__AVX__)
+    for (int l = 0; l < count; l += 4) _mm256_store_pd(to + l, _mm256_cvtps_pd(_mm_loadu_ps(from + l)));
+#else
+    for (int l = 0; l < count; ++l) to[l] = from[l];
+#endif
+}
+
+// Of lanes, in a tree.
+template <int count = lanes, class Number, class Fold>
+[[gnu::always_inline]] inline Number fold_lanes(const Number* lane, Fold&& fold) {
+    if constexpr (count == 1) {
+        return lane[0];
+    } else {
+        Number folded[count / 2];
+        for (int l = 0; l < count / 2; ++l) folded[l] = fold(lane[l], lane[count / 2 + l]);
+        return fold_lanes<count / 2>(folded, fold);
+    }
+}
+inline double add_lanes(const double* lane) {
+    return fold_lanes(lane, [](double a, double b) { return a + b; });
+}
+
 // Of a row so far, by lanes: the sums of exponentials, and the largest values; NaN does not count.
-template <class Real> struct RowLanes {
+template <class Arithmetic> struct RowLanes {
+    using Real = typename Arithmetic::Real;
+    using Shared = Reference<Arithmetic, 1>;
     double sum[lanes] = {};
     Real largest[lanes];
+    typename Shared::Bits seen[lanes];
 
-    RowLanes() { std::fill_n(largest, lanes, -std::numeric_limits<Real>::infinity()); }
+    RowLanes() {
+        std::fill_n(largest, lanes, -std::numeric_limits<Real>::infinity());
+        std::fill_n(seen, lanes, Shared::none_seen);
+    }
+    Real largest_of_all() const {
+        return fold_lanes(largest, [](Real a, Real b) { return a < b ? b : a; });
+    }
+    bool all_near() const {
+        return Shared::all_near(fold_lanes(seen, [](auto a, auto b) { return a | b; }));
+    }
 };
 
-// Adds the exponentials, and keeps them if there is a place for them. A line after `ahead` is asked for with every 64
-// bytes or less.
+// Adds the exponentials, and keeps them if there is a place for them. What fills up the last pair of lanes may be far
+// from the center. A line after `ahead` is asked for with every 64 bytes or less.
 template <class Scalar, class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const Scalar* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
-                                           typename Arithmetic::Power* __restrict powers,
-                                           RowLanes<typename Arithmetic::Real>& row) {
+                                           typename Arithmetic::Power* __restrict powers, RowLanes<Arithmetic>& row) {
     using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
     const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
-    RowLanes<Real> found = row;
-    const auto compute = [&](auto shifts, auto keeps) {
-        for (index_t c = 0; c < classes; c += pair_size) {
+    RowLanes<Arithmetic> found = row;
+    const auto compute = [&](index_t begin, index_t end, auto guarded, auto keeps) {
+        for (index_t c = begin; c < end; c += pair_size) {
             for (index_t half = 0; half < pair_size; half += lanes) {
                 NLL_PREFETCH(ahead);
                 ahead += step;
@@ -339,10 +407,14 @@ template <class Scalar, class Arithmetic>
             if constexpr (std::same_as<Scalar, Real>) pair = values + c;
             else
                 for (int l = 0; l < pair_size; ++l) wide[l] = converted<Real>(values[c + l]);
+            [[maybe_unused]] alignas(64) Power wide_power[pair_size];
+            const Power* x = wide_power;
+            if constexpr (std::same_as<Power, Real>) x = pair;
+            else widen<pair_size>(pair, wide_power);
             for (int l = 0; l < lanes; ++l) {
                 const Real value = pair[l], next = pair[lanes + l];
-                const auto power = reference.template exponential<shifts.value>(value, 0);
-                const auto next_power = reference.template exponential<shifts.value>(next, 0);
+                const auto power = reference.template exponential<guarded.value>(x[l], 0, found.seen[l]);
+                const auto next_power = reference.template exponential<guarded.value>(x[lanes + l], 0, found.seen[l]);
                 if constexpr (keeps) {
                     powers[c + l] = power;
                     powers[c + lanes + l] = next_power;
@@ -353,22 +425,14 @@ template <class Scalar, class Arithmetic>
             }
         }
     };
-    if (reference.shifts()) {
-        if (powers) compute(std::true_type(), std::true_type());
-        else compute(std::true_type(), std::false_type());
-    } else {
-        if (powers) compute(std::false_type(), std::true_type());
-        else compute(std::false_type(), std::false_type());
-    }
+    const auto compute_all = [&](auto keeps) {
+        const index_t whole = reference.guards() ? 0 : classes / pair_size * pair_size;
+        compute(0, whole, std::false_type(), keeps);
+        compute(whole, classes, std::true_type(), keeps);
+    };
+    if (powers) compute_all(std::true_type());
+    else compute_all(std::false_type());
     row = found;
-}
-
-inline double add_lanes(const double* lane) {
-    double sum[lanes];
-    std::copy_n(lane, lanes, sum);
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
-    return sum[0];
 }
 
 // The sum, in the same order, of all powers but one.
@@ -422,31 +486,50 @@ template <class Real>
 }
 
 // The exponentials; of each sample the largest value so far, and the sum of powers so far, in turn. Of each class, so
-// many samples after `ahead` are asked for. The reference is one for all samples, or one for each.
-template <class Scalar, class Arithmetic, int width>
-[[gnu::noinline]] void exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
+// many samples after `ahead` are asked for. The reference is one for all samples, or one for each, guarded. Says
+// whether all values were near.
+template <bool guarded, class Scalar, class Arithmetic, int width>
+[[gnu::noinline]] bool exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& shared,
                                             const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
                                             index_t powers_pitch, typename Arithmetic::Real* __restrict largest,
                                             double* __restrict sums) {
     using Real = typename Arithmetic::Real;
+    using Power = typename Arithmetic::Power;
+    using Shared = Reference<Arithmetic, width>;
     constexpr index_t line = 64 / sizeof(Scalar);
     constexpr bool each = width > 1;
-    const std::conditional_t<each, const Reference<Arithmetic, width>&, const Reference<Arithmetic, width>> reference =
-        shared;
-    for (index_t c = 0; c < classes; ++c) {
-        if (ahead)
-            for (const Scalar* at = ahead + c * step; at < ahead + c * step + samples; at += line) NLL_PREFETCH(at);
-        const Real* __restrict from = values + c * pitch;
-        typename Arithmetic::Power* __restrict to = powers + c * powers_pitch;
-        for (index_t i = 0; i < samples; ++i) {
-            const Real value = from[i];
-            const auto power = reference.template exponential<each>(value, each ? i : 0);
-            to[i] = power;
-            sums[i] += static_cast<double>(power);
-            largest[i] = largest[i] < value ? value : largest[i];
-        }
+    const std::conditional_t<each, const Shared&, const Shared> reference = shared;
+    RowLanes<Arithmetic> found;
+    [[maybe_unused]] alignas(64)
+        Power wide[lanes];  // its end in the loop would keep GCC from having `found` in registers
+    for (index_t first = 0; first < samples; first += lanes) {
+        std::copy_n(sums + first, lanes, found.sum);
+        std::copy_n(largest + first, lanes, found.largest);
+        const auto take = [&](index_t begin, auto count) {
+            NLL_UNROLL for (index_t c = begin; c < begin + count.value; ++c) {
+                for (index_t i = first; i < first + lanes; i += line) NLL_PREFETCH(ahead + c * step + i);
+                const Real* __restrict from = values + c * pitch + first;
+                Power* __restrict to = powers + c * powers_pitch + first;
+                const Power* x = wide;
+                if constexpr (std::same_as<Power, Real>) x = from;
+                else widen<lanes>(from, wide);
+                for (int l = 0; l < lanes; ++l) {
+                    const auto power =
+                        reference.template exponential<guarded>(x[l], each ? first + l : 0, found.seen[l]);
+                    to[l] = power;
+                    found.sum[l] += static_cast<double>(power);
+                    found.largest[l] = found.largest[l] < from[l] ? from[l] : found.largest[l];
+                }
+            }
+        };
+        index_t c = 0;
+        for (; c + 1 < classes; c += 2) take(c, std::integral_constant<int, 2>());  // two of `seen` are added at once
+        if (c < classes) take(c, std::integral_constant<int, 1>());
+        std::copy_n(found.sum, lanes, sums + first);
+        std::copy_n(found.largest, lanes, largest + first);
     }
+    return found.all_near();
 }
 
 // Sums of up to 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round

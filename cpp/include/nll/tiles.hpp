@@ -148,14 +148,19 @@ private:
                           [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
         } else {
             each_ = false;
+            near_ = true;
             sum_chunks();
             each_ = !shared_.reaches(largest_, width_);
         }
         if (Arithmetic::exact || each_) {
             each_ = true;
             reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
-            const Reference<Arithmetic, 1> first(largest_, 1);
-            if (!first.shifts()) shared_ = first;  // the next tile may do with it; only each sample's own may shift
+            const Reference<Arithmetic, 1> first(largest_, 1, shared_.guards());
+            if (first.offset(0) == 0)
+                shared_ = first;  // the next tile may do with it; only each sample's own may shift
+            sum_chunks();
+        } else if (!near_) {
+            shared_ = shared_.guarded();  // from now on: other tiles will have such values, too
             sum_chunks();
         }
         settle();
@@ -182,13 +187,15 @@ private:
     }
     // And they count among the largest values and the sums in turn.
     void compute_powers(index_t classes, Real* largest, double* sums) {
-        const index_t step = plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
-        const auto compute = [&](const auto& reference) {
-            exponentials_of_tile(values_, classes, width_, values_pitch_, reference, next_, step, space_.powers, pitch_,
-                                 largest, sums);
+        const Scalar* ahead = next_ ? next_ : reinterpret_cast<const Scalar*>(values_);
+        const index_t step = !next_ ? 0 : plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
+        const auto compute = [&](auto guarded, const auto& reference) {
+            near_ &= exponentials_of_tile<guarded.value>(values_, classes, width_, values_pitch_, reference, ahead,
+                                                         step, space_.powers, pitch_, largest, sums);
         };
-        if (each_) compute(reference_);
-        else compute(shared_);
+        if (each_) compute(std::true_type(), reference_);
+        else if (shared_.guards()) compute(std::true_type(), shared_);
+        else compute(std::false_type(), shared_);
     }
 
     void add_chunk(index_t first, index_t classes) {
@@ -219,26 +226,28 @@ private:
     }
 
     void settle() {
-        const auto take_units = [&](const auto& reference) {
+        std::uint64_t few = 0;
+        const auto take_units = [&](auto guarded, const auto& reference) {
             for (index_t i = 0; i < width_; ++i) {
                 const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
-                unit_[i] = reference.template exponential<true>(largest, each_ ? i : 0);
+                typename std::remove_cvref_t<decltype(reference)>::Bits unused = 0;
+                unit_[i] = reference.template exponential<guarded.value>(largest, each_ ? i : 0, unused);
+                scale_[i] = 1 / unit_[i];
+                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
+                few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
             }
         };
-        if (each_) take_units(reference_);
-        else take_units(shared_);
-        int few = 0;
-        for (index_t i = 0; i < width_; ++i) few |= static_cast<int>(!leaves_enough(sum_[i], unit_[i]));
+        if (each_) take_units(std::true_type(), reference_);
+        else if (shared_.guards()) take_units(std::true_type(), shared_);
+        else take_units(std::false_type(), shared_);
         if (!Arithmetic::exact && few) {
             if (in_turns()) {
                 std::fill_n(chunk_, width_, index_t{0});
                 std::copy_n(sum_, width_, chunk_sum_);
             }
             for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
-        }
-        for (index_t i = 0; i < width_; ++i) {
-            scale_[i] = 1 / unit_[i];
-            rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
+            for (index_t i = 0; i < width_; ++i)
+                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
         }
         if (plan_.label_smoothing != 0)
             for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
@@ -308,6 +317,7 @@ private:
             }
         });
     }
+
     void take_log_sums(double* log_sums) const {
         for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of<Arithmetic::exact>(rest_[i]);
     }
@@ -365,7 +375,7 @@ private:
     index_t values_pitch_ = 0;
     Reference<Arithmetic, 1> shared_;  // of all samples, unless `each_` needs its own
     Reference<Arithmetic, most_samples> reference_;
-    bool each_ = false;
+    bool each_ = false, near_ = true;
     // Of each sample, as in Softmax.
     alignas(64) Real largest_[most_samples];
     alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
