@@ -500,36 +500,41 @@ template <bool guarded, class Scalar, class Arithmetic, int width>
     constexpr index_t line = 64 / sizeof(Scalar);
     constexpr bool each = width > 1;
     const std::conditional_t<each, const Shared&, const Shared> reference = shared;
-    RowLanes<Arithmetic> found;
-    [[maybe_unused]] alignas(64)
-        Power wide[lanes];  // its end in the loop would keep GCC from having `found` in registers
-    for (index_t first = 0; first < samples; first += lanes) {
-        std::copy_n(sums + first, lanes, found.sum);
-        std::copy_n(largest + first, lanes, found.largest);
-        const auto take = [&](index_t begin, auto count) {
-            NLL_UNROLL for (index_t c = begin; c < begin + count.value; ++c) {
-                for (index_t i = first; i < first + lanes; i += line) NLL_PREFETCH(ahead + c * step + i);
-                const Real* __restrict from = values + c * pitch + first;
-                Power* __restrict to = powers + c * powers_pitch + first;
-                const Power* x = wide;
-                if constexpr (std::same_as<Power, Real>) x = from;
-                else widen<lanes>(from, wide);
-                for (int l = 0; l < lanes; ++l) {
-                    const auto power =
-                        reference.template exponential<guarded>(x[l], each ? first + l : 0, found.seen[l]);
-                    to[l] = power;
-                    found.sum[l] += static_cast<double>(power);
-                    found.largest[l] = found.largest[l] < from[l] ? from[l] : found.largest[l];
+    bool near = true;
+    // One or two groups of lanes, class after class: of each class, two cache lines that lie side by side.
+    const auto compute = [&](index_t first, auto groups) {
+        constexpr int count = groups.value * lanes;
+        double sum[count];
+        Real most[count];
+        typename Shared::Bits seen[lanes];
+        [[maybe_unused]] alignas(64) Power wide[count];
+        std::copy_n(sums + first, count, sum);
+        std::copy_n(largest + first, count, most);
+        std::fill_n(seen, lanes, Shared::none_seen);
+        for (index_t c = 0; c < classes; ++c) {
+            for (index_t i = first; i < first + count; i += line) NLL_PREFETCH(ahead + c * step + i);
+            const Real* __restrict from = values + c * pitch + first;
+            Power* __restrict to = powers + c * powers_pitch + first;
+            const Power* x = wide;
+            if constexpr (std::same_as<Power, Real>) x = from;
+            else widen<count>(from, wide);
+            for (int l = 0; l < lanes; ++l) {
+                NLL_UNROLL for (int k = l; k < count; k += lanes) {
+                    const auto power = reference.template exponential<guarded>(x[k], each ? first + k : 0, seen[l]);
+                    to[k] = power;
+                    sum[k] += static_cast<double>(power);
+                    most[k] = most[k] < from[k] ? from[k] : most[k];
                 }
             }
-        };
-        index_t c = 0;
-        for (; c + 1 < classes; c += 2) take(c, std::integral_constant<int, 2>());  // two of `seen` are added at once
-        if (c < classes) take(c, std::integral_constant<int, 1>());
-        std::copy_n(found.sum, lanes, sums + first);
-        std::copy_n(found.largest, lanes, largest + first);
-    }
-    return found.all_near();
+        }
+        std::copy_n(sum, count, sums + first);
+        std::copy_n(most, count, largest + first);
+        near &= Shared::all_near(fold_lanes(seen, [](auto a, auto b) { return a | b; }));
+    };
+    index_t first = 0;
+    for (; first + 2 * lanes <= samples; first += 2 * lanes) compute(first, std::integral_constant<int, 2>());
+    if (first < samples) compute(first, std::integral_constant<int, 1>());
+    return near;
 }
 
 // Sums of up to 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round

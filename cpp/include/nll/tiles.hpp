@@ -35,7 +35,7 @@ public:
         for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
             softmax(begin + first, count);
             alignas(64) double logit[most_samples], log_sum[most_samples];
-            load_logits(block.classes + first, logit);
+            load_logits(block.classes + first, block.ignores, logit);
             take_log_sums(log_sum);
             double* losses = block.losses + first;
             for (index_t i = 0; i < count; ++i) losses[i] = (largest_[i] - logit[i]) + log_sum[i];
@@ -299,16 +299,20 @@ private:
     // Of samples whose class is among those that are loaded, values at it, or powers.
     template <class Number>
     void take_at(const index_t* targets, index_t first, index_t classes, const Number* values, index_t pitch,
-                 double* at_target) const {
+                 bool ignores, double* at_target) const {
+        if (classes == plan_.classes && !ignores) {
+            for (index_t i = 0; i < count_; ++i) at_target[i] = static_cast<double>(values[targets[i] * pitch + i]);
+            return;
+        }
         for (index_t i = 0; i < count_; ++i) {
             const auto target = static_cast<std::uint64_t>(targets[i] - first);
             if (target < static_cast<std::uint64_t>(classes))
                 at_target[i] = static_cast<double>(values[static_cast<index_t>(target) * pitch + i]);
         }
     }
-    void load_logits(const index_t* classes, double* logits) const {
+    void load_logits(const index_t* classes, bool ignores, double* logits) const {
         std::fill_n(logits, count_, 0.0);
-        if (whole_) return take_at(classes, 0, plan_.classes, values_, values_pitch_, logits);
+        if (whole_) return take_at(classes, 0, plan_.classes, values_, values_pitch_, ignores, logits);
         plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
             const Scalar* sample = plan_.pointer<const Scalar>(input) + run.offset[input];
             for (index_t i = 0; i < run.length; ++i, sample += plan_.samples.stride(input)) {
@@ -337,7 +341,7 @@ private:
         alignas(64) double power[most_samples] = {}, entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
-        take_at(targets, first, classes, space_.powers, pitch_, power);
+        take_at(targets, first, classes, space_.powers, pitch_, block.ignores, power);
         for (index_t i = 0; i < count_; ++i) {
             const auto inverse = inverse_sum<Factor>(rest_[i]);
             factor[i] = product_of(product_of(block.all[at + i], inverse), scale_[i]);
