@@ -39,19 +39,29 @@ void exponentials_of_doubles() {
 
 void logarithms() {
     std::mt19937_64 random(2);
-    double worst = 0, worst_of_short = 0;
+    std::uniform_real_distribution<double> fraction(1, 2);
+    double worst = 0, worst_of_sums = 0;
     for (int i = 0; i < 200'000; ++i) {
-        const double x =
-            std::ldexp(std::uniform_real_distribution<double>(1, 2)(random), static_cast<int>(i % 1100) - 1060);
-        const long double exact = std::log1p(static_cast<long double>(x));
-        worst = std::max(worst, ulps(log1p_of(x), exact));
-        worst_of_short = std::max(worst_of_short, ulps(log1p_of<false>(x), exact));
+        const double x = std::ldexp(fraction(random), static_cast<int>(i % 1100) - 1060);
+        worst = std::max(worst, ulps(log1p_of(x), std::log1p(static_cast<long double>(x))));
+        const double unit = std::ldexp(fraction(random), i % 1000 - 220);
+        const double rest = unit * std::ldexp(fraction(random), i % 760 - 740);
+        const long double exact = std::log1p(static_cast<long double>(rest) / unit);
+        worst_of_sums = std::max(worst_of_sums, ulps(log_sum_of<Single>(unit, rest), exact));
+        CHECK(same_bits(log_sum_of<Single>(unit, rest), log_sum_of<Single>(unit * 0x1p-3, rest * 0x1p-3)));
+    }
+    // About each power of 2 the series begins anew, and where it ends it is farthest off.
+    for (int i = 0; i < 200'000; ++i) {
+        const double unit = fraction(random), rest = unit * (i * 0x1p-14);
+        const long double exact = std::log1p(static_cast<long double>(rest) / unit);
+        worst_of_sums = std::max(worst_of_sums, ulps(log_sum_of<Single>(unit, rest), exact));
     }
     CHECK(worst < 1);
-    CHECK(worst_of_short < 0x1p14);  // of 2^53
-    for (const auto log : {log1p_of<true>, log1p_of<false>}) {
-        CHECK(same_bits(log(0), 0.0));
-        CHECK(std::isnan(log(std::numeric_limits<double>::quiet_NaN())));
+    CHECK(worst_of_sums < 0x1p17);  // of 2^53
+    CHECK(same_bits(log_sum_of<Double>(1, 0.3), log1p_of(0.3)));
+    for (const auto log : {log_sum_of<Single>, log_sum_of<Double>}) {
+        CHECK(same_bits(log(1, 0), 0.0));
+        CHECK(std::isnan(log(1, std::numeric_limits<double>::quiet_NaN())));
     }
 }
 
@@ -227,12 +237,12 @@ void chunks() {
     double powers[pair_size] = {};
     powers[3] = 0x1p60, powers[4] = 5, powers[20] = 0x1p-40;
     CHECK(sum_of_others(powers, pair_size, 0x1p60) == 5 + 0x1p-40);
-    CHECK(rest_of<Single>(1, 3, 0.5, 2, 0.5) == 0.75);
-    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2, 0.5) == 0x1p-51);
-    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2, 0.5), 0.0));  // powers that were too small to be exact
-    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2, 0.5) == 0x1p-742);
-    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1, 1)));
-    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1, 1)));
+    CHECK(rest_of<Single>(1, 3, 0.5, 2) == 1.5);
+    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2) == 0x1p-50);
+    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
+    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2) == 0x1p-741);
+    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1)));
+    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1)));
 }
 
 }  // namespace

@@ -18,8 +18,8 @@ struct Softmax {
     double chunk_sum = 0;
     double below = 0, weight = 0;
     bool near = true;  // powers could do without a guard
-    // Of all classes: the power of the largest; 1 over it; Σ of the others over it.
-    double unit = 1, scale = 1, rest = 0;
+    // Of all classes: the power of the largest; Σ of the others.
+    double unit = 1, rest = 0;
 };
 
 // A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target. Its powers are

@@ -40,7 +40,7 @@ public:
     void log_softmax(index_t begin, index_t count) {
         for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
             const Softmax softmax = softmax_of(from);
-            const double log_sum = log1p_of<Arithmetic::exact>(softmax.rest);
+            const double log_sum = log_sum_of<Arithmetic>(softmax.unit, softmax.rest);
             for_each_chunk([&](index_t first, index_t classes) {
                 write_logarithms(from, to, first, classes, softmax.largest, log_sum);
             });
@@ -94,7 +94,7 @@ public:
         });
     }
     void write_logarithms(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
-        const double log_sum = log1p_of<Arithmetic::exact>(row.whole.rest);
+        const double log_sum = log_sum_of<Arithmetic>(row.whole.unit, row.whole.rest);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar* to) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
@@ -209,7 +209,6 @@ private:
     void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
         const auto largest = static_cast<Real>(softmax.largest);
         softmax.unit = reference_.power_of(std::fabs(largest) < infinity ? largest : Real{0}, 0);
-        softmax.scale = 1 / softmax.unit;
         if (!Arithmetic::exact && !leaves_enough(softmax.sum, softmax.unit)) {
             const index_t first = softmax.chunk * chunk_size;
             const index_t classes = std::min(chunk_size, plan_.classes - first);
@@ -218,7 +217,7 @@ private:
             const double others = sum_of_others(powers, paired(classes), static_cast<Power>(softmax.unit));
             softmax.lost += without_chunk(softmax.unit, softmax.chunk_sum, others);
         }
-        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit, softmax.scale);
+        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
         softmax.below += softmax.weight * (softmax.largest - reference_.offset(0));
     }
 
@@ -263,18 +262,19 @@ private:
         return converted<Real>(from[target * plan_.class_stride[input]]);
     }
     double loss_of(const Softmax& softmax, double logit, double weight) const {
-        const double log_sum = log1p_of<Arithmetic::exact>(softmax.rest), loss = (softmax.largest - logit) + log_sum;
+        const double log_sum = log_sum_of<Arithmetic>(softmax.unit, softmax.rest);
+        const double loss = (softmax.largest - logit) + log_sum;
         if (plan_.label_smoothing == 0) return loss;
         return smoothed(plan_, loss, weight, softmax.below + softmax.weight * log_sum);
     }
 
     GradientRow gradient_of(Scalar* to, const Softmax& softmax, double logit, const Block<Arithmetic>& block,
                             index_t i) const {
-        const auto inverse = inverse_sum<Factor>(softmax.rest);
-        const double power = reference_.power_of(static_cast<Real>(logit), 0) * softmax.scale;
-        const double entry = target_entry(plan_, block, i, softmax.largest, softmax.rest, inverse, logit, power);
-        return {to, product_of(product_of(block.all[i], inverse), softmax.scale), block.each[i], block.classes[i],
-                entry_of<Scalar>(entry)};
+        const auto inverse = inverse_sum<Factor>(softmax.unit, softmax.rest);
+        const double power = reference_.power_of(static_cast<Real>(logit), 0);
+        const double entry =
+            target_entry(plan_, block, i, softmax.largest, softmax.unit, softmax.rest, inverse, logit, power);
+        return {to, product_of(block.all[i], inverse), block.each[i], block.classes[i], entry_of<Scalar>(entry)};
     }
     void write(const GradientRow& row, const Power* powers, index_t first, index_t classes) {
         Scalar* part = destination(row.to, first);

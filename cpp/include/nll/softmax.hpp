@@ -79,22 +79,20 @@ struct Difference {
     return fraction * power_of(first) * power_of(n - first);
 }
 
-// log(1 + x) for 0 <= x < 2^1000, or NaN: within 1 ULP; or if not `exact`, within 2^-39. The way of fdlibm: 1 + x is
-// 2^n·z with z near 1, log z an odd series of s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
-template <bool exact = true> [[gnu::always_inline]] inline double log1p_of(double x) {
+// log(1 + x) for 0 <= x < 2^1000, or NaN: within 1 ULP. The way of fdlibm: 1 + x is 2^n·z with z near 1, log z an odd
+// series of s = (z - 1)/(z + 1), and what was lost in 1 + x is added.
+[[gnu::always_inline]] inline double log1p_of(double x) {
     constexpr double log_2_high = 0x1.62e42fee00000p-1, log_2_low = 0x1.a39ef35793c76p-33;
-    const double y = 1 + x, off = x - (y - 1);
-    const double lost = exact ? off / y : x >= 1 ? 0.0 : off;
+    const double y = 1 + x, lost = (x - (y - 1)) / y;
     constexpr auto root_of_half = std::uint64_t{0x3fe6a09e667f3bcd};
     const auto bits = std::bit_cast<std::uint64_t>(y);
     const std::uint64_t n_bits = (bits - root_of_half) >> 52;
     const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - 0x1p52;
     const double f = std::bit_cast<double>(bits - (n_bits << 52)) - 1;
     const double s = f / (2 + f), s2 = s * s;
-    // 2/3 s^2 + 2/5 s^4 + ... for s^2 < 0.0295: the next term is below 2^-60, or 2^-39.
-    double high = 0;
-    if constexpr (exact) high = polynomial(s2, 2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15.) * s2;
-    const double series = s2 * polynomial(s2, high + 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
+    // 2/3 s^2 + 2/5 s^4 + ... for s^2 < 0.0295: the next term is below 2^-60.
+    const double series = s2 * polynomial(s2, 2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15., 2 / 13., 2 / 11.,
+                                          2 / 9., 2 / 7., 2 / 5., 2 / 3.);
     const double half_square = 0.5 * f * f;
     return n * log_2_high - ((half_square - (s * (half_square + series) + (n * log_2_low + lost))) - f);
 }
@@ -320,13 +318,32 @@ inline void merge(Softmax& all, const Softmax& chunk) {
     return (unit - chunk_sum) + others;
 }
 
-// When all classes are added; `unit` is the power of the largest value, `scale` 1 over it. Logits with +inf among them,
-// or all of them -inf, have no softmax.
+// When all classes are added: the powers of all but the largest value, whose is `unit`. Logits with +inf among them, or
+// all of them -inf, have no softmax.
 template <class Arithmetic>
-[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit, double scale) {
-    const double rest = ((sum - unit) + lost) * scale;
-    const double flushed = rest < Arithmetic::flushed ? 0.0 : rest;
+[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit) {
+    const double rest = (sum - unit) + lost;
+    const double flushed = rest < Arithmetic::flushed * unit ? 0.0 : rest;
     return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : flushed;
+}
+
+// log(1 + rest/unit) for 0 <= rest < 2^1000 unit, or NaN: within 1 ULP if `exact`, where the unit is 1; or within
+// 2^-36. Divides once: (unit + rest)/unit is 2^n·z with z in [2/3, 3/2], log z an odd series of (z - 1)/(z + 1).
+template <class Arithmetic> [[gnu::always_inline]] inline double log_sum_of(double unit, double rest) {
+    if constexpr (Arithmetic::exact) {
+        return log1p_of(rest);
+    } else {
+        // Numbers are nearly as far apart as their bits, on a scale of logarithms.
+        const double all = unit + rest;
+        const std::uint64_t apart = std::bit_cast<std::uint64_t>(all) - std::bit_cast<std::uint64_t>(unit);
+        const std::uint64_t n_bits = (apart + (std::uint64_t{1} << 51)) >> 52;
+        const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - 0x1p52;
+        const double z = all * std::bit_cast<double>(std::bit_cast<std::uint64_t>(1.0) - (n_bits << 52));  // times unit
+        const double s = (n == 0 ? rest : z - unit) / (z + unit), s2 = s * s;
+        // 2/3 s^2 + 2/5 s^4 + ... for s^2 <= 0.04: the next term is below 2^-37.
+        const double series = s2 * polynomial(s2, 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
+        return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
+    }
 }
 
 // ---------------------------------------------------------------- a row: classes of one sample, in whole pairs of

@@ -232,8 +232,7 @@ private:
                 const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
                 typename std::remove_cvref_t<decltype(reference)>::Bits unused = 0;
                 unit_[i] = reference.template exponential<guarded.value>(largest, each_ ? i : 0, unused);
-                scale_[i] = 1 / unit_[i];
-                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
+                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
                 few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
             }
         };
@@ -247,7 +246,7 @@ private:
             }
             for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
             for (index_t i = 0; i < width_; ++i)
-                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i], scale_[i]);
+                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
         }
         if (plan_.label_smoothing != 0)
             for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
@@ -323,7 +322,7 @@ private:
     }
 
     void take_log_sums(double* log_sums) const {
-        for (index_t i = 0; i < width_; ++i) log_sums[i] = log1p_of<Arithmetic::exact>(rest_[i]);
+        for (index_t i = 0; i < width_; ++i) log_sums[i] = log_sum_of<Arithmetic>(unit_[i], rest_[i]);
     }
 
     // `block`, from its sample `at` on, has the samples of this tile.
@@ -343,10 +342,10 @@ private:
         const auto [to, pitch] = destination(first);
         take_at(targets, first, classes, space_.powers, pitch_, block.ignores, power);
         for (index_t i = 0; i < count_; ++i) {
-            const auto inverse = inverse_sum<Factor>(rest_[i]);
-            factor[i] = product_of(product_of(block.all[at + i], inverse), scale_[i]);
+            const auto inverse = inverse_sum<Factor>(unit_[i], rest_[i]);
+            factor[i] = product_of(block.all[at + i], inverse);
             entry[i] =
-                target_entry(plan_, block, at + i, largest_[i], rest_[i], inverse, logits[i], power[i] * scale_[i]);
+                target_entry(plan_, block, at + i, largest_[i], unit_[i], rest_[i], inverse, logits[i], power[i]);
         }
         std::fill(factor + count_, factor + width_, Factor{0});
         scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
@@ -384,7 +383,7 @@ private:
     alignas(64) Real largest_[most_samples];
     alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
     alignas(64) index_t chunk_[most_samples];
-    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], scale_[most_samples], rest_[most_samples];
+    alignas(64) double chunk_sum_[most_samples], unit_[most_samples], rest_[most_samples];
 };
 
 }  // namespace NLL_INSTRUCTION_SET
