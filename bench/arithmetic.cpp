@@ -22,8 +22,10 @@ template <class Arithmetic> double nanoseconds() {
     for (double& one : seconds) {
         const auto start = std::chrono::steady_clock::now();
         for (int r = 0; r < repetitions; ++r)
-            exponentials_of_row(values, classes, reference, reinterpret_cast<const std::byte*>(values), 0, nullptr,
-                                row);
+            visit_guard(reference.guard(), [&](auto guard) {
+                exponentials_of_row<guard.value>(values, classes, reference, reinterpret_cast<const std::byte*>(values),
+                                                 0, nullptr, row);
+            });
         one = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
     std::sort(std::begin(seconds), std::end(seconds));

@@ -156,10 +156,10 @@ private:
 
     void refer_to(double largest) {
         const auto center = static_cast<Real>(largest);
-        reference_ = Reference<Arithmetic, 1>(&center, 1, guards_);
+        reference_ = Reference<Arithmetic, 1>(&center, 1, guard_);
     }
     void take_center(const SharedRow& row) {
-        guards_ = row.known;
+        guard_ = row.known ? Guard::all : Guard::none;
         if (row.known) refer_to(row.center);
         else reference_ = {};
     }
@@ -175,8 +175,11 @@ private:
         const auto compute = [&](const auto* values) {
             for_each_block(0, classes, written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
                 write_waiting(first + at + some);
-                exponentials_of_row(values + at, some, reference_, reinterpret_cast<const std::byte*>(next + at),
-                                    lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
+                visit_guard(reference_.guard(), [&](auto guard) {
+                    exponentials_of_row<guard.value>(values + at, some, reference_,
+                                                     reinterpret_cast<const std::byte*>(next + at),
+                                                     lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
+                });
             });
         };
         if (in_place(classes)) compute(from + first);
@@ -242,9 +245,9 @@ private:
             refer_to(softmax.largest);
             softmax = sum();
         }
-        if (!softmax.near) {
-            guards_ = true;  // from now on: other rows will have such values, too
-            reference_ = reference_.guarded();
+        while (!softmax.near) {
+            reference_ = reference_.more_guarded();
+            guard_ = reference_.guard();  // from now on: other rows will have such values, too
             softmax = sum();
         }
         settle(from, softmax, kept_);
@@ -326,7 +329,7 @@ private:
     GradientRow waiting_ = {};            // the last gradient,
     index_t written_ = plan_.classes;     // of which so many classes are written
     Reference<Arithmetic, 1> reference_;  // of the last row; the next may do with it
-    bool guards_ = false;
+    Guard guard_ = Guard::none;
 };
 
 }  // namespace NLL_INSTRUCTION_SET

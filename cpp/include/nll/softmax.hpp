@@ -153,12 +153,13 @@ struct Single {
     static constexpr bool exact = false;
     static constexpr double flushed = 0x1p-740;
     // See Reference. From `far` on x·log2(e) would not be exact enough.
-    static constexpr float far = 0x1p14f, reach = 350;
+    static constexpr float far = 0x1p14f, reach = 350, depth = 900;
     static constexpr int bias = 280;
-    // 2^(f - 1) for 1 <= f < 2, within 4.1e-11, 0.0007 ULP of single precision (Remez), and itself in [1, 2).
+    // 2^(f - 1) for 1 <= f < 2, up to 8.1e-11 more (Remez): a quotient of two is as much off, 0.0014 ULP of single
+    // precision. Itself in [1, 2).
     [[gnu::always_inline]] static double power_of_two(double f) {
-        return polynomial(f, 0x1.68b07caa1960fp-16, -0x1.d3a0dbab674a6p-18, 0x1.e8f3468f86e92p-11, 0x1.1a01deb98bc7ep-8,
-                          0x1.d08bfc31cab09p-6, 0x1.ea2f1efb85ff6p-4, 0x1.631395d313b23p-2, 0x1.fff7926ba9dc4p-2);
+        return polynomial(f, 0x1.68b07caa19257p-16, -0x1.d3a0dbab66fd4p-18, 0x1.e8f3468f86988p-11, 0x1.1a01deb98b996p-8,
+                          0x1.d08bfc31ca63fp-6, 0x1.ea2f1efb85ae8p-4, 0x1.631395d31377ap-2, 0x1.fff7926ba987cp-2);
     }
 };
 struct Half {  // bfloat16's
@@ -169,12 +170,12 @@ struct Half {  // bfloat16's
     static constexpr double flushed = 0x1p-160;
     // x·log2(e) is rounded to 2^-16, and log2(e) as a float puts in less: 2e-5 in a quotient, 0.006 ULP of bfloat16
     // (without fused operations 3.5e-5, 0.009).
-    static constexpr float far = 128, reach = 20;
+    static constexpr float far = 128, reach = 20, depth = 149;
     static constexpr int bias = 92;
-    // Within 1.5e-7.
+    // Up to 1.6e-7 more.
     [[gnu::always_inline]] static float power_of_two(float f) {
-        return polynomial(f, 0x1.ec33fp-10f, -0x1.a1e8c2p-12f, 0x1.3c9516p-5f, 0x1.b9b2d4p-4f, 0x1.6a403cp-2f,
-                          0x1.fe40a2p-2f);
+        return polynomial(f, 0x1.ec320cp-10f, -0x1.a1e728p-12f, 0x1.3c93dep-5f, 0x1.b9b122p-4f, 0x1.6a3ed8p-2f,
+                          0x1.fe3eacp-2f);
     }
 };
 
@@ -188,7 +189,10 @@ struct Half {  // bfloat16's
 // x·log2(e) - n and what an exponent is biased with are a number of [0, 2^(bits of an exponent)); scaled, and added to
 // 2, it is one of [2, 4), and its bits are those of the exponent, before those of the fraction. Values that are too far
 // from the center for that are seen by its first bits (2 has one, and no number beyond has that alone); then all is
-// taken once more, `guarded`: a power below all others is 0, a NaN stays one.
+// taken once more, with a guard: that powers below all others are 0, as where logits are masked; and if that does not
+// do, that a NaN stays one.
+enum class Guard { none, low, all };
+
 template <class Arithmetic, int width> class Reference {
     using Real = typename Arithmetic::Real;
     using Power = typename Arithmetic::Power;
@@ -203,14 +207,14 @@ public:
     static bool all_near(Bits seen) { return seen >> mantissa == none_seen >> mantissa; }
 
     Reference() { set(1); }
-    Reference(const Real* largest, index_t samples, bool guards = false) : guards_(guards) {
+    Reference(const Real* largest, index_t samples, Guard guard = Guard::none) : guard_(guard) {
         for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : Real{0};
         set(samples);
     }
-    bool guards() const { return guards_ || offset_[0] != 0; }
-    Reference guarded() const {
+    Guard guard() const { return offset_[0] != 0 ? Guard::all : guard_; }
+    Reference more_guarded() const {
         Reference same = *this;
-        same.guards_ = true;
+        same.guard_ = guard_ == Guard::none ? Guard::low : Guard::all;
         return same;
     }
     double offset(index_t i) const { return offset_[i]; }
@@ -225,21 +229,22 @@ public:
         const bool near = distance <= bits(Arithmetic::reach) && size <= bits(Arithmetic::far);
         return distance == 0 || (near && offset_[0] == 0);
     }
-    template <bool guarded> [[gnu::always_inline]] Power exponential(Power value, index_t i, Bits& seen) const {
-        if constexpr (guarded) value -= static_cast<Power>(offset_[i]);
+    template <Guard guard> [[gnu::always_inline]] Power exponential(Power value, index_t i, Bits& seen) const {
+        if constexpr (guard == Guard::all) value -= static_cast<Power>(offset_[i]);
+        if constexpr (guard != Guard::none) value = value < lowest_[i] ? lowest_[i] : value;  // NaN stays
         const Power at = multiply_add(value, log2_of_e * unit, origin_[i]);
         const Bits bits = std::bit_cast<Bits>(at), shifted = bits << exponent_bits;
         constexpr Bits one = std::bit_cast<Bits>(Power{1}), fraction = (Bits{1} << mantissa) - 1;
-        if constexpr (!guarded) seen |= bits;
+        if constexpr (guard != Guard::all) seen |= bits;
         const Bits f = (shifted & fraction) | one;
         const auto p = std::bit_cast<Bits>(Arithmetic::power_of_two(std::bit_cast<Power>(f)));
         const auto power = std::bit_cast<Power>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
-        if constexpr (guarded) return at >= 2 ? power : at < 2 ? Power{0} : at;
+        if constexpr (guard == Guard::all) return at == at ? power : at;
         return power;
     }
     [[gnu::always_inline]] Power power_of(Real value, index_t i) const {
         Bits unused;
-        return exponential<true>(value, i, unused);
+        return exponential<Guard::all>(value, i, unused);
     }
 
 private:
@@ -247,14 +252,23 @@ private:
         constexpr double biased = std::numeric_limits<Power>::max_exponent - 1 + Arithmetic::bias;
         for (index_t i = 0; i < samples; ++i) {
             offset_[i] = std::fabs(center_[i]) > Arithmetic::far ? center_[i] : Real{0};
-            const double n = (static_cast<double>(center_[i] - offset_[i]) * log2_e + to_integer) - to_integer;
+            const Power kept = center_[i] - offset_[i];
+            lowest_[i] = kept - Arithmetic::depth;
+            const double n = (static_cast<double>(kept) * log2_e + to_integer) - to_integer;
             origin_[i] = static_cast<Power>(2 + (biased - n) * unit);
         }
     }
-    bool guards_ = false;
+    Guard guard_ = Guard::none;
     Real center_[width] = {}, offset_[width] = {};
-    Power origin_[width];
+    Power lowest_[width], origin_[width];
 };
+
+// Calls visit(std::integral_constant<Guard, guard>()).
+template <class Visit> void visit_guard(Guard guard, Visit&& visit) {
+    if (guard == Guard::none) visit(std::integral_constant<Guard, Guard::none>());
+    else if (guard == Guard::low) visit(std::integral_constant<Guard, Guard::low>());
+    else visit(std::integral_constant<Guard, Guard::all>());
+}
 
 // For double: e^(x - center), whose argument is taken without any rounding. The center has to be the largest.
 template <int width> class Reference<Double, width> {
@@ -264,20 +278,20 @@ public:
     static bool all_near(Bits) { return true; }
 
     Reference() = default;
-    Reference(const double* largest, index_t samples, bool = true) {
+    Reference(const double* largest, index_t samples, Guard = Guard::all) {
         for (index_t i = 0; i < samples; ++i) center_[i] = largest[i] == -infinity ? 0.0 : largest[i];
     }
-    static bool guards() { return true; }
-    Reference guarded() const { return *this; }
+    static Guard guard() { return Guard::all; }
+    Reference more_guarded() const { return *this; }
     double offset(index_t i) const { return center_[i]; }
     static bool reaches(const double*, index_t) { return true; }
-    template <bool> [[gnu::always_inline]] double exponential(double value, index_t i, Bits&) const {
+    template <Guard> [[gnu::always_inline]] double exponential(double value, index_t i, Bits&) const {
         const Difference difference = difference_of(value, center_[i]);
         return exp_of(difference.high, difference.low);
     }
     [[gnu::always_inline]] double power_of(double value, index_t i) const {
         Bits unused;
-        return exponential<true>(value, i, unused);
+        return exponential<Guard::all>(value, i, unused);
     }
 
 private:
@@ -405,7 +419,7 @@ template <class Arithmetic> struct RowLanes {
 
 // Adds the exponentials, and keeps them if there is a place for them. What fills up the last pair of lanes may be far
 // from the center. A line after `ahead` is asked for with every 64 bytes or less.
-template <class Scalar, class Arithmetic>
+template <Guard guard, class Scalar, class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const Scalar* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
                                            typename Arithmetic::Power* __restrict powers, RowLanes<Arithmetic>& row) {
@@ -443,9 +457,10 @@ template <class Scalar, class Arithmetic>
         }
     };
     const auto compute_all = [&](auto keeps) {
-        const index_t whole = reference.guards() ? 0 : classes / pair_size * pair_size;
-        compute(0, whole, std::false_type(), keeps);
-        compute(whole, classes, std::true_type(), keeps);
+        constexpr Guard last = std::max(guard, Guard::low);
+        const index_t whole = guard == last ? 0 : classes / pair_size * pair_size;
+        if constexpr (guard != last) compute(0, whole, std::integral_constant<Guard, guard>(), keeps);
+        compute(whole, classes, std::integral_constant<Guard, last>(), keeps);
     };
     if (powers) compute_all(std::true_type());
     else compute_all(std::false_type());
@@ -503,9 +518,9 @@ template <class Real>
 }
 
 // The exponentials; of each sample the largest value so far, and the sum of powers so far, in turn. Of each class, so
-// many samples after `ahead` are asked for. The reference is one for all samples, or one for each, guarded. Says
+// many samples after `ahead` are asked for. The reference is one for all samples, or one for each. Says
 // whether all values were near.
-template <bool guarded, class Scalar, class Arithmetic, int width>
+template <Guard guard, class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] bool exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& shared,
                                             const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
@@ -537,7 +552,7 @@ template <bool guarded, class Scalar, class Arithmetic, int width>
             else widen<count>(from, wide);
             for (int l = 0; l < lanes; ++l) {
                 NLL_UNROLL for (int k = l; k < count; k += lanes) {
-                    const auto power = reference.template exponential<guarded>(x[k], each ? first + k : 0, seen[l]);
+                    const auto power = reference.template exponential<guard>(x[k], each ? first + k : 0, seen[l]);
                     to[k] = power;
                     sum[k] += static_cast<double>(power);
                     most[k] = most[k] < from[k] ? from[k] : most[k];

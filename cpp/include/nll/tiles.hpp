@@ -12,6 +12,7 @@ template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
     using Power = typename Arithmetic::Power;
     static constexpr int most_samples = 128;
+    static constexpr std::integral_constant<Guard, Guard::all> guarded{};
 
 public:
     Tiles(const Plan& plan, Workspace<Scalar, Arithmetic>& space, void* gathered)
@@ -148,19 +149,19 @@ private:
                           [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
         } else {
             each_ = false;
-            near_ = true;
             sum_chunks();
             each_ = !shared_.reaches(largest_, width_);
         }
         if (Arithmetic::exact || each_) {
             each_ = true;
             reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
-            const Reference<Arithmetic, 1> first(largest_, 1, shared_.guards());
+            const Reference<Arithmetic, 1> first(largest_, 1, shared_.guard());
             if (first.offset(0) == 0)
                 shared_ = first;  // the next tile may do with it; only each sample's own may shift
             sum_chunks();
-        } else if (!near_) {
-            shared_ = shared_.guarded();  // from now on: other tiles will have such values, too
+        }
+        while (!near_) {
+            shared_ = shared_.more_guarded();  // from now on: other tiles will have such values, too
             sum_chunks();
         }
         settle();
@@ -168,6 +169,7 @@ private:
 
     bool in_turns() const { return !Arithmetic::exact && plan_.classes <= in_turn; }
     void sum_chunks() {
+        near_ = true;
         std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
         for (double* zero : {sum_, lost_}) std::fill_n(zero, width_, 0.0);
         if (plan_.label_smoothing != 0) {
@@ -189,13 +191,12 @@ private:
     void compute_powers(index_t classes, Real* largest, double* sums) {
         const Scalar* ahead = next_ ? next_ : reinterpret_cast<const Scalar*>(values_);
         const index_t step = !next_ ? 0 : plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
-        const auto compute = [&](auto guarded, const auto& reference) {
-            near_ &= exponentials_of_tile<guarded.value>(values_, classes, width_, values_pitch_, reference, ahead,
-                                                         step, space_.powers, pitch_, largest, sums);
+        const auto compute = [&](auto guard, const auto& reference) {
+            near_ &= exponentials_of_tile<guard.value>(values_, classes, width_, values_pitch_, reference, ahead, step,
+                                                       space_.powers, pitch_, largest, sums);
         };
-        if (each_) compute(std::true_type(), reference_);
-        else if (shared_.guards()) compute(std::true_type(), shared_);
-        else compute(std::false_type(), shared_);
+        if (each_) return compute(guarded, reference_);
+        visit_guard(shared_.guard(), [&](auto guard) { compute(guard, shared_); });
     }
 
     void add_chunk(index_t first, index_t classes) {
@@ -227,18 +228,17 @@ private:
 
     void settle() {
         std::uint64_t few = 0;
-        const auto take_units = [&](auto guarded, const auto& reference) {
+        const auto take_units = [&](auto guard, const auto& reference) {
             for (index_t i = 0; i < width_; ++i) {
                 const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
                 typename std::remove_cvref_t<decltype(reference)>::Bits unused = 0;
-                unit_[i] = reference.template exponential<guarded.value>(largest, each_ ? i : 0, unused);
+                unit_[i] = reference.template exponential<guard.value>(largest, each_ ? i : 0, unused);
                 rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
                 few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
             }
         };
-        if (each_) take_units(std::true_type(), reference_);
-        else if (shared_.guards()) take_units(std::true_type(), shared_);
-        else take_units(std::false_type(), shared_);
+        if (each_) take_units(guarded, reference_);
+        else take_units(std::integral_constant<Guard, Guard::none>(), shared_);
         if (!Arithmetic::exact && few) {
             if (in_turns()) {
                 std::fill_n(chunk_, width_, index_t{0});
