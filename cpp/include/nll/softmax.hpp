@@ -189,8 +189,8 @@ struct Half {  // bfloat16's
 // x·log2(e) - n and what an exponent is biased with are a number of [0, 2^(bits of an exponent)); scaled, and added to
 // 2, it is one of [2, 4), and its bits are those of the exponent, before those of the fraction. Values that are too far
 // from the center for that are seen by its first bits (2 has one, and no number beyond has that alone); then all is
-// taken once more, with a guard: that powers below all others are 0, as where logits are masked; and if that does not
-// do, that a NaN stays one.
+// taken once more, with a guard: what is more than `depth` below the center, as where logits are masked, counts as
+// that, 2^-793 of the largest or less (Half: 2^-186); and if that does not do, a NaN stays one.
 enum class Guard { none, low, all };
 
 template <class Arithmetic, int width> class Reference {
