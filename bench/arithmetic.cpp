@@ -12,9 +12,10 @@ using namespace nll;
 
 template <class Arithmetic> double nanoseconds() {
     constexpr index_t classes = 1024;
-    static typename Arithmetic::Real values[classes];
+    std::vector<typename Arithmetic::Real> values(classes);
     double seconds[51];
-    for (index_t c = 0; c < classes; ++c) values[c] = static_cast<typename Arithmetic::Real>(c % 7) / 2;
+    for (index_t c = 0; c < classes; ++c)
+        values[static_cast<std::size_t>(c)] = static_cast<typename Arithmetic::Real>(c % 7) / 2;
     const typename Arithmetic::Real largest = 3;
     RowLanes<Arithmetic> row;
     const Reference<Arithmetic, 1> reference(&largest, 1);
@@ -23,8 +24,8 @@ template <class Arithmetic> double nanoseconds() {
         const auto start = std::chrono::steady_clock::now();
         for (int r = 0; r < repetitions; ++r)
             visit_guard(reference.guard(), [&](auto guard) {
-                exponentials_of_row<guard.value>(values, classes, reference, reinterpret_cast<const std::byte*>(values),
-                                                 0, nullptr, row);
+                exponentials_of_row<guard.value>(values.data(), classes, reference,
+                                                 reinterpret_cast<const std::byte*>(values.data()), 0, nullptr, row);
             });
         one = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }

@@ -374,7 +374,8 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
 // `count` lanes as double. Processors convert on the way from memory; compilers would load and then split.
 template <int count> [[gnu::always_inline]] inline void widen(const float* from, double* to) {
 #if defined(__AVX512F__)
-    for (int l = 0; l < count; l += 8) _mm512_store_pd(to + l, _mm512_cvtps_pd(_mm256_loadu_ps(from + l)));
+    for (int l = 0; l < count; l += 8)  // without a mask GCC 12 would warn of what is not initialised
+        _mm512_store_pd(to + l, _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from + l)));
 #elif defined(__AVX__)
     for (int l = 0; l < count; l += 4) _mm256_store_pd(to + l, _mm256_cvtps_pd(_mm_loadu_ps(from + l)));
 #else
