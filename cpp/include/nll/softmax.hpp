@@ -342,7 +342,7 @@ template <class Arithmetic>
 }
 
 // log(1 + rest/unit) for 0 <= rest < 2^1000 unit, or NaN: within 1 ULP if `exact`, where the unit is 1; or within
-// 2^-36. Divides once: (unit + rest)/unit is 2^n·z with z in [2/3, 3/2], log z an odd series of (z - 1)/(z + 1).
+// 2^-39. Divides once: (unit + rest)/unit is 2^n·z with z in [2/3, 3/2], log z an odd series of (z - 1)/(z + 1).
 template <class Arithmetic> [[gnu::always_inline]] inline double log_sum_of(double unit, double rest) {
     if constexpr (Arithmetic::exact) {
         return log1p_of(rest);
@@ -354,8 +354,8 @@ template <class Arithmetic> [[gnu::always_inline]] inline double log_sum_of(doub
         const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - 0x1p52;
         const double z = all * std::bit_cast<double>(std::bit_cast<std::uint64_t>(1.0) - (n_bits << 52));  // times unit
         const double s = (n == 0 ? rest : z - unit) / (z + unit), s2 = s * s;
-        // 2/3 s^2 + 2/5 s^4 + ... for s^2 <= 0.04: the next term is below 2^-37.
-        const double series = s2 * polynomial(s2, 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
+        // 2/3 s^2 + 2/5 s^4 + ... for s^2 <= 0.04: the next term is below 2^-40.
+        const double series = s2 * polynomial(s2, 2 / 15., 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
         return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
     }
 }
