@@ -23,7 +23,7 @@ template <class Arithmetic> double nanoseconds() {
     for (double& one : seconds) {
         const auto start = std::chrono::steady_clock::now();
         for (int r = 0; r < repetitions; ++r)
-            visit_guard(reference.guard(), [&](auto guard) {
+            visit_guard<Arithmetic>(reference.guard(), [&](auto guard) {
                 exponentials_of_row<guard.value>(values.data(), classes, reference,
                                                  reinterpret_cast<const std::byte*>(values.data()), 0, nullptr, row);
             });

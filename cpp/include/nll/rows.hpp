@@ -175,7 +175,7 @@ private:
         const auto compute = [&](const auto* values) {
             for_each_block(0, classes, written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
                 write_waiting(first + at + some);
-                visit_guard(reference_.guard(), [&](auto guard) {
+                visit_guard<Arithmetic>(reference_.guard(), [&](auto guard) {
                     exponentials_of_row<guard.value>(values + at, some, reference_,
                                                      reinterpret_cast<const std::byte*>(next + at),
                                                      lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
@@ -206,7 +206,7 @@ private:
         Compensated sum{add_lanes(row.sum), 0};
         if (Arithmetic::exact) sum = compensated_sum(powers, paired(classes));
         nll::add_chunk(softmax, row.largest_of_all(), sum.sum, sum.error, first / chunk_size);
-        softmax.near &= row.all_near();
+        softmax.near &= row.all_near(reference_.guard());
     }
     // When all chunks are added. Their powers may have been kept.
     void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
@@ -225,7 +225,7 @@ private:
     }
 
     Softmax softmax_of(const Scalar* from) {
-        if constexpr (Arithmetic::exact) {
+        if (Arithmetic::exact || reference_.offset(0) != 0) {
             Real largest = -std::numeric_limits<Real>::infinity();
             for_each_chunk([&](index_t first, index_t classes) {
                 largest = std::max(largest, largest_of(load(from, first, classes), paired(classes)));

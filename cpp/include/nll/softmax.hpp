@@ -12,6 +12,7 @@
 #include <cmath>
 #include <limits>
 
+#include "group.hpp"
 #include "plan.hpp"
 #include "stream.hpp"
 
@@ -23,20 +24,11 @@ inline constexpr index_t chunk_size = 2048;  // classes: values and exponentials
 inline constexpr double log2_e = 0x1.71547652b82fep+0;
 inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// In one rounding where the processor can. All processors that can get the same bits.
-template <class Real> [[gnu::always_inline]] inline Real multiply_add(Real a, Real b, Real c) {
-#if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
-    return std::fma(a, b, c);
-#else
-    return a * b + c;
-#endif
-}
-
 // The polynomial with these coefficients, of the highest power first.
 template <class Real, class... Coefficient>
 [[gnu::always_inline]] inline Real polynomial(Real x, Real highest, Coefficient... coefficient) {
     Real value = highest;
-    ((value = multiply_add(value, x, coefficient)), ...);
+    ((value = multiply_add(value, x, Real(coefficient))), ...);
     return value;
 }
 
@@ -138,41 +130,41 @@ inline double scaled(Plain factor, double number) { return factor.high * number;
 inline double scaled(Paired factor, double number) { return multiply_add(number, factor.high, number * factor.low); }
 
 // How exact exponentials and sums have to be depends on the result. A rest of them that is only terms too small to be
-// exact is `flushed`: it is far below the last bit of any result.
+// exact is `flushed`: it is far below the last bit of any result. Where a power is a product of two factors, sums are
+// `fused`: of the products as they are before they are rounded.
 struct Double {
     using Real = double;   // of values
     using Power = double;  // of exponentials
     using Factor = Paired;
-    static constexpr bool exact = true;
+    static constexpr bool exact = true, fused = false;
     static constexpr double flushed = 0;
 };
 struct Single {
     using Real = float;
     using Power = double;
     using Factor = Plain;
-    static constexpr bool exact = false;
+    static constexpr bool exact = false, fused = true;
     static constexpr double flushed = 0x1p-740;
-    // See Reference. From `far` on x·log2(e) would not be exact enough.
-    static constexpr float far = 0x1p14f, reach = 350, depth = 900;
-    static constexpr int bias = 280;
-    // 2^(f - 1) for 1 <= f < 2, up to 8.1e-11 more (Remez): a quotient of two is as much off, 0.0014 ULP of single
-    // precision. Itself in [1, 2).
-    [[gnu::always_inline]] static double power_of_two(double f) {
-        return polynomial(f, 0x1.68b07caa19257p-16, -0x1.d3a0dbab66fd4p-18, 0x1.e8f3468f86988p-11, 0x1.1a01deb98b996p-8,
-                          0x1.d08bfc31ca63fp-6, 0x1.ea2f1efb85ae8p-4, 0x1.631395d31377ap-2, 0x1.fff7926ba987cp-2);
+    // See its Reference.
+    static constexpr float reach = 350, depth = 900;
+    // 2^f for -1/16 <= f <= 1/16, up to 8e-11 more or less (Remez): a quotient of two is twice as much off, 0.0028 ULP
+    // of single precision.
+    template <class Number> [[gnu::always_inline]] static Number power_of_two(Number f) {
+        return polynomial(f, Number(0x1.3b2467dce84b4p-7), 0x1.c6be345df0c79p-5, 0x1.ebfbe0a8d155ap-3,
+                          0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1);
     }
 };
 struct Half {  // bfloat16's
     using Real = float;
     using Power = float;
     using Factor = Plain;
-    static constexpr bool exact = false;
+    static constexpr bool exact = false, fused = false;
     static constexpr double flushed = 0x1p-160;
-    // x·log2(e) is rounded to 2^-16, and log2(e) as a float puts in less: 2e-5 in a quotient, 0.006 ULP of bfloat16
-    // (without fused operations 3.5e-5, 0.009).
+    // See its Reference. x·log2(e) is rounded to 2^-16, and log2(e) as a float puts in less: 2e-5 in a quotient, 0.006
+    // ULP of bfloat16 (without fused operations 3.5e-5, 0.009). From `far` on that would be more.
     static constexpr float far = 128, reach = 20, depth = 149;
     static constexpr int bias = 92;
-    // Up to 1.6e-7 more.
+    // 2^(f - 1) for 1 <= f < 2, up to 1.6e-7 more (Remez). Itself in [1, 2).
     [[gnu::always_inline]] static float power_of_two(float f) {
         return polynomial(f, 0x1.ec320cp-10f, -0x1.a1e728p-12f, 0x1.3c93dep-5f, 0x1.b9b122p-4f, 0x1.6a3ed8p-2f,
                           0x1.fe3eacp-2f);
@@ -182,100 +174,198 @@ struct Half {  // bfloat16's
 // Whether a largest term may be taken off a sum in which each addition was rounded.
 [[gnu::always_inline]] inline bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
 
-// What the exponentials of `width` samples are relative to: 2^(x·log2(e) - n), for values about a `center`. Which n it
-// is changes no bit of a quotient of two powers, as long as the largest value of a sample is within `reach`. Centers
-// that are too far for x·log2(e) are taken off x first, which is exact; they have to be the largest.
-//
-// x·log2(e) - n and what an exponent is biased with are a number of [0, 2^(bits of an exponent)); scaled, and added to
-// 2, it is one of [2, 4), and its bits are those of the exponent, before those of the fraction. Values that are too far
-// from the center for that are seen by its first bits (2 has one, and no number beyond has that alone); then all is
-// taken once more, with a guard: what is more than `depth` below the center, as where logits are masked, counts as
-// that, 2^-793 of the largest or less (Half: 2^-186); and if that does not do, a NaN stays one.
+// What powers are taken with. `all`: with anything at all. `none`: with values that are not too far from a center; it
+// has to be asked for, and is nearly always the case. `low`: values may be too far below it, as where logits are
+// masked.
 enum class Guard { none, low, all };
 
-template <class Arithmetic, int width> class Reference {
-    using Real = typename Arithmetic::Real;
-    using Power = typename Arithmetic::Power;
-    static constexpr int exponent_bits = sizeof(Power) == 8 ? 11 : 8, mantissa = std::numeric_limits<Power>::digits - 1;
-    static constexpr Power log2_of_e = static_cast<Power>(log2_e);
-    static constexpr Power unit = Power{2} / (1 << exponent_bits);  // of the exponent
+// Calls visit(std::integral_constant<Guard, guard>()).
+template <class Arithmetic, class Visit> void visit_guard(Guard guard, Visit&& visit) {
+    const auto with = [&]<Guard some>() { visit(std::integral_constant<Guard, some>()); };
+    if constexpr (Arithmetic::exact) return with.template operator()<Guard::all>();
+    if (guard == Guard::all) return with.template operator()<Guard::all>();
+    if constexpr (std::same_as<Arithmetic, Half>)
+        if (guard == Guard::low) return with.template operator()<Guard::low>();
+    with.template operator()<Guard::none>();
+}
+
+// The numbers that exponentials of `width` samples are relative to.
+template <class Arithmetic, int width> class Reference;
+
+// ---------------------------------------------------------------- in single precision: 2^(x·log2(e) + 280)
+//
+// x·log2(e) is n + f, where n is in eighths; powers are products of 2^n, from a table, and of 2^f, a polynomial. A
+// sample whose largest value is beyond `reach` has that taken off first, in double; others have nothing taken off: so
+// powers depend on the sample alone.
+// Factors of the powers of a group.
+struct Factors {
+    Group step, fraction;
+};
+
+template <int width> class Reference<Single, width> {
+public:
+    // What shows that a guard is needed: sums that are NaN; and where steps would be nonsense, the smallest value.
+    using Seen = float;
+    static constexpr Seen none_seen = 0;
+    static constexpr bool sees_values = !Group::steps_saturate;
+    static bool all_near(const Seen* seen, const double* sums, index_t count) {
+        std::uint64_t far = 0, undefined = 0;
+        for (int l = 0; l < lanes && sees_values; ++l) far |= std::uint64_t{!(seen[l] >= -Single::depth)};
+        for (index_t i = 0; i < count; ++i) undefined |= std::uint64_t{sums[i] != sums[i]};
+        return !far && !undefined;
+    }
+    static constexpr Guard next_guard(Guard) { return Guard::all; }
+
+    Reference() = default;
+    Reference(const float* largest, index_t samples, Guard guard = Guard::none) : guard_(guard) {
+        for (index_t i = 0; i < samples; ++i) {
+            const float size = std::fabs(largest[i]);
+            offset_[i] = size > Single::reach && size < infinity ? largest[i] : 0.0f;
+        }
+    }
+    Guard guard() const { return offset_[0] != 0 ? Guard::all : guard_; }
+    Reference more_guarded() const {
+        Reference same = *this;
+        same.guard_ = Guard::all;
+        return same;
+    }
+    double offset(index_t i) const { return offset_[i]; }
+    bool reaches(const float* largest, index_t samples) const {
+        bool within = true;
+        for (index_t i = 0; i < samples; ++i)
+            within &= offset_[0] != 0 ? largest[i] == offset_[0] : std::fabs(largest[i]) <= Single::reach;
+        return within;
+    }
+    // Of samples from the first on, or of values of one. NaN stays one.
+    template <Guard guard> [[gnu::always_inline]] Factors factors(const float* values, index_t first) const {
+        if constexpr (guard == Guard::none) return factors_of(Group::load(values));
+        const Group lowest(-Single::depth);
+        const Group offset = width > 1 ? Group::load(offset_ + first) : Group(this->offset(0));
+        const Group value = Group::load(values) - offset;
+        const Factors factors = factors_of(at_least(lowest, value));
+        return {where_at_least(lowest, value, factors.step), factors.fraction};
+    }
+    template <Guard guard> [[gnu::always_inline]] void powers(const float* values, index_t first, double* power) const {
+        for (int l = 0; l < lanes; l += Group::size) {
+            const Factors factors = this->factors<guard>(values + l, first + l);
+            (factors.step * factors.fraction).store(power + l);
+        }
+    }
+    double power_of(float value, index_t i) const {
+        const double below = static_cast<double>(value) - static_cast<double>(offset_[i]);
+        if (below < -Single::depth) return 0;
+        const double at = multiply_add(below, log2_e, to_eighths), n = at - to_eighths;
+        return step_of(at) * Single::power_of_two(multiply_add(below, log2_e, -n));
+    }
+
+private:
+    [[gnu::always_inline]] static Factors factors_of(Group value) {
+        const Group at = multiply_add(value, Group(log2_e), Group(to_eighths)), n = at - Group(to_eighths);
+        return {steps_of(at, n), Single::power_of_two(multiply_subtract(value, Group(log2_e), n))};
+    }
+    Guard guard_ = Guard::none;
+    float offset_[width] = {};
+};
+
+// ---------------------------------------------------------------- bfloat16's: 2^(x·log2(e) - n + 92)
+//
+// For values about a `center`. Which n it is changes no bit of a quotient of two powers, as long as the largest value
+// of a sample is within `reach`. Centers that are too far for x·log2(e) are taken off x first, which is exact; they
+// have to be the largest.
+//
+// x·log2(e) - n and what an exponent is biased with are a number of [0, 2^8); scaled, and added to 2, it is one of
+// [2, 4), and its bits are those of the exponent, before those of the fraction. Values that are too far from the center
+// for that are seen by its first bits (2 has one, and no number beyond has that alone); then all is taken once more,
+// with a guard: what is more than `depth` below the center counts as that, 2^-186 of the largest or less; and if that
+// does not do, a NaN stays one.
+template <int width> class Reference<Half, width> {
+    static constexpr int exponent_bits = 8, mantissa = std::numeric_limits<float>::digits - 1;
+    static constexpr auto log2_of_e = static_cast<float>(log2_e);
+    static constexpr float exponent_step = 2.0f / (1 << exponent_bits);
 
 public:
-    using Bits = std::conditional_t<sizeof(Power) == 8, std::uint64_t, std::uint32_t>;
-    static constexpr Bits none_seen = std::bit_cast<Bits>(Power{2});
-    // `seen`: the bits of all numbers, or'ed.
-    static bool all_near(Bits seen) { return seen >> mantissa == none_seen >> mantissa; }
+    using Seen = std::uint32_t;  // the bits of all those numbers, or'ed
+    static constexpr Seen none_seen = std::bit_cast<Seen>(2.0f);
+    static constexpr bool sees_values = false;
+    static bool all_near(const Seen* seen, const double*, index_t) {
+        Seen all = 0;
+        for (int l = 0; l < lanes; ++l) all |= seen[l];
+        return all >> mantissa == none_seen >> mantissa;
+    }
+    static constexpr Guard next_guard(Guard guard) { return guard == Guard::none ? Guard::low : Guard::all; }
 
     Reference() { set(1); }
-    Reference(const Real* largest, index_t samples, Guard guard = Guard::none) : guard_(guard) {
-        for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : Real{0};
+    Reference(const float* largest, index_t samples, Guard guard = Guard::none) : guard_(guard) {
+        for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : 0.0f;
         set(samples);
     }
     Guard guard() const { return offset_[0] != 0 ? Guard::all : guard_; }
     Reference more_guarded() const {
         Reference same = *this;
-        same.guard_ = guard_ == Guard::none ? Guard::low : Guard::all;
+        same.guard_ = next_guard(guard_);
         return same;
     }
     double offset(index_t i) const { return offset_[i]; }
     // Of several samples, from the first center. Numbers of one sign compare as their bits do.
-    bool reaches(const Real* largest, index_t samples) const {
-        const auto bits = [](Real number) { return std::bit_cast<std::uint32_t>(std::fabs(number)); };
+    bool reaches(const float* largest, index_t samples) const {
+        const auto bits = [](float number) { return std::bit_cast<std::uint32_t>(std::fabs(number)); };
         std::uint32_t distance = 0, size = 0;
         for (index_t i = 0; i < samples; ++i) {
             distance = std::max(distance, bits(largest[i] - center_[0]));
             size = std::max(size, bits(largest[i]));
         }
-        const bool near = distance <= bits(Arithmetic::reach) && size <= bits(Arithmetic::far);
+        const bool near = distance <= bits(Half::reach) && size <= bits(Half::far);
         return distance == 0 || (near && offset_[0] == 0);
     }
-    template <Guard guard> [[gnu::always_inline]] Power exponential(Power value, index_t i, Bits& seen) const {
-        if constexpr (guard == Guard::all) value -= static_cast<Power>(offset_[i]);
+    template <Guard guard> [[gnu::always_inline]] float exponential(float value, index_t i, Seen& seen) const {
+        if constexpr (guard == Guard::all) value -= offset_[i];
         if constexpr (guard != Guard::none) value = value < lowest_[i] ? lowest_[i] : value;  // NaN stays
-        const Power at = multiply_add(value, log2_of_e * unit, origin_[i]);
-        const Bits bits = std::bit_cast<Bits>(at), shifted = bits << exponent_bits;
-        constexpr Bits one = std::bit_cast<Bits>(Power{1}), fraction = (Bits{1} << mantissa) - 1;
+        const float at = multiply_add(value, log2_of_e * exponent_step, origin_[i]);
+        const Seen bits = std::bit_cast<Seen>(at), shifted = bits << exponent_bits;
+        constexpr Seen one = std::bit_cast<Seen>(1.0f), fraction = (Seen{1} << mantissa) - 1;
         if constexpr (guard != Guard::all) seen |= bits;
-        const Bits f = (shifted & fraction) | one;
-        const auto p = std::bit_cast<Bits>(Arithmetic::power_of_two(std::bit_cast<Power>(f)));
-        const auto power = std::bit_cast<Power>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
+        const Seen f = (shifted & fraction) | one;
+        const auto p = std::bit_cast<Seen>(Half::power_of_two(std::bit_cast<float>(f)));
+        const auto power = std::bit_cast<float>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
         if constexpr (guard == Guard::all) return at == at ? power : at;
         return power;
     }
-    [[gnu::always_inline]] Power power_of(Real value, index_t i) const {
-        Bits unused;
+    template <Guard guard> [[gnu::always_inline]] void powers(const float* values, index_t first, double* power) const {
+        Seen unused = 0;
+        for (int l = 0; l < lanes; ++l)
+            power[l] = static_cast<double>(exponential<guard>(values[l], width > 1 ? first + l : 0, unused));
+    }
+    float power_of(float value, index_t i) const {
+        Seen unused = 0;
         return exponential<Guard::all>(value, i, unused);
     }
 
 private:
     void set(index_t samples) {
-        constexpr double biased = std::numeric_limits<Power>::max_exponent - 1 + Arithmetic::bias;
+        constexpr double biased = std::numeric_limits<float>::max_exponent - 1 + Half::bias;
         for (index_t i = 0; i < samples; ++i) {
-            offset_[i] = std::fabs(center_[i]) > Arithmetic::far ? center_[i] : Real{0};
-            const Power kept = center_[i] - offset_[i];
-            lowest_[i] = kept - Arithmetic::depth;
+            offset_[i] = std::fabs(center_[i]) > Half::far ? center_[i] : 0.0f;
+            const float kept = center_[i] - offset_[i];
+            lowest_[i] = kept - Half::depth;
             const double n = (static_cast<double>(kept) * log2_e + to_integer) - to_integer;
-            origin_[i] = static_cast<Power>(2 + (biased - n) * unit);
+            origin_[i] = static_cast<float>(2 + (biased - n) * exponent_step);
         }
     }
     Guard guard_ = Guard::none;
-    Real center_[width] = {}, offset_[width] = {};
-    Power lowest_[width], origin_[width];
+    float center_[width] = {}, offset_[width] = {};
+    float lowest_[width], origin_[width];
 };
 
-// Calls visit(std::integral_constant<Guard, guard>()).
-template <class Visit> void visit_guard(Guard guard, Visit&& visit) {
-    if (guard == Guard::none) visit(std::integral_constant<Guard, Guard::none>());
-    else if (guard == Guard::low) visit(std::integral_constant<Guard, Guard::low>());
-    else visit(std::integral_constant<Guard, Guard::all>());
-}
-
-// For double: e^(x - center), whose argument is taken without any rounding. The center has to be the largest.
+// ---------------------------------------------------------------- in double precision: e^(x - center)
+//
+// Its argument is taken without any rounding. The center has to be the largest.
 template <int width> class Reference<Double, width> {
 public:
-    using Bits = std::uint64_t;
-    static constexpr Bits none_seen = 0;
-    static bool all_near(Bits) { return true; }
+    using Seen = std::uint64_t;
+    static constexpr Seen none_seen = 0;
+    static constexpr bool sees_values = false;
+    static bool all_near(const Seen*, const double*, index_t) { return true; }
+    static constexpr Guard next_guard(Guard) { return Guard::all; }
 
     Reference() = default;
     Reference(const double* largest, index_t samples, Guard = Guard::all) {
@@ -285,12 +375,15 @@ public:
     Reference more_guarded() const { return *this; }
     double offset(index_t i) const { return center_[i]; }
     static bool reaches(const double*, index_t) { return true; }
-    template <Guard> [[gnu::always_inline]] double exponential(double value, index_t i, Bits&) const {
+    template <Guard> [[gnu::always_inline]] double exponential(double value, index_t i, Seen&) const {
         const Difference difference = difference_of(value, center_[i]);
         return exp_of(difference.high, difference.low);
     }
+    template <Guard> void powers(const double* values, index_t first, double* power) const {
+        for (int l = 0; l < lanes; ++l) power[l] = power_of(values[l], width > 1 ? first + l : 0);
+    }
     [[gnu::always_inline]] double power_of(double value, index_t i) const {
-        Bits unused;
+        Seen unused = 0;
         return exponential<Guard::all>(value, i, unused);
     }
 
@@ -371,18 +464,6 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
     else return static_cast<To>(to_real(value));
 }
 
-// `count` lanes as double. Processors convert on the way from memory; compilers would load and then split.
-template <int count> [[gnu::always_inline]] inline void widen(const float* from, double* to) {
-#if defined(__AVX512F__)
-    for (int l = 0; l < count; l += 8)  // without a mask GCC 12 would warn of what is not initialised
-        _mm512_store_pd(to + l, _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(from + l)));
-#elif defined(__AVX__)
-    for (int l = 0; l < count; l += 4) _mm256_store_pd(to + l, _mm256_cvtps_pd(_mm_loadu_ps(from + l)));
-#else
-    for (int l = 0; l < count; ++l) to[l] = from[l];
-#endif
-}
-
 // Of lanes, in a tree.
 template <int count = lanes, class Number, class Fold>
 [[gnu::always_inline]] inline Number fold_lanes(const Number* lane, Fold&& fold) {
@@ -404,7 +485,7 @@ template <class Arithmetic> struct RowLanes {
     using Shared = Reference<Arithmetic, 1>;
     double sum[lanes] = {};
     Real largest[lanes];
-    typename Shared::Bits seen[lanes];
+    typename Shared::Seen seen[lanes];
 
     RowLanes() {
         std::fill_n(largest, lanes, -std::numeric_limits<Real>::infinity());
@@ -413,9 +494,7 @@ template <class Arithmetic> struct RowLanes {
     Real largest_of_all() const {
         return fold_lanes(largest, [](Real a, Real b) { return a < b ? b : a; });
     }
-    bool all_near() const {
-        return Shared::all_near(fold_lanes(seen, [](auto a, auto b) { return a | b; }));
-    }
+    bool all_near(Guard guard) const { return guard == Guard::all || Shared::all_near(seen, sum, lanes); }
 };
 
 // Adds the exponentials, and keeps them if there is a place for them. What fills up the last pair of lanes may be far
@@ -425,10 +504,12 @@ template <Guard guard, class Scalar, class Arithmetic>
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
                                            typename Arithmetic::Power* __restrict powers, RowLanes<Arithmetic>& row) {
     using Real = typename Arithmetic::Real;
-    using Power = typename Arithmetic::Power;
     const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
     RowLanes<Arithmetic> found = row;
     const auto compute = [&](index_t begin, index_t end, auto guarded, auto keeps) {
+        [[maybe_unused]] Group sum[lanes / Group::size];
+        if constexpr (Arithmetic::fused)
+            for (int l = 0; l < lanes; l += Group::size) sum[l / Group::size] = Group::load(found.sum + l);
         for (index_t c = begin; c < end; c += pair_size) {
             for (index_t half = 0; half < pair_size; half += lanes) {
                 NLL_PREFETCH(ahead);
@@ -439,26 +520,37 @@ template <Guard guard, class Scalar, class Arithmetic>
             if constexpr (std::same_as<Scalar, Real>) pair = values + c;
             else
                 for (int l = 0; l < pair_size; ++l) wide[l] = converted<Real>(values[c + l]);
-            [[maybe_unused]] alignas(64) Power wide_power[pair_size];
-            const Power* x = wide_power;
-            if constexpr (std::same_as<Power, Real>) x = pair;
-            else widen<pair_size>(pair, wide_power);
-            for (int l = 0; l < lanes; ++l) {
-                const Real value = pair[l], next = pair[lanes + l];
-                const auto power = reference.template exponential<guarded.value>(x[l], 0, found.seen[l]);
-                const auto next_power = reference.template exponential<guarded.value>(x[lanes + l], 0, found.seen[l]);
-                if constexpr (keeps) {
-                    powers[c + l] = power;
-                    powers[c + lanes + l] = next_power;
+            if constexpr (Arithmetic::fused) {
+                NLL_UNROLL for (int l = 0; l < pair_size; l += Group::size) {
+                    const Factors of = reference.template factors<guarded.value>(pair + l, 0);
+                    if constexpr (keeps) (of.step * of.fraction).store(powers + c + l);
+                    Group& total = sum[l % lanes / Group::size];
+                    total = multiply_add(of.step, of.fraction, total);
                 }
-                found.sum[l] += static_cast<double>(power + next_power);
+            }
+            NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+                const Real value = pair[l], next = pair[lanes + l];
+                if constexpr (!Arithmetic::fused) {
+                    const auto power = reference.template exponential<guarded.value>(value, 0, found.seen[l]);
+                    const auto after = reference.template exponential<guarded.value>(next, 0, found.seen[l]);
+                    if constexpr (keeps) {
+                        powers[c + l] = power;
+                        powers[c + lanes + l] = after;
+                    }
+                    found.sum[l] += static_cast<double>(power + after);
+                } else if constexpr (Reference<Arithmetic, 1>::sees_values && guarded.value == Guard::none) {
+                    const Real smaller = value < next ? value : next;
+                    found.seen[l] = smaller < found.seen[l] ? smaller : found.seen[l];
+                }
                 const Real larger = value < next ? next : value;
                 found.largest[l] = found.largest[l] < larger ? larger : found.largest[l];
             }
         }
+        if constexpr (Arithmetic::fused)
+            for (int l = 0; l < lanes; l += Group::size) sum[l / Group::size].store(found.sum + l);
     };
     const auto compute_all = [&](auto keeps) {
-        constexpr Guard last = std::max(guard, Guard::low);
+        constexpr Guard last = guard == Guard::none ? Reference<Arithmetic, 1>::next_guard(guard) : guard;
         const index_t whole = guard == last ? 0 : classes / pair_size * pair_size;
         if constexpr (guard != last) compute(0, whole, std::integral_constant<Guard, guard>(), keeps);
         compute(whole, classes, std::integral_constant<Guard, last>(), keeps);
@@ -518,15 +610,15 @@ template <class Real>
     }
 }
 
-// The exponentials; of each sample the largest value so far, and the sum of powers so far, in turn. Of each class, so
-// many samples after `ahead` are asked for. The reference is one for all samples, or one for each. Says
-// whether all values were near.
+// The exponentials; of each sample the largest value so far, and the sum of powers so far: in turn, or by lanes of
+// classes that are so far apart (0: in turn). Of each class, so many samples after `ahead` are asked for. The reference
+// is one for all samples, or one for each. Says whether all values were near.
 template <Guard guard, class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] bool exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& shared,
                                             const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
                                             index_t powers_pitch, typename Arithmetic::Real* __restrict largest,
-                                            double* __restrict sums) {
+                                            double* __restrict sums, index_t lane_pitch) {
     using Real = typename Arithmetic::Real;
     using Power = typename Arithmetic::Power;
     using Shared = Reference<Arithmetic, width>;
@@ -535,45 +627,82 @@ template <Guard guard, class Scalar, class Arithmetic, int width>
     const std::conditional_t<each, const Shared&, const Shared> reference = shared;
     bool near = true;
     // One or two groups of lanes, class after class: of each class, two cache lines that lie side by side.
-    const auto compute = [&](index_t first, auto groups) {
+    const auto compute = [&](index_t first, auto groups, auto by_lanes) {
         constexpr int count = groups.value * lanes;
-        double sum[count];
-        Real most[count];
-        typename Shared::Bits seen[lanes];
-        [[maybe_unused]] alignas(64) Power wide[count];
+        alignas(64) double sum[count];
+        alignas(64) Real most[count];
+        typename Shared::Seen seen[lanes];
         std::copy_n(sums + first, count, sum);
+        [[maybe_unused]] Group total[count / Group::size];
+        if constexpr (Arithmetic::fused)
+            for (int k = 0; k < count; k += Group::size) total[k / Group::size] = Group::load(sum + k);
         std::copy_n(largest + first, count, most);
         std::fill_n(seen, lanes, Shared::none_seen);
         for (index_t c = 0; c < classes; ++c) {
             for (index_t i = first; i < first + count; i += line) NLL_PREFETCH(ahead + c * step + i);
             const Real* __restrict from = values + c * pitch + first;
             Power* __restrict to = powers + c * powers_pitch + first;
-            const Power* x = wide;
-            if constexpr (std::same_as<Power, Real>) x = from;
-            else widen<count>(from, wide);
-            for (int l = 0; l < lanes; ++l) {
+            if constexpr (Arithmetic::fused) {
+                double* lane = sums + c % lanes * lane_pitch + first;
+                NLL_UNROLL for (int k = 0; k < count; k += Group::size) {
+                    const Factors of = reference.template factors<guard>(from + k, first + k);
+                    (of.step * of.fraction).store(to + k);
+                    if constexpr (by_lanes) {
+                        multiply_add(of.step, of.fraction, Group::load(lane + k)).store(lane + k);
+                    } else {
+                        Group& so_far = total[k / Group::size];
+                        so_far = multiply_add(of.step, of.fraction, so_far);
+                    }
+                }
+            }
+            NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                 NLL_UNROLL for (int k = l; k < count; k += lanes) {
-                    const auto power = reference.template exponential<guard>(x[k], each ? first + k : 0, seen[l]);
-                    to[k] = power;
-                    sum[k] += static_cast<double>(power);
+                    if constexpr (!Arithmetic::fused) {
+                        const auto power =
+                            reference.template exponential<guard>(from[k], each ? first + k : 0, seen[l]);
+                        to[k] = power;
+                        sum[k] += static_cast<double>(power);
+                    } else if constexpr (Shared::sees_values && guard == Guard::none) {
+                        seen[l] = from[k] < seen[l] ? from[k] : seen[l];
+                    }
                     most[k] = most[k] < from[k] ? from[k] : most[k];
                 }
             }
         }
-        std::copy_n(sum, count, sums + first);
         std::copy_n(most, count, largest + first);
-        near &= Shared::all_near(fold_lanes(seen, [](auto a, auto b) { return a | b; }));
+        if constexpr (Arithmetic::fused)
+            for (int k = 0; k < count; k += Group::size) total[k / Group::size].store(sum + k);
+        if constexpr (by_lanes) {
+            for (int lane = 0; lane < lanes; ++lane)
+                near &= Shared::all_near(seen, sums + lane * lane_pitch + first, count);
+        } else {
+            std::copy_n(sum, count, sums + first);
+            near &= Shared::all_near(seen, sum, count);
+        }
     };
-    index_t first = 0;
-    for (; first + 2 * lanes <= samples; first += 2 * lanes) compute(first, std::integral_constant<int, 2>());
-    if (first < samples) compute(first, std::integral_constant<int, 1>());
-    return near;
+    const auto compute_all = [&](auto by_lanes) {
+        index_t first = 0;
+        for (; first + 2 * lanes <= samples; first += 2 * lanes)
+            compute(first, std::integral_constant<int, 2>(), by_lanes);
+        if (first < samples) compute(first, std::integral_constant<int, 1>(), by_lanes);
+    };
+    if constexpr (Arithmetic::fused)
+        if (lane_pitch != 0) {
+            compute_all(std::true_type());
+            return near || guard == Guard::all;
+        }
+    compute_all(std::false_type());
+    return near || guard == Guard::all;
 }
 
 // Sums of up to 16 lanes of classes, each of up to `width` samples. Compensated ones add up beside what additions round
 // off.
 template <int width, bool compensated> class LaneSums {
 public:
+    // All lanes 0, to be added to.
+    void clear(index_t samples) {
+        for (filled_ = 0; filled_ < lanes; ++filled_) std::fill_n(sum + filled_ * width, samples, 0.0);
+    }
     // The powers of some classes of all samples, whole pairs of lanes unless they are the last; `counted` is what
     // counts of the power of a sample.
     template <class Power> void add_classes(const Power* values, index_t classes, index_t samples, index_t pitch) {

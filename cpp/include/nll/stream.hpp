@@ -23,8 +23,10 @@
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
-#define NLL_UNROLL _Pragma("GCC unroll 8")
+#define NLL_UNROLL _Pragma("GCC unroll 16")
+#define NLL_ONE_VECTOR _Pragma("GCC unroll 1")  // GCC would make single numbers of short loops before it vectorises
 #else
+#define NLL_ONE_VECTOR
 #define NLL_UNROLL  // short loops of a fixed length are unrolled anyway
 #endif
 

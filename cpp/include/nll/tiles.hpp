@@ -143,23 +143,22 @@ private:
                     next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
                 });
         }
-        if (Arithmetic::exact) {
+        const bool largest_first = Arithmetic::exact || each_;
+        if (largest_first) {
             std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
             for_each_part(0, plan_.classes,
                           [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
         } else {
-            each_ = false;
             sum_chunks();
-            each_ = !shared_.reaches(largest_, width_);
         }
-        if (Arithmetic::exact || each_) {
-            each_ = true;
+        each_ = Arithmetic::exact || !shared_.reaches(largest_, width_);
+        if (each_) {
             reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
             const Reference<Arithmetic, 1> first(largest_, 1, shared_.guard());
             if (first.offset(0) == 0)
                 shared_ = first;  // the next tile may do with it; only each sample's own may shift
-            sum_chunks();
         }
+        if (largest_first || each_) sum_chunks();
         while (!near_) {
             shared_ = shared_.more_guarded();  // from now on: other tiles will have such values, too
             sum_chunks();
@@ -176,7 +175,7 @@ private:
             for (double* zero : {below_, weight_}) std::fill_n(zero, width_, 0.0);
             for_each_chunk([&](index_t first, index_t classes) { smooth(first, classes); });
         }
-        if (in_turns()) return compute_powers(plan_.classes, largest_, sum_);
+        if (in_turns()) return compute_powers(plan_.classes, largest_, sum_, 0);
         std::fill_n(chunk_, width_, index_t{-1});
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
     }
@@ -185,27 +184,29 @@ private:
     void compute_powers(index_t classes) {
         alignas(64) Real largest[most_samples] = {};
         alignas(64) double sum[most_samples] = {};
-        compute_powers(classes, largest, sum);
+        compute_powers(classes, largest, sum, 0);
     }
-    // And they count among the largest values and the sums in turn.
-    void compute_powers(index_t classes, Real* largest, double* sums) {
+    // And they count among the largest values and the sums: in turn, or by lanes that are so far apart.
+    void compute_powers(index_t classes, Real* largest, double* sums, index_t lane_pitch) {
         const Scalar* ahead = next_ ? next_ : reinterpret_cast<const Scalar*>(values_);
         const index_t step = !next_ ? 0 : plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
         const auto compute = [&](auto guard, const auto& reference) {
             near_ &= exponentials_of_tile<guard.value>(values_, classes, width_, values_pitch_, reference, ahead, step,
-                                                       space_.powers, pitch_, largest, sums);
+                                                       space_.powers, pitch_, largest, sums, lane_pitch);
         };
         if (each_) return compute(guarded, reference_);
-        visit_guard(shared_.guard(), [&](auto guard) { compute(guard, shared_); });
+        visit_guard<Arithmetic>(shared_.guard(), [&](auto guard) { compute(guard, shared_); });
     }
 
     void add_chunk(index_t first, index_t classes) {
         alignas(64) Real largest[most_samples];
         std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
         LaneSums<most_samples, Arithmetic::exact> sums;
+        if (Arithmetic::fused) sums.clear(width_);
         for_each_part(first, classes, [&](index_t, index_t count) {
+            if (Arithmetic::fused) return compute_powers(count, largest, sums.sum, most_samples);
             alignas(64) double unused[most_samples] = {};
-            compute_powers(count, largest, unused);
+            compute_powers(count, largest, unused, 0);
             sums.add_classes(space_.powers, count, width_, pitch_);
         });
         sums.finish(width_);
@@ -229,16 +230,19 @@ private:
     void settle() {
         std::uint64_t few = 0;
         const auto take_units = [&](auto guard, const auto& reference) {
+            for (index_t first = 0; first < width_; first += lanes) {
+                alignas(64) Real finite[lanes];
+                for (int l = 0; l < lanes; ++l)
+                    finite[l] = std::fabs(largest_[first + l]) < infinity ? largest_[first + l] : Real{0};
+                reference.template powers<guard.value>(finite, each_ ? first : 0, unit_ + first);
+            }
             for (index_t i = 0; i < width_; ++i) {
-                const Real largest = std::fabs(largest_[i]) < infinity ? largest_[i] : Real{0};
-                typename std::remove_cvref_t<decltype(reference)>::Bits unused = 0;
-                unit_[i] = reference.template exponential<guard.value>(largest, each_ ? i : 0, unused);
                 rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
                 few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
             }
         };
         if (each_) take_units(guarded, reference_);
-        else take_units(std::integral_constant<Guard, Guard::none>(), shared_);
+        else visit_guard<Arithmetic>(shared_.guard(), [&](auto guard) { take_units(guard, shared_); });
         if (!Arithmetic::exact && few) {
             if (in_turns()) {
                 std::fill_n(chunk_, width_, index_t{0});
