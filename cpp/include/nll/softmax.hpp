@@ -196,7 +196,10 @@ template <class Arithmetic, int width> class Reference;
 //
 // x·log2(e) is n + f, where n is in eighths; powers are products of 2^n, from a table, and of 2^f, a polynomial. A
 // sample whose largest value is beyond `reach` has that taken off first, in double; others have nothing taken off: so
-// powers depend on the sample alone.
+// powers depend on the sample alone. With a guard, what is more than `depth` below the largest is 0. Without, AVX-512
+// makes a NaN of -inf only, and others nonsense of all that is less than -`depth`: both are seen, and all is taken once
+// more.
+
 // Factors of the powers of a group.
 struct Factors {
     Group step, fraction;
