@@ -14,7 +14,7 @@ namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
 template <class Real> [[gnu::always_inline]] inline Real multiply_add(Real a, Real b, Real c) {
-#if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
     return std::fma(a, b, c);
 #else
     return a * b + c;
@@ -182,7 +182,7 @@ struct Group {
 };
 [[gnu::always_inline]] inline Group operator-(Group a, Group b) { return Group(a.lane - b.lane); }
 [[gnu::always_inline]] inline Group operator*(Group a, Group b) { return Group(a.lane * b.lane); }
-#if defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
+#if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
 [[gnu::always_inline]] inline Group multiply_add(Group a, Group b, Group c) {
     return Group::of_each([&](int l) { return multiply_add(a[l], b[l], c[l]); });
 }
