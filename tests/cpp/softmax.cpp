@@ -37,6 +37,10 @@ void exponentials_of_doubles() {
     CHECK(std::isnan(exp_of(std::numeric_limits<double>::quiet_NaN(), 0)));
 }
 
+template <class Arithmetic> double log_of(double unit, double rest) {
+    return log_quotient_of<Arithmetic>(unit + rest, unit, rest);
+}
+
 void logarithms() {
     std::mt19937_64 random(2);
     std::uniform_real_distribution<double> fraction(1, 2);
@@ -47,22 +51,45 @@ void logarithms() {
         const double unit = std::ldexp(fraction(random), i % 1000 - 220);
         const double rest = unit * std::ldexp(fraction(random), i % 760 - 740);
         const long double exact = std::log1p(static_cast<long double>(rest) / unit);
-        worst_of_sums = std::max(worst_of_sums, ulps(log_sum_of<Single>(unit, rest), exact));
-        CHECK(same_bits(log_sum_of<Single>(unit, rest), log_sum_of<Single>(unit * 0x1p-3, rest * 0x1p-3)));
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, rest), exact));
+        CHECK(same_bits(log_of<Single>(unit, rest), log_of<Single>(unit * 0x1p-3, rest * 0x1p-3)));
     }
     // About each power of 2 the series begins anew, and where it ends it is farthest off.
     for (int i = 0; i < 200'000; ++i) {
         const double unit = fraction(random), rest = unit * (i * 0x1p-14);
         const long double exact = std::log1p(static_cast<long double>(rest) / unit);
-        worst_of_sums = std::max(worst_of_sums, ulps(log_sum_of<Single>(unit, rest), exact));
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, rest), exact));
     }
     CHECK(worst < 1);
     CHECK(worst_of_sums < 0x1p14);  // of 2^53
-    CHECK(same_bits(log_sum_of<Double>(1, 0.3), log1p_of(0.3)));
-    for (const auto log : {log_sum_of<Single>, log_sum_of<Double>}) {
+    CHECK(same_bits(log_of<Double>(1, 0.3), log1p_of(0.3)));
+    for (const auto log : {log_of<Single>, log_of<Double>}) {
         CHECK(same_bits(log(1, 0), 0.0));
         CHECK(std::isnan(log(1, std::numeric_limits<double>::quiet_NaN())));
     }
+    // Quotients below 1, too: where the sum of all powers is less than the power of the offset.
+    double worst_of_quotients = 0;
+    for (int i = 0; i < 200'000; ++i) {
+        const double unit = std::ldexp(fraction(random), 280), all = std::ldexp(fraction(random), i % 1000 - 220);
+        const long double exact = std::log(static_cast<long double>(all) / unit);
+        const double error = std::fabs(log_quotient_of<Single>(all, unit, all - unit) - static_cast<double>(exact));
+        worst_of_quotients = std::max(worst_of_quotients, error);
+    }
+    CHECK(worst_of_quotients < 0x1p-39);
+}
+
+// About the logit of the one where that is most of the sum, and about the offset elsewhere.
+void logarithms_of_sums() {
+    for (const double rest : {0.0, 1e-9, 0.9, 1.1, 50257.0, 1e200}) {
+        const double unit = 0x1p260, logit = -20 / log2_e;  // the power of the offset, 0, is 2^280
+        const LogSum found = log_sum_of<Single>(unit * (1 + rest), 0, unit, unit * rest, logit, 0, 0x1p280);
+        CHECK(found.center == (rest < 1 ? logit : 0));
+        CHECK(std::fabs(found.center + found.log - (logit + std::log1p(rest))) < 1e-11);
+        if (rest < 1) CHECK(std::fabs(found.log - std::log1p(rest)) <= 2e-12 * std::log1p(rest));
+    }
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    CHECK(std::isnan(log_sum_of<Single>(nan, 0, 1, nan, 0, 0, 1).log));
+    CHECK(std::isnan(log_sum_of<Double>(nan, 0, 1, nan, 0, 0, 1).log));
 }
 
 // A power as rows take it; and whether the value was near enough to do without a guard, or without another.
@@ -83,8 +110,9 @@ Found<Arithmetic> taken(const Reference<Arithmetic, 1>& reference, typename Arit
 template <class Arithmetic> auto power_of(const Reference<Arithmetic, 1>& reference, typename Arithmetic::Real value) {
     const auto power = reference.power_of(value, 0);
     visit_guard<Arithmetic>(reference.guard(), [&](auto guard) {
-        const auto found = taken<guard.value>(reference, value);
-        CHECK(found.near && same_bits(static_cast<double>(found.power), static_cast<double>(power)));
+        auto found = taken<guard.value>(reference, value);
+        if (!found.near) found = taken<Guard::all>(reference, value);
+        CHECK(same_bits(static_cast<double>(found.power), static_cast<double>(power)));
     });
     return power;
 }
@@ -127,7 +155,11 @@ constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 void values_beyond_eighths() {
     const Reference<Single, 1> reference, guarded = reference.more_guarded();
     CHECK(reference.guard() == Guard::none && guarded.guard() == Guard::all);
-    for (float value = -900; value < 500; value += 0.03125f) CHECK(taken<Guard::none>(reference, value).near);
+    for (float value = -500; value <= 500; value += 0.03125f) CHECK(taken<Guard::none>(reference, value).near);
+    for (const float value : {501.0f, 600.0f, 1e4f, most, infinite}) {
+        const auto found = taken<Guard::none>(reference, value);
+        CHECK(!found.near || !reference.holds(found.power, 1));
+    }
     std::vector<float> low{-most, -1e30f, -1e6f};
     for (float value = -904; value > -20'000; value *= 1.001f) low.push_back(value);
     for (const float value : low) {
@@ -170,6 +202,7 @@ void values_beyond_halves() {
             CHECK(!taken<Guard::none>(reference, value).near && !taken<Guard::low>(reference, value).near);
             CHECK(std::isnan(reference.power_of(value, 0)));
         }
+        CHECK(reference.power_of(infinite, 0) == infinite);
     }
 }
 
@@ -223,6 +256,19 @@ template <class Arithmetic> void reach_of(float reach, float far) {
     const float within[] = {reach, -reach, 0}, beyond[] = {reach * 1.01f, -reach * 1.01f};
     CHECK(zero.reaches(within, 3));
     CHECK(!zero.reaches(beyond, 1) && !zero.reaches(beyond + 1, 1));
+    // A sum of up to so many powers that it holds is of values whose largest it reaches.
+    const index_t classes = 1000;
+    int held = 0;
+    for (float value = -2 * far; value < 2 * far; value += 0.25f) {
+        const auto power = static_cast<double>(taken<Guard::none>(zero, value).power);
+        for (const double sum : {power, power * 30, power * classes}) {
+            if (!taken<Guard::none>(zero, value).near || !zero.holds(sum, classes)) continue;
+            CHECK(std::fabs(value) <= far);
+            ++held;
+        }
+    }
+    CHECK(static_cast<float>(held) > 3 * reach);
+    for (const double sum : {0.0, infinity, -1.0, static_cast<double>(not_a_number)}) CHECK(!zero.holds(sum, 1));
     const float infinities[] = {0, -infinite};
     CHECK(!zero.reaches(infinities, 2));
     const float undefined[] = {0, not_a_number};
@@ -273,25 +319,28 @@ void compensated_sums() {
 void chunks() {
     const auto chunk = [](double largest, double sum, index_t number) {
         Softmax softmax;
-        add_chunk(softmax, largest, sum, 0, number);
+        softmax.sum = sum;
+        softmax.largest = largest;
+        softmax.chunk = number;
         return softmax;
     };
     Softmax all;
     merge(all, chunk(-infinity, 0, 0));  // classes of probability 0
     merge(all, chunk(1, 0x1p60, 1));
     merge(all, chunk(1, 3, 2));
-    CHECK(all.largest == 1 && all.chunk == 1 && all.chunk_sum == 0x1p60);
+    CHECK(all.largest == 1 && all.chunk == 1);
     CHECK(all.sum + all.lost == 0x1p60 && all.sum == 0x1p60 && all.lost == 3);  // nothing is lost
     CHECK(without_chunk(0x1p60, 0x1p60, 5) == 5);
     double powers[pair_size] = {};
     powers[3] = 0x1p60, powers[4] = 5, powers[20] = 0x1p-40;
     CHECK(sum_of_others(powers, pair_size, 0x1p60) == 5 + 0x1p-40);
-    CHECK(rest_of<Single>(1, 3, 0.5, 2) == 1.5);
-    CHECK(rest_of<Single>(1, 2 + 0x1p-50, 0, 2) == 0x1p-50);
-    CHECK(same_bits(rest_of<Single>(1, 2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
-    CHECK(rest_of<Double>(1, 2, 0x1p-741, 2) == 0x1p-741);
-    CHECK(std::isnan(rest_of<Single>(infinity, 2, 0, 1)) && std::isnan(rest_of<Single>(-infinity, 2, 0, 1)));
-    CHECK(std::isnan(rest_of<Single>(0, std::numeric_limits<double>::quiet_NaN(), 0, 1)));
+    CHECK(rest_of<Single>(3, 0.5, 2) == 1.5);
+    CHECK(rest_of<Single>(2 + 0x1p-50, 0, 2) == 0x1p-50);
+    CHECK(same_bits(rest_of<Single>(2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
+    CHECK(rest_of<Double>(2, 0x1p-741, 2) == 0x1p-741);
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (const double none : {0.0, infinity, nan}) CHECK(std::isnan(defined(none)));
+    CHECK(defined(3) == 3 && std::isnan(rest_of<Single>(nan, 0, 0)));
 }
 
 }  // namespace
@@ -299,6 +348,7 @@ void chunks() {
 int main() {
     exponentials_of_doubles();
     logarithms();
+    logarithms_of_sums();
     exponentials_relative_to_a_center();
     fractions_of_eighths();
     fractions_of_halves();

@@ -31,7 +31,7 @@ template <class Arithmetic> struct Block {
     alignas(64) Factor target[block_size], each[block_size], all[block_size];
 };
 
-// The loss with smoothing from that without. `every` is Σ w·(largest - x) + log S·Σ w.
+// The loss with smoothing from that without. `every` is Σ w·(log Σ e^x - x).
 inline double smoothed(const Plan& plan, double loss, double weight, double every) {
     const double smoothing = plan.label_smoothing;
     return (1 - smoothing) * weight * loss + smoothing / static_cast<double>(plan.classes) * every;
@@ -42,15 +42,14 @@ template <class Factor> Factor inverse_sum(double unit, double rest) {
     return quotient_of(Factor{1}, sum_of(Factor{unit}, Factor{rest}));
 }
 
-// The gradient at the target of sample i: -target·(1 - p) + each·(p·Σ w - w). `power` is that of the logit, and
-// `inverse` the inverse_sum.
+// The gradient at the target of sample i, whose power is `unit`: -target·(1 - p) + each·(p·Σ w - w). `inverse` is the
+// inverse_sum.
 template <class Arithmetic>
-double target_entry(const Plan& plan, const Block<Arithmetic>& block, index_t i, double largest, double unit,
-                    double rest, typename Arithmetic::Factor inverse, double logit, double power) {
-    const double others = logit == largest ? rest : (unit + rest) - power;
-    const double entry = -scaled(product_of(block.target[i], product_of(inverse, others)), 1);
+double target_entry(const Plan& plan, const Block<Arithmetic>& block, index_t i, double unit, double rest,
+                    typename Arithmetic::Factor inverse) {
+    const double entry = -scaled(product_of(block.target[i], product_of(inverse, rest)), 1);
     if (plan.label_smoothing == 0) return entry;
-    const auto every = product_of(product_of(block.each[i], plan.class_weights), product_of(inverse, power));
+    const auto every = product_of(product_of(block.each[i], plan.class_weights), product_of(inverse, unit));
     return entry + (scaled(every, 1) - scaled(block.each[i], block.weights[i]));
 }
 

@@ -447,7 +447,8 @@ NLL_INLINE void log_softmax(const Array& input, const Array& out, const Options&
     check_same_shape("out", out, "input", input);
     check_output("out", out);
     check_options(options, input.shape[axis]);
-    Array samples = input;  // of target's shape; nothing is read of it
+    Array samples = input;  // of target's shape, but there is no target
+    samples.data = nullptr;
     --samples.rank;
     std::copy(input.shape.begin() + axis + 1, input.shape.begin() + input.rank, samples.shape.begin() + axis);
     std::fill_n(samples.strides.begin(), samples.rank, 0);

@@ -137,13 +137,17 @@ void merge_chunks(const Plan& plan, index_t first, index_t last, Partial& partia
     if (last * chunk_size < plan.classes) return;
     Workspace<Scalar, Arithmetic> space;
     Rows<Scalar, Arithmetic> rows(plan, space, nullptr);
-    rows.finish(row);
-    if (!with_loss || !row.finished) return;
-    Block<Arithmetic> block;
-    Survey<double> weights_survey;
-    if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
-    rows.take_loss(row, block);
-    add_losses_of(plan, row.sample, block, weights_survey, partial);
+    if (!rows.is_complete(row)) return;
+    if constexpr (with_loss) {
+        Block<Arithmetic> block;
+        Survey<double> weights_survey;
+        if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
+        rows.settle(row, block.classes[0]);
+        rows.take_loss(row, block);
+        add_losses_of(plan, row.sample, block, weights_survey, partial);
+    } else {
+        rows.settle(row, 0);
+    }
 }
 
 // Writes the gradient, or log(softmax).

@@ -28,7 +28,7 @@ template <class Real, class... Coefficient>
 inline constexpr double to_integer = 0x1.8p52;
 
 // 2^n for an integer n in [-1023, 1023], where -1023 gives 0.
-[[gnu::always_inline]] inline double power_of(double n) {
+[[gnu::always_inline]] constexpr double power_of(double n) {
     return std::bit_cast<double>(std::bit_cast<std::uint64_t>(n + (to_integer + 1023)) << 52);
 }
 
@@ -120,7 +120,7 @@ struct Single {
     static constexpr bool exact = false, fused = true;
     static constexpr double flushed = 0x1p-740;
     // See its Reference.
-    static constexpr float reach = 350, depth = 900;
+    static constexpr float reach = 350, depth = 900, unguarded = 500;
     // 2^f for -1/16 <= f <= 1/16, up to 8e-11 more or less (Remez): a quotient of two is twice as much off, 0.0028 ULP
     // of single precision.
     template <class Number> [[gnu::always_inline]] static Number power_of_two(Number f) {
@@ -160,7 +160,8 @@ template <class Arithmetic, class Visit> void visit_guard(Guard guard, Visit&& v
     with.template operator()<Guard::none>();
 }
 
-// The numbers that exponentials of `width` samples are relative to.
+// What exponentials of `width` samples are relative to: the power of offset(i) is base(i). It reaches a sample's
+// largest value or not; a sum of powers that it holds can only be of values whose largest it reaches.
 template <class Arithmetic, int width> class Reference;
 
 // ---------------------------------------------------------------- in single precision: 2^(x·log2(e) + 280)
@@ -168,8 +169,8 @@ template <class Arithmetic, int width> class Reference;
 // x·log2(e) is n + f, where n is in eighths; powers are products of 2^n, from a table, and of 2^f, a polynomial. A
 // sample whose largest value is beyond `reach` has that taken off first, in double; others have nothing taken off: so
 // powers depend on the sample alone. With a guard, what is more than `depth` below the largest is 0. Without, AVX-512
-// makes a NaN of -inf only, and others nonsense of all that is less than -`depth`: both are seen, and all is taken once
-// more.
+// makes a NaN of -inf only, and others nonsense of what is far from 0, beyond `unguarded` at least: both are seen, and
+// all is taken once more.
 
 // Factors of the powers of a group.
 struct Factors {
@@ -178,13 +179,14 @@ struct Factors {
 
 template <int width> class Reference<Single, width> {
 public:
-    // What shows that a guard is needed: sums that are NaN; and where steps would be nonsense, the smallest value.
+    // What shows that a guard is needed: sums that are NaN; and where steps would be nonsense, how far values are from
+    // 0.
     using Seen = float;
     static constexpr Seen none_seen = 0;
     static constexpr bool sees_values = !Group::steps_saturate;
     static bool all_near(const Seen* seen, const double* sums, index_t count) {
         std::uint64_t far = 0, undefined = 0;
-        for (int l = 0; l < lanes && sees_values; ++l) far |= std::uint64_t{!(seen[l] >= -Single::depth)};
+        for (int l = 0; l < lanes && sees_values; ++l) far |= std::uint64_t{seen[l] > Single::unguarded};
         for (index_t i = 0; i < count; ++i) undefined |= std::uint64_t{sums[i] != sums[i]};
         return !far && !undefined;
     }
@@ -204,11 +206,17 @@ public:
         return same;
     }
     double offset(index_t i) const { return offset_[i]; }
+    static double base(index_t) { return step_bias; }
     bool reaches(const float* largest, index_t samples) const {
         bool within = true;
         for (index_t i = 0; i < samples; ++i)
             within &= offset_[0] != 0 ? largest[i] == offset_[0] : std::fabs(largest[i]) <= Single::reach;
         return within;
+    }
+    bool holds(double sum, index_t classes) const {
+        constexpr double most = 0x1p504;
+        static_assert(504 / log2_e < Single::reach);
+        return sum <= most * step_bias && sum >= static_cast<double>(classes) * (step_bias / most);
     }
     // Of samples from the first on, or of values of one. NaN stays one.
     template <Guard guard> [[gnu::always_inline]] Factors factors(const float* values, index_t first) const {
@@ -272,6 +280,11 @@ public:
     Reference(const float* largest, index_t samples, Guard guard = Guard::none) : guard_(guard) {
         for (index_t i = 0; i < samples; ++i) center_[i] = std::fabs(largest[i]) < infinity ? largest[i] : 0.0f;
         set(samples);
+        for (index_t i = 0; i < samples; ++i)  // all -inf would count as something
+            if (!(std::fabs(largest[i]) < infinity)) {
+                origin_[i] = std::numeric_limits<float>::quiet_NaN();
+                guard_ = Guard::all;
+            }
     }
     Guard guard() const { return offset_[0] != 0 ? Guard::all : guard_; }
     Reference more_guarded() const {
@@ -280,6 +293,13 @@ public:
         return same;
     }
     double offset(index_t i) const { return offset_[i]; }
+    double base(index_t i) const { return base_[i]; }
+    bool holds(double sum, index_t classes) const {
+        constexpr double far_below = 33, most = 0x1p28, least = 0x1p-46, unit = nll::power_of(Half::bias);
+        static_assert(28.5 / log2_e < Half::reach && 47 / log2_e < far_below);
+        return std::fabs(center_[0]) <= Half::far - far_below && sum <= most * unit &&
+               sum >= static_cast<double>(classes) * (least * unit);
+    }
     // Of several samples, from the first center. Numbers of one sign compare as their bits do.
     bool reaches(const float* largest, index_t samples) const {
         const auto bits = [](float number) { return std::bit_cast<std::uint32_t>(std::fabs(number)); };
@@ -301,7 +321,7 @@ public:
         const Seen f = (shifted & fraction) | one;
         const auto p = std::bit_cast<Seen>(Half::power_of_two(std::bit_cast<float>(f)));
         const auto power = std::bit_cast<float>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
-        if constexpr (guard == Guard::all) return at == at ? power : at;
+        if constexpr (guard == Guard::all) return at < 4 ? power : at;  // infinity and NaN stay
         return power;
     }
     template <Guard guard> [[gnu::always_inline]] void powers(const float* values, index_t first, double* power) const {
@@ -323,11 +343,13 @@ private:
             lowest_[i] = kept - Half::depth;
             const double n = (static_cast<double>(kept) * log2_e + to_integer) - to_integer;
             origin_[i] = static_cast<float>(2 + (biased - n) * exponent_step);
+            base_[i] = nll::power_of(Half::bias - n);
         }
     }
     Guard guard_ = Guard::none;
     float center_[width] = {}, offset_[width] = {};
     float lowest_[width], origin_[width];
+    double base_[width];
 };
 
 // ---------------------------------------------------------------- in double precision: e^(x - center)
@@ -348,7 +370,9 @@ public:
     static Guard guard() { return Guard::all; }
     Reference more_guarded() const { return *this; }
     double offset(index_t i) const { return center_[i]; }
+    static double base(index_t) { return 1; }
     static bool reaches(const double*, index_t) { return true; }
+    static bool holds(double, index_t) { return true; }
     template <Guard> [[gnu::always_inline]] double exponential(double value, index_t i, Seen&) const {
         const Difference difference = difference_of(value, center_[i]);
         return exp_of(difference.high, difference.low);

@@ -9,28 +9,36 @@
 
 namespace nll {
 
-// Of some chunks of the classes of a sample: the largest value; Σ of the powers of e, relative to what all chunks of
-// the sample share, and what is rounded off it; the chunk that has the largest value, and that chunk's own Σ; and for
-// label smoothing Σ -w·x and Σ w.
+// Of some chunks of the classes of a sample: Σ of the powers of e, relative to what all chunks of the sample share, and
+// what is rounded off it; and for label smoothing Σ w·(offset - x) and Σ w. Where it is looked for, the largest value,
+// and the chunk that has it.
 struct Softmax {
-    double largest = -std::numeric_limits<double>::infinity(), sum = 0, lost = 0;
-    index_t chunk = -1;
-    double chunk_sum = 0;
+    double sum = 0, lost = 0;
     double below = 0, weight = 0;
     bool near = true;  // powers could do without a guard
-    // Of all classes: the power of the largest; Σ of the others.
+    double largest = -std::numeric_limits<double>::infinity();
+    index_t chunk = 0;
+    // Of all classes: the power of one of them; Σ of the others; and Σ of the chunk that has the one.
     double unit = 1, rest = 0;
+    double chunk_sum = 0;
 };
 
-// A row that all threads work on: of some of its chunks each, of all of it, and its logit at the target. Its powers are
-// relative to `center` once that is known.
+// The logit at the target, or without one the largest, and the chunk that has it: its power is taken out of the sum,
+// for where it is nearly all of it, log(S) and 1 - p would lose every digit.
+struct One {
+    double logit = 0;
+    index_t chunk = 0;
+};
+
+// A row that all threads work on: of some of its chunks each, of all of it, and its one. First its largest value is
+// looked for, if need be; then powers are taken, with a guard if need be.
 struct SharedRow {
     index_t sample = 0, first_chunk = 0;
     Softmax* chunks = nullptr;  // from first_chunk on
+    bool needs_largest = false, knows_largest = false, guarded = false, finished = false;
+    One largest = {};
     Softmax whole = {};
     double logit = 0;
-    bool known = false, finished = false;
-    double center = 0;
 };
 
 struct Plan {

@@ -2,6 +2,8 @@
 // Rows: many classes of one sample side by side, a chunk at a time.
 #pragma once
 
+#include <utility>
+
 #include "block.hpp"
 #include "buffers.hpp"
 
@@ -21,11 +23,12 @@ public:
             if (block.classes[i] == ignored) {
                 block.losses[i] = 0;
             } else {
-                const Softmax softmax = softmax_of(from);
-                const double logit = logit_of(from, block.classes[i]);
-                block.losses[i] = loss_of(softmax, logit, block.weights[i]);
+                Softmax softmax = sums_of(from, block.classes[i] / chunk_size);
+                const One one = one_of(from, block.classes[i]);  // not before: now it is in a cache
+                settle(from, softmax, one, kept_);
+                block.losses[i] = loss_of(softmax, one.logit, block.weights[i]);
                 if (!to) return;
-                const GradientRow row = gradient_of(to, softmax, logit, block, i);
+                const GradientRow row = gradient_of(to, softmax, block, i);
                 if (kept_) return wait(row);
                 return for_each_chunk([&](index_t first, index_t classes) {
                     write(row, powers_of(from, first, classes), first, classes);
@@ -39,54 +42,63 @@ public:
 
     void log_softmax(index_t begin, index_t count) {
         for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
-            const Softmax softmax = softmax_of(from);
-            const double log_sum = log_sum_of<Arithmetic>(softmax.unit, softmax.rest);
-            for_each_chunk([&](index_t first, index_t classes) {
-                write_logarithms(from, to, first, classes, softmax.largest, log_sum);
-            });
+            const One one = largest_of_row(from);
+            Softmax softmax = sums_of(from, one.chunk);
+            settle(from, softmax, one, nullptr);
+            const LogSum log_sum = log_of(softmax, one.logit);
+            for_each_chunk(
+                [&](index_t first, index_t classes) { write_logarithms(from, to, first, classes, log_sum); });
         });
     }
 
     // The same of one row in steps, each of some of its chunks.
 
-    void take_chunks(SharedRow& row, index_t first_chunk, index_t last_chunk) {
-        take_center(row);
+    void take_chunks(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
+        const bool looks = looks_for_largest(row);
+        take_reference(row);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 Softmax& chunk = row.chunks[first / chunk_size - row.first_chunk];
                 chunk = {};
-                if (row.known || !Arithmetic::exact) add_chunk(chunk, from, first, classes, nullptr);
-                else
-                    nll::add_chunk(chunk, largest_of(load(from, first, classes), paired(classes)), 0, 0,
-                                   first / chunk_size);
+                if (!looks) return add_chunk(chunk, from, first, classes, nullptr);
+                chunk.largest = largest_of(load(from, first, classes), paired(classes));
+                chunk.chunk = first / chunk_size;
             });
         });
     }
-    // When all are merged. If its powers have to be taken relative to another number, they have to be taken once more.
-    void finish(SharedRow& row) {
-        take_center(row);
-        const auto largest = static_cast<Real>(row.whole.largest);
-        const bool usable = row.known || (!Arithmetic::exact && row.whole.near && reference_.reaches(&largest, 1));
-        if (!usable) {
-            row = {.sample = row.sample, .chunks = row.chunks, .known = true, .center = row.whole.largest};
-            return;
+    // Whether the merged chunks are the softmax. Otherwise they have to be taken once more.
+    bool is_complete(SharedRow& row) {
+        take_reference(row);
+        const Softmax whole = std::exchange(row.whole, {});
+        if (looks_for_largest(row)) {
+            row.largest = {whole.largest, whole.chunk};
+            row.knows_largest = true;
+        } else if (whole.near && (row.knows_largest || reference_.holds(whole.sum, plan_.classes))) {
+            row.whole = whole;
+            return true;
+        } else {
+            (row.knows_largest ? row.guarded : row.needs_largest) = true;
         }
-        row.known = true;
-        for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) { settle(from, row.whole, nullptr); });
-        row.finished = true;
+        return false;
     }
-    // Losses of an ignored sample are 0.
-    void take_loss(SharedRow& row, Block<Arithmetic>& block) {
-        for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar*) {
-            const bool kept = block.classes[i] != ignored;
-            row.logit = kept ? logit_of(from, block.classes[i]) : 0.0;
-            block.losses[i] = kept ? loss_of(row.whole, row.logit, block.weights[i]) : 0.0;
+    // Takes the one out of the sum: the target, unless it is ignored, or without a target the largest.
+    void settle(SharedRow& row, index_t target_class) {
+        row.finished = true;
+        if (target_class == ignored) return;
+        for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar*) {
+            const One one = plan_.data[target] ? one_of(from, target_class) : row.largest;
+            row.logit = one.logit;
+            settle(from, row.whole, one, nullptr);
         });
     }
+    // Losses of an ignored sample are 0.
+    void take_loss(const SharedRow& row, Block<Arithmetic>& block) const {
+        block.losses[0] = block.classes[0] == ignored ? 0.0 : loss_of(row.whole, row.logit, block.weights[0]);
+    }
     void write_gradient(const SharedRow& row, const Block<Arithmetic>& block, index_t first_chunk, index_t last_chunk) {
-        take_center(row);
+        take_reference(row);
         for_each_row(row.sample, 1, [&](index_t i, const Scalar* from, Scalar* to) {
-            const GradientRow whole = gradient_of(to, row.whole, row.logit, block, i);
+            const GradientRow whole = gradient_of(to, row.whole, block, i);
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
                 if (block.classes[i] == ignored) write_zeros(to, first, classes);
                 else write(whole, powers_of(from, first, classes), first, classes);
@@ -94,10 +106,11 @@ public:
         });
     }
     void write_logarithms(const SharedRow& row, index_t first_chunk, index_t last_chunk) {
-        const double log_sum = log_sum_of<Arithmetic>(row.whole.unit, row.whole.rest);
+        take_reference(row);
+        const LogSum log_sum = log_of(row.whole, row.logit);
         for_each_row(row.sample, 1, [&](index_t, const Scalar* from, Scalar* to) {
             for_each_chunk(first_chunk, last_chunk, [&](index_t first, index_t classes) {
-                write_logarithms(from, to, first, classes, row.whole.largest, log_sum);
+                write_logarithms(from, to, first, classes, log_sum);
             });
         });
     }
@@ -154,14 +167,28 @@ private:
         if (written == space_.part) store_row(written, to + first * stride, stride, classes, plan_.streams);
     }
 
-    void refer_to(double largest) {
+    void refer_to(double largest, Guard guard) {
         const auto center = static_cast<Real>(largest);
-        reference_ = Reference<Arithmetic, 1>(&center, 1, guard_);
+        reference_ = Reference<Arithmetic, 1>(&center, 1, guard);
     }
-    void take_center(const SharedRow& row) {
-        guard_ = row.known ? Guard::all : Guard::none;
-        if (row.known) refer_to(row.center);
+    void take_reference(const SharedRow& row) {
+        if (row.knows_largest) refer_to(row.largest.logit, row.guarded ? Guard::all : Guard::none);
         else reference_ = {};
+    }
+    // The exponentials of double are relative to the largest value, and without a target it is the one.
+    bool looks_for_largest(const SharedRow& row) const {
+        return !row.knows_largest && (row.needs_largest || Arithmetic::exact || !plan_.data[target]);
+    }
+    One one_of(const Scalar* from, index_t target_class) const {
+        return {converted<Real>(from[target_class * plan_.class_stride[input]]), target_class / chunk_size};
+    }
+    One largest_of_row(const Scalar* from) {
+        One largest{-infinity, 0};
+        for_each_chunk([&](index_t first, index_t classes) {
+            const double of_chunk = largest_of(load(from, first, classes), paired(classes));
+            if (of_chunk > largest.logit) largest = {of_chunk, first / chunk_size};
+        });
+        return largest;
     }
 
     // The powers of a chunk, if there is a place for them. What waits of the last gradient is written between them, a
@@ -205,53 +232,52 @@ private:
         const RowLanes<Arithmetic> row = add_powers(from, first, classes, powers);
         Compensated sum{add_lanes(row.sum), 0};
         if (Arithmetic::exact) sum = compensated_sum(powers, paired(classes));
-        nll::add_chunk(softmax, row.largest_of_all(), sum.sum, sum.error, first / chunk_size);
+        nll::add_chunk(softmax.sum, softmax.lost, sum.sum, sum.error);
+        softmax.chunk_sum = sum.sum;
         softmax.near &= row.all_near(reference_.guard());
     }
-    // When all chunks are added. Their powers may have been kept.
-    void settle(const Scalar* from, Softmax& softmax, const Power* kept) {
-        const auto largest = static_cast<Real>(softmax.largest);
-        softmax.unit = reference_.power_of(std::fabs(largest) < infinity ? largest : Real{0}, 0);
+    // When all chunks are added. Their powers may have been kept; then the sum of the chunk that has the one is known.
+    void settle(const Scalar* from, Softmax& softmax, One one, const Power* kept) {
+        softmax.sum = defined(softmax.sum);
+        softmax.unit = reference_.power_of(static_cast<Real>(one.logit), 0);
         if (!Arithmetic::exact && !leaves_enough(softmax.sum, softmax.unit)) {
-            const index_t first = softmax.chunk * chunk_size;
+            const index_t first = one.chunk * chunk_size;
             const index_t classes = std::min(chunk_size, plan_.classes - first);
             const Power* powers = kept ? kept + first : space_.powers;
-            if (!kept) add_powers(from, first, classes, space_.powers);
+            if (!kept) softmax.chunk_sum = add_lanes(add_powers(from, first, classes, space_.powers).sum);
             const double others = sum_of_others(powers, paired(classes), static_cast<Power>(softmax.unit));
             softmax.lost += without_chunk(softmax.unit, softmax.chunk_sum, others);
         }
-        softmax.rest = rest_of<Arithmetic>(softmax.largest, softmax.sum, softmax.lost, softmax.unit);
-        softmax.below += softmax.weight * (softmax.largest - reference_.offset(0));
+        softmax.rest = rest_of<Arithmetic>(softmax.sum, softmax.lost, softmax.unit);
     }
 
-    Softmax softmax_of(const Scalar* from) {
-        if (Arithmetic::exact || reference_.offset(0) != 0) {
-            Real largest = -std::numeric_limits<Real>::infinity();
-            for_each_chunk([&](index_t first, index_t classes) {
-                largest = std::max(largest, largest_of(load(from, first, classes), paired(classes)));
-            });
-            refer_to(largest);
-        }
-        const auto sum = [&] {
+    // Of all chunks, before the one, which lies in this chunk, is taken out.
+    Softmax sums_of(const Scalar* from, index_t chunk_of_one) {
+        bool knows_largest = false;
+        const auto know_largest = [&] {
+            refer_to(largest_of_row(from).logit, guard_);
+            knows_largest = true;
+        };
+        // Powers of any values at all are relative to the largest. Others say themselves whether they can be used.
+        if (reference_.guard() == Guard::all) know_largest();
+        for (;;) {
             Softmax softmax;
+            double chunk_sum = 0;
             for_each_chunk([&](index_t first, index_t classes) {
                 add_chunk(softmax, from, first, classes, kept_ ? kept_ + first : nullptr);
+                if (first / chunk_size == chunk_of_one) chunk_sum = softmax.chunk_sum;
             });
-            return softmax;
-        };
-        Softmax softmax = sum();
-        const auto largest = static_cast<Real>(softmax.largest);
-        if (!reference_.reaches(&largest, 1)) {
-            refer_to(softmax.largest);
-            softmax = sum();
+            if (softmax.near && (knows_largest || reference_.holds(softmax.sum, plan_.classes))) {
+                softmax.chunk_sum = chunk_sum;
+                return softmax;
+            }
+            if (knows_largest) {
+                reference_ = reference_.more_guarded();
+                guard_ = reference_.guard();  // from now on: other rows will have such values, too
+            } else {
+                know_largest();
+            }
         }
-        while (!softmax.near) {
-            reference_ = reference_.more_guarded();
-            guard_ = reference_.guard();  // from now on: other rows will have such values, too
-            softmax = sum();
-        }
-        settle(from, softmax, kept_);
-        return softmax;
     }
 
     // Of a chunk, for the gradient.
@@ -261,22 +287,21 @@ private:
         return space_.powers;
     }
 
-    double logit_of(const Scalar* from, index_t target) const {
-        return converted<Real>(from[target * plan_.class_stride[input]]);
+    LogSum log_of(const Softmax& softmax, double logit) const {
+        return log_sum_of<Arithmetic>(softmax.sum, softmax.lost, softmax.unit, softmax.rest, logit,
+                                      reference_.offset(0), reference_.base(0));
     }
     double loss_of(const Softmax& softmax, double logit, double weight) const {
-        const double log_sum = log_sum_of<Arithmetic>(softmax.unit, softmax.rest);
-        const double loss = (softmax.largest - logit) + log_sum;
+        const LogSum log_sum = log_of(softmax, logit);
+        const double loss = (log_sum.center - logit) + log_sum.log;
         if (plan_.label_smoothing == 0) return loss;
-        return smoothed(plan_, loss, weight, softmax.below + softmax.weight * log_sum);
+        const double every = softmax.below + softmax.weight * ((log_sum.center - reference_.offset(0)) + log_sum.log);
+        return smoothed(plan_, loss, weight, every);
     }
 
-    GradientRow gradient_of(Scalar* to, const Softmax& softmax, double logit, const Block<Arithmetic>& block,
-                            index_t i) const {
+    GradientRow gradient_of(Scalar* to, const Softmax& softmax, const Block<Arithmetic>& block, index_t i) const {
         const auto inverse = inverse_sum<Factor>(softmax.unit, softmax.rest);
-        const double power = reference_.power_of(static_cast<Real>(logit), 0);
-        const double entry =
-            target_entry(plan_, block, i, softmax.largest, softmax.unit, softmax.rest, inverse, logit, power);
+        const double entry = target_entry(plan_, block, i, softmax.unit, softmax.rest, inverse);
         return {to, product_of(block.all[i], inverse), block.each[i], block.classes[i], entry_of<Scalar>(entry)};
     }
     void write(const GradientRow& row, const Power* powers, index_t first, index_t classes) {
@@ -315,11 +340,10 @@ private:
         std::fill_n(part, classes, Scalar{});
         store(to, first, classes, part);
     }
-    void write_logarithms(const Scalar* from, Scalar* to, index_t first, index_t classes, double largest,
-                          double log_sum) {
+    void write_logarithms(const Scalar* from, Scalar* to, index_t first, index_t classes, LogSum log_sum) {
         const Real* values = load(from, first, classes);
         Scalar* part = destination(to, first);
-        for (index_t c = 0; c < classes; ++c) part[c] = from_double<Scalar>((values[c] - largest) - log_sum);
+        for (index_t c = 0; c < classes; ++c) part[c] = from_double<Scalar>((values[c] - log_sum.center) - log_sum.log);
         store(to, first, classes, part);
     }
 

@@ -34,9 +34,6 @@ inline constexpr index_t chunk_size = 2048;  // classes: values and exponentials
     return n * log_2_high - ((half_square - (s * (half_square + series) + (n * log_2_low + lost))) - f);
 }
 
-// Whether a largest term may be taken off a sum in which each addition was rounded.
-[[gnu::always_inline]] inline bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
-
 // ---------------------------------------------------------------- the softmax of a sample
 
 // Adds a number to a sum that keeps what is rounded off; of infinities nothing is.
@@ -48,55 +45,73 @@ inline constexpr index_t chunk_size = 2048;  // classes: values and exponentials
 inline double total_of(double sum, double error) { return std::fabs(sum) < infinity ? sum + error : sum; }
 
 // Adds the next chunk's powers, `sum` + `error`.
-inline void add_chunk(Softmax& all, double largest, double sum, double error, index_t chunk) {
-    if (all.chunk < 0 || largest > all.largest) {
-        all.largest = largest;
-        all.chunk = chunk;
-        all.chunk_sum = sum;
-    }
-    accumulate(all.sum, all.lost, sum);
-    all.lost += error;
+[[gnu::always_inline]] inline void add_chunk(double& all, double& all_lost, double sum, double error) {
+    accumulate(all, all_lost, sum);
+    all_lost += error;
 }
 
 inline void merge(Softmax& all, const Softmax& chunk) {
-    add_chunk(all, chunk.largest, chunk.sum, chunk.lost, chunk.chunk);
+    add_chunk(all.sum, all.lost, chunk.sum, chunk.lost);
     all.below += chunk.below;
     all.weight += chunk.weight;
     all.near &= chunk.near;
+    if (chunk.largest > all.largest) {
+        all.largest = chunk.largest;
+        all.chunk = chunk.chunk;
+    }
 }
 
-// Where the largest value is nearly all of the sum, the rounded sum of its chunk is replaced by its power, which is
-// there once, and the sum of all others in that chunk.
+// Logits with +inf among them, or all of them -inf, have no softmax.
+[[gnu::always_inline]] inline double defined(double sum) {
+    return sum > 0 && sum < infinity ? sum : std::numeric_limits<double>::quiet_NaN();
+}
+
+// Whether the power of the one may be taken off a sum in which each addition was rounded.
+[[gnu::always_inline]] inline bool leaves_enough(double sum, double unit) { return sum - unit >= 0x1p-10 * sum; }
+
+// Where it may not, the rounded sum of its chunk is replaced by its power, which is there once, and the sum of all
+// others in that chunk.
 [[gnu::always_inline]] inline double without_chunk(double unit, double chunk_sum, double others) {
     return (unit - chunk_sum) + others;
 }
 
-// When all classes are added: the powers of all but the largest value, whose is `unit`. Logits with +inf among them, or
-// all of them -inf, have no softmax.
-template <class Arithmetic>
-[[gnu::always_inline]] inline double rest_of(double largest, double sum, double lost, double unit) {
+// The powers of all but the one.
+template <class Arithmetic> [[gnu::always_inline]] inline double rest_of(double sum, double lost, double unit) {
     const double rest = (sum - unit) + lost;
-    const double flushed = rest < Arithmetic::flushed * unit ? 0.0 : rest;
-    return std::fabs(largest) == infinity ? std::numeric_limits<double>::quiet_NaN() : flushed;
+    return rest < Arithmetic::flushed * unit ? 0.0 : rest;
 }
 
-// log(1 + rest/unit) for 0 <= rest < 2^1000 unit, or NaN: within 1 ULP if `exact`, where the unit is 1; or within
-// 2^-39. Divides once: (unit + rest)/unit is 2^n·z with z in [2/3, 3/2], log z an odd series of (z - 1)/(z + 1).
-template <class Arithmetic> [[gnu::always_inline]] inline double log_sum_of(double unit, double rest) {
+// log(all/unit), or NaN, for unit + rest = all and a quotient of [2^-1000, 2^1000]: within 1 ULP if `exact`, where unit
+// is 1 and rest not negative; or within 2^-39. Divides once: all/unit is 2^n·z with z in [2/3, 3/2], log z an odd
+// series of (z - 1)/(z + 1).
+template <class Arithmetic> [[gnu::always_inline]] inline double log_quotient_of(double all, double unit, double rest) {
     if constexpr (Arithmetic::exact) {
         return log1p_of(rest);
     } else {
         // Numbers are nearly as far apart as their bits, on a scale of logarithms.
-        const double all = unit + rest;
+        constexpr std::uint64_t bias = 1024;
         const std::uint64_t apart = std::bit_cast<std::uint64_t>(all) - std::bit_cast<std::uint64_t>(unit);
-        const std::uint64_t n_bits = (apart + (std::uint64_t{1} << 51)) >> 52;
-        const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - 0x1p52;
-        const double z = all * std::bit_cast<double>(std::bit_cast<std::uint64_t>(1.0) - (n_bits << 52));  // times unit
-        const double s = (n == 0 ? rest : z - unit) / (z + unit), s2 = s * s;
+        const std::uint64_t n_bits = (apart + (bias << 52) + (std::uint64_t{1} << 51)) >> 52;
+        const double n = std::bit_cast<double>(n_bits | std::bit_cast<std::uint64_t>(0x1p52)) - (0x1p52 + bias);
+        const double z = all * std::bit_cast<double>(std::bit_cast<std::uint64_t>(1.0) - ((n_bits - bias) << 52));
+        const double s = (n == 0 ? rest : z - unit) / (z + unit), s2 = s * s;  // z is times unit
         // 2/3 s^2 + 2/5 s^4 + ... for s^2 <= 0.04: the next term is below 2^-40.
         const double series = s2 * polynomial(s2, 2 / 15., 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.);
         return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
     }
+}
+
+// log Σ e^x is center + log: about the logit of the one where that is most of the sum, and otherwise about the offset,
+// whose power is `base`.
+struct LogSum {
+    double center, log;
+};
+template <class Arithmetic>
+[[gnu::always_inline]] inline LogSum log_sum_of(double sum, double lost, double unit, double rest, double logit,
+                                                double offset, double base) {
+    const bool most = rest < unit;
+    const double of = most ? unit : base, others = most ? rest : (sum - base) + lost;
+    return {most ? logit : offset, log_quotient_of<Arithmetic>(most ? unit + rest : sum, of, others)};
 }
 
 // ---------------------------------------------------------------- a row: classes of one sample, in whole pairs of
@@ -125,21 +140,21 @@ inline double add_lanes(const double* lane) {
     return fold_lanes(lane, [](double a, double b) { return a + b; });
 }
 
-// Of a row so far, by lanes: the sums of exponentials, and the largest values; NaN does not count.
+// How far from 0 values are, by lanes; NaN does not count.
+[[gnu::always_inline]] inline void see_values(const float* values, float* seen) {
+    NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+        const float size = std::fabs(values[l]);
+        seen[l] = seen[l] < size ? size : seen[l];
+    }
+}
+
+// Of a row so far, by lanes: the sums of exponentials, and what of the values shows that they need a guard.
 template <class Arithmetic> struct RowLanes {
-    using Real = typename Arithmetic::Real;
     using Shared = Reference<Arithmetic, 1>;
     double sum[lanes] = {};
-    Real largest[lanes];
     typename Shared::Seen seen[lanes];
 
-    RowLanes() {
-        std::fill_n(largest, lanes, -std::numeric_limits<Real>::infinity());
-        std::fill_n(seen, lanes, Shared::none_seen);
-    }
-    Real largest_of_all() const {
-        return fold_lanes(largest, [](Real a, Real b) { return a < b ? b : a; });
-    }
+    RowLanes() { std::fill_n(seen, lanes, Shared::none_seen); }
     bool all_near(Guard guard) const { return guard == Guard::all || Shared::all_near(seen, sum, lanes); }
 };
 
@@ -150,7 +165,8 @@ template <Guard guard, class Scalar, class Arithmetic>
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
                                            typename Arithmetic::Power* __restrict powers, RowLanes<Arithmetic>& row) {
     using Real = typename Arithmetic::Real;
-    const Reference<Arithmetic, 1> reference = shared;  // its own memory, which no store changes
+    using Shared = Reference<Arithmetic, 1>;
+    const Shared reference = shared;  // its own memory, which no store changes
     RowLanes<Arithmetic> found = row;
     const auto compute = [&](index_t begin, index_t end, auto guarded, auto keeps) {
         [[maybe_unused]] Group sum[lanes / Group::size];
@@ -173,30 +189,25 @@ template <Guard guard, class Scalar, class Arithmetic>
                     Group& total = sum[l % lanes / Group::size];
                     total = multiply_add(of.step, of.fraction, total);
                 }
-            }
-            NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-                const Real value = pair[l], next = pair[lanes + l];
-                if constexpr (!Arithmetic::fused) {
-                    const auto power = reference.template exponential<guarded.value>(value, 0, found.seen[l]);
-                    const auto after = reference.template exponential<guarded.value>(next, 0, found.seen[l]);
+                if constexpr (Shared::sees_values && guarded.value == Guard::none)
+                    for (index_t half = 0; half < pair_size; half += lanes) see_values(pair + half, found.seen);
+            } else {
+                NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+                    const auto power = reference.template exponential<guarded.value>(pair[l], 0, found.seen[l]);
+                    const auto next = reference.template exponential<guarded.value>(pair[lanes + l], 0, found.seen[l]);
                     if constexpr (keeps) {
                         powers[c + l] = power;
-                        powers[c + lanes + l] = after;
+                        powers[c + lanes + l] = next;
                     }
-                    found.sum[l] += static_cast<double>(power + after);
-                } else if constexpr (Reference<Arithmetic, 1>::sees_values && guarded.value == Guard::none) {
-                    const Real smaller = value < next ? value : next;
-                    found.seen[l] = smaller < found.seen[l] ? smaller : found.seen[l];
+                    found.sum[l] += static_cast<double>(power + next);
                 }
-                const Real larger = value < next ? next : value;
-                found.largest[l] = found.largest[l] < larger ? larger : found.largest[l];
             }
         }
         if constexpr (Arithmetic::fused)
             for (int l = 0; l < lanes; l += Group::size) sum[l / Group::size].store(found.sum + l);
     };
     const auto compute_all = [&](auto keeps) {
-        constexpr Guard last = guard == Guard::none ? Reference<Arithmetic, 1>::next_guard(guard) : guard;
+        constexpr Guard last = guard == Guard::none ? Shared::next_guard(guard) : guard;
         const index_t whole = guard == last ? 0 : classes / pair_size * pair_size;
         if constexpr (guard != last) compute(0, whole, std::integral_constant<Guard, guard>(), keeps);
         compute(whole, classes, std::integral_constant<Guard, last>(), keeps);
@@ -256,39 +267,33 @@ template <class Real>
     }
 }
 
-// The exponentials; of each sample the largest value so far, and the sum of powers so far: in turn, or by lanes of
-// classes that are so far apart (0: in turn). Of each class, so many samples after `ahead` are asked for. The reference
-// is one for all samples, or one for each. Says whether all values were near.
+// The exponentials, and of each sample the sum of powers so far: in turn, or by lanes of classes that are so far apart
+// (0: in turn). Of each class, so many samples after `ahead` are asked for. The reference is one for all samples, or
+// one for each. Says whether all values were near.
 template <Guard guard, class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] bool exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& shared,
                                             const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
-                                            index_t powers_pitch, typename Arithmetic::Real* __restrict largest,
-                                            double* __restrict sums, index_t lane_pitch) {
-    using Real = typename Arithmetic::Real;
-    using Power = typename Arithmetic::Power;
+                                            index_t powers_pitch, double* __restrict sums, index_t lane_pitch) {
     using Shared = Reference<Arithmetic, width>;
     constexpr index_t line = 64 / sizeof(Scalar);
-    constexpr bool each = width > 1;
-    const std::conditional_t<each, const Shared&, const Shared> reference = shared;
+    const std::conditional_t<(width > 1), const Shared&, const Shared> reference = shared;
     bool near = true;
     // One or two groups of lanes, class after class: of each class, two cache lines that lie side by side.
     const auto compute = [&](index_t first, auto groups, auto by_lanes) {
         constexpr int count = groups.value * lanes;
-        alignas(64) double sum[count];
-        alignas(64) Real most[count];
         typename Shared::Seen seen[lanes];
-        std::copy_n(sums + first, count, sum);
-        [[maybe_unused]] Group total[count / Group::size];
-        if constexpr (Arithmetic::fused)
-            for (int k = 0; k < count; k += Group::size) total[k / Group::size] = Group::load(sum + k);
-        std::copy_n(largest + first, count, most);
         std::fill_n(seen, lanes, Shared::none_seen);
-        for (index_t c = 0; c < classes; ++c) {
-            for (index_t i = first; i < first + count; i += line) NLL_PREFETCH(ahead + c * step + i);
-            const Real* __restrict from = values + c * pitch + first;
-            Power* __restrict to = powers + c * powers_pitch + first;
-            if constexpr (Arithmetic::fused) {
+        const auto for_each_class = [&](auto&& visit) {
+            for (index_t c = 0; c < classes; ++c) {
+                for (index_t i = first; i < first + count; i += line) NLL_PREFETCH(ahead + c * step + i);
+                visit(c, values + c * pitch + first, powers + c * powers_pitch + first);
+            }
+        };
+        if constexpr (Arithmetic::fused) {
+            Group sum[count / Group::size];
+            for (int k = 0; k < count; k += Group::size) sum[k / Group::size] = Group::load(sums + first + k);
+            for_each_class([&](index_t c, const auto* __restrict from, auto* __restrict to) {
                 double* lane = sums + c % lanes * lane_pitch + first;
                 NLL_UNROLL for (int k = 0; k < count; k += Group::size) {
                     const Factors of = reference.template factors<guard>(from + k, first + k);
@@ -296,35 +301,30 @@ template <Guard guard, class Scalar, class Arithmetic, int width>
                     if constexpr (by_lanes) {
                         multiply_add(of.step, of.fraction, Group::load(lane + k)).store(lane + k);
                     } else {
-                        Group& so_far = total[k / Group::size];
-                        so_far = multiply_add(of.step, of.fraction, so_far);
+                        Group& total = sum[k / Group::size];
+                        total = multiply_add(of.step, of.fraction, total);
                     }
                 }
-            }
-            NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-                NLL_UNROLL for (int k = l; k < count; k += lanes) {
-                    if constexpr (!Arithmetic::fused) {
-                        const auto power =
-                            reference.template exponential<guard>(from[k], each ? first + k : 0, seen[l]);
-                        to[k] = power;
-                        sum[k] += static_cast<double>(power);
-                    } else if constexpr (Shared::sees_values && guard == Guard::none) {
-                        seen[l] = from[k] < seen[l] ? from[k] : seen[l];
-                    }
-                    most[k] = most[k] < from[k] ? from[k] : most[k];
-                }
-            }
-        }
-        std::copy_n(most, count, largest + first);
-        if constexpr (Arithmetic::fused)
-            for (int k = 0; k < count; k += Group::size) total[k / Group::size].store(sum + k);
-        if constexpr (by_lanes) {
-            for (int lane = 0; lane < lanes; ++lane)
-                near &= Shared::all_near(seen, sums + lane * lane_pitch + first, count);
+                if constexpr (Shared::sees_values && guard == Guard::none)
+                    for (int k = 0; k < count; k += lanes) see_values(from + k, seen);
+            });
+            if constexpr (!by_lanes)
+                for (int k = 0; k < count; k += Group::size) sum[k / Group::size].store(sums + first + k);
         } else {
+            alignas(64) double sum[count];
+            std::copy_n(sums + first, count, sum);
+            for_each_class([&](index_t, const auto* __restrict from, auto* __restrict to) {
+                NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+                    NLL_UNROLL for (int k = l; k < count; k += lanes) {
+                        to[k] = reference.template exponential<guard>(from[k], width > 1 ? first + k : 0, seen[l]);
+                        sum[k] += static_cast<double>(to[k]);
+                    }
+                }
+            });
             std::copy_n(sum, count, sums + first);
-            near &= Shared::all_near(seen, sum, count);
         }
+        for (int lane = 0; lane < (by_lanes ? lanes : 1); ++lane)
+            near &= Shared::all_near(seen, sums + lane * lane_pitch + first, count);
     };
     const auto compute_all = [&](auto by_lanes) {
         index_t first = 0;
@@ -332,12 +332,8 @@ template <Guard guard, class Scalar, class Arithmetic, int width>
             compute(first, std::integral_constant<int, 2>(), by_lanes);
         if (first < samples) compute(first, std::integral_constant<int, 1>(), by_lanes);
     };
-    if constexpr (Arithmetic::fused)
-        if (lane_pitch != 0) {
-            compute_all(std::true_type());
-            return near || guard == Guard::all;
-        }
-    compute_all(std::false_type());
+    if (Arithmetic::fused && lane_pitch != 0) compute_all(std::bool_constant<Arithmetic::fused>());
+    else compute_all(std::false_type());
     return near || guard == Guard::all;
 }
 

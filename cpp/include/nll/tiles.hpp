@@ -34,19 +34,19 @@ public:
     void cross_entropy(index_t begin, Block<Arithmetic>& block) {
         block_begin_ = begin;
         for_each_block(0, block.count, pitch_, [&](index_t first, index_t count) {
-            softmax(begin + first, count);
-            alignas(64) double logit[most_samples], log_sum[most_samples];
-            load_logits(block.classes + first, block.ignores, logit);
-            take_log_sums(log_sum);
+            softmax(begin + first, count, block.classes + first, block.ignores);
+            alignas(64) double center[most_samples], log_sum[most_samples];
+            take_log_sums(center, log_sum);
             double* losses = block.losses + first;
-            for (index_t i = 0; i < count; ++i) losses[i] = (largest_[i] - logit[i]) + log_sum[i];
+            for (index_t i = 0; i < count; ++i) losses[i] = (center[i] - logit_[i]) + log_sum[i];
             if (plan_.label_smoothing != 0)
-                for (index_t i = 0; i < count; ++i)
-                    losses[i] =
-                        smoothed(plan_, losses[i], block.weights[first + i], below_[i] + weight_[i] * log_sum[i]);
+                for (index_t i = 0; i < count; ++i) {
+                    const double every = below_[i] + weight_[i] * ((center[i] - offset(i)) + log_sum[i]);
+                    losses[i] = smoothed(plan_, losses[i], block.weights[first + i], every);
+                }
             for (index_t i = 0; i < count && block.ignores; ++i)
                 losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
-            if (plan_.data[gradient]) write_gradient(first, logit, block);
+            if (plan_.data[gradient]) write_gradient(first, block);
         });
         if (gathered_) store_block(begin, block.count);
     }
@@ -54,16 +54,16 @@ public:
     void log_softmax(index_t begin, index_t count) {
         block_begin_ = begin;
         for_each_block(0, count, pitch_, [&](index_t first, index_t samples) {
-            softmax(begin + first, samples);
-            alignas(64) double log_sum[most_samples];
-            take_log_sums(log_sum);
+            softmax(begin + first, samples, nullptr, false);
+            alignas(64) double center[most_samples], log_sum[most_samples];
+            take_log_sums(center, log_sum);
             for_each_block(0, plan_.classes, part_, [&](index_t from, index_t classes) {
                 if (!whole_) load(from, classes);
                 const Destination to = destination(from);
                 for (index_t c = 0; c < classes; ++c)
                     for (index_t i = 0; i < samples; ++i) {
                         const double value = values_[c * values_pitch_ + i];
-                        to.to[c * to.pitch + i] = from_double<Scalar>((value - largest_[i]) - log_sum[i]);
+                        to.to[c * to.pitch + i] = from_double<Scalar>((value - center[i]) - log_sum[i]);
                     }
                 store(from, classes, to);
             });
@@ -130,8 +130,9 @@ private:
         });
     }
 
-    // The softmax of each sample. Where a tile holds all classes, their powers are kept.
-    void softmax(index_t begin, index_t count) {
+    // The softmax of each sample, whose one is at its target, or without targets the largest. Where a tile holds all
+    // classes, their powers are kept.
+    void softmax(index_t begin, index_t count, const index_t* targets, bool ignores) {
         begin_ = begin;
         count_ = count;
         width_ = padded(count);
@@ -143,121 +144,119 @@ private:
                     next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
                 });
         }
-        const bool largest_first = Arithmetic::exact || each_;
-        if (largest_first) {
-            std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
-            for_each_part(0, plan_.classes,
-                          [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
-        } else {
-            sum_chunks();
+        std::fill_n(logit_, width_, Real{0});
+        std::fill_n(chunk_, width_, index_t{0});
+        if (targets) {
+            load_logits(targets, ignores);
+            for (index_t i = 0; i < count_ && !in_turns(); ++i) chunk_[i] = targets[i] / chunk_size;
         }
-        each_ = Arithmetic::exact || !shared_.reaches(largest_, width_);
-        if (each_) {
+        bool knows_largest = false;
+        const auto know_largest = [&] {
+            look_for_largest(!targets);
+            knows_largest = true;
+            each_ = Arithmetic::exact || !shared_.reaches(largest_, width_);
+            if (!each_) return;
             reference_ = Reference<Arithmetic, most_samples>(largest_, width_);
             const Reference<Arithmetic, 1> first(largest_, 1, shared_.guard());
-            if (first.offset(0) == 0)
+            if (first.offset(0) == 0 && std::fabs(largest_[0]) < infinity)
                 shared_ = first;  // the next tile may do with it; only each sample's own may shift
-        }
-        if (largest_first || each_) sum_chunks();
-        while (!near_) {
-            shared_ = shared_.more_guarded();  // from now on: other tiles will have such values, too
+        };
+        // As in Rows::sums_of.
+        if (each_ || shared_.guard() == Guard::all || !targets) know_largest();
+        for (;;) {
             sum_chunks();
+            if (near_ && (knows_largest || sums_are_held())) break;
+            if (knows_largest) shared_ = shared_.more_guarded();  // other tiles will have such values, too
+            else know_largest();
         }
-        settle();
+        settle(targets, ignores);
+    }
+
+    // And without targets, the largest is the one.
+    void look_for_largest(bool is_one) {
+        std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
+        for_each_chunk([&](index_t first, index_t classes) {
+            alignas(64) Real before[most_samples];
+            std::copy_n(largest_, width_, before);
+            for_each_part(first, classes,
+                          [&](index_t, index_t part) { take_largest(values_, part, width_, values_pitch_, largest_); });
+            for (index_t i = 0; i < width_ && is_one; ++i)
+                if (largest_[i] > before[i]) chunk_[i] = first / chunk_size;
+        });
+        if (is_one) std::copy_n(largest_, width_, logit_);
+    }
+    bool sums_are_held() const {
+        std::uint64_t others = 0;
+        for (index_t i = 0; i < width_; ++i) others |= std::uint64_t{!shared_.holds(sum_[i], plan_.classes)};
+        return !others;
     }
 
     bool in_turns() const { return !Arithmetic::exact && plan_.classes <= in_turn; }
     void sum_chunks() {
         near_ = true;
-        std::fill_n(largest_, width_, -std::numeric_limits<Real>::infinity());
         for (double* zero : {sum_, lost_}) std::fill_n(zero, width_, 0.0);
         if (plan_.label_smoothing != 0) {
             for (double* zero : {below_, weight_}) std::fill_n(zero, width_, 0.0);
             for_each_chunk([&](index_t first, index_t classes) { smooth(first, classes); });
         }
-        if (in_turns()) return compute_powers(plan_.classes, largest_, sum_, 0);
-        std::fill_n(chunk_, width_, index_t{-1});
+        if (in_turns()) return compute_powers(plan_.classes, sum_, 0);
         for_each_chunk([&](index_t first, index_t classes) { add_chunk(first, classes); });
     }
 
     // Powers of the classes that are loaded.
     void compute_powers(index_t classes) {
-        alignas(64) Real largest[most_samples] = {};
-        alignas(64) double sum[most_samples] = {};
-        compute_powers(classes, largest, sum, 0);
+        alignas(64) double unused[most_samples] = {};
+        compute_powers(classes, unused, 0);
     }
-    // And they count among the largest values and the sums: in turn, or by lanes that are so far apart.
-    void compute_powers(index_t classes, Real* largest, double* sums, index_t lane_pitch) {
+    // And they count among the sums: in turn, or by lanes that are so far apart.
+    void compute_powers(index_t classes, double* sums, index_t lane_pitch) {
         const Scalar* ahead = next_ ? next_ : reinterpret_cast<const Scalar*>(values_);
         const index_t step = !next_ ? 0 : plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
         const auto compute = [&](auto guard, const auto& reference) {
             near_ &= exponentials_of_tile<guard.value>(values_, classes, width_, values_pitch_, reference, ahead, step,
-                                                       space_.powers, pitch_, largest, sums, lane_pitch);
+                                                       space_.powers, pitch_, sums, lane_pitch);
         };
         if (each_) return compute(guarded, reference_);
         visit_guard<Arithmetic>(shared_.guard(), [&](auto guard) { compute(guard, shared_); });
     }
 
     void add_chunk(index_t first, index_t classes) {
-        alignas(64) Real largest[most_samples];
-        std::fill_n(largest, width_, -std::numeric_limits<Real>::infinity());
         LaneSums<most_samples, Arithmetic::exact> sums;
         if (Arithmetic::fused) sums.clear(width_);
         for_each_part(first, classes, [&](index_t, index_t count) {
-            if (Arithmetic::fused) return compute_powers(count, largest, sums.sum, most_samples);
-            alignas(64) double unused[most_samples] = {};
-            compute_powers(count, largest, unused, 0);
+            if (Arithmetic::fused) return compute_powers(count, sums.sum, most_samples);
+            compute_powers(count);
             sums.add_classes(space_.powers, count, width_, pitch_);
         });
         sums.finish(width_);
         for (index_t i = 0; i < width_; ++i) {
-            Softmax softmax;
-            softmax.largest = largest_[i];
-            softmax.sum = sum_[i];
-            softmax.lost = lost_[i];
-            softmax.chunk = chunk_[i];
-            softmax.chunk_sum = chunk_sum_[i];
-            nll::add_chunk(softmax, largest[i], sums.sum[i], Arithmetic::exact ? sums.error[i] : 0.0,
-                           first / chunk_size);
-            largest_[i] = static_cast<Real>(softmax.largest);
-            sum_[i] = softmax.sum;
-            lost_[i] = softmax.lost;
-            chunk_[i] = softmax.chunk;
-            chunk_sum_[i] = softmax.chunk_sum;
+            nll::add_chunk(sum_[i], lost_[i], sums.sum[i], Arithmetic::exact ? sums.error[i] : 0.0);
+            chunk_sum_[i] = chunk_[i] == first / chunk_size ? sums.sum[i] : chunk_sum_[i];
         }
     }
 
-    void settle() {
-        std::uint64_t few = 0;
+    void settle(const index_t* targets, bool ignores) {
         const auto take_units = [&](auto guard, const auto& reference) {
-            for (index_t first = 0; first < width_; first += lanes) {
-                alignas(64) Real finite[lanes];
-                for (int l = 0; l < lanes; ++l)
-                    finite[l] = std::fabs(largest_[first + l]) < infinity ? largest_[first + l] : Real{0};
-                reference.template powers<guard.value>(finite, each_ ? first : 0, unit_ + first);
-            }
-            for (index_t i = 0; i < width_; ++i) {
-                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
-                few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
-            }
+            for (index_t first = 0; first < width_; first += lanes)
+                reference.template powers<guard.value>(logit_ + first, each_ ? first : 0, unit_ + first);
         };
         if (each_) take_units(guarded, reference_);
         else visit_guard<Arithmetic>(shared_.guard(), [&](auto guard) { take_units(guard, shared_); });
-        if (!Arithmetic::exact && few) {
-            if (in_turns()) {
-                std::fill_n(chunk_, width_, index_t{0});
-                std::copy_n(sum_, width_, chunk_sum_);
-            }
-            for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
-            for (index_t i = 0; i < width_; ++i)
-                rest_[i] = rest_of<Arithmetic>(largest_[i], sum_[i], lost_[i], unit_[i]);
+        for (index_t i = 0; i < count_ && ignores; ++i) unit_[i] = targets[i] == ignored ? 0.0 : unit_[i];
+        std::uint64_t few = 0;
+        for (index_t i = 0; i < width_; ++i) {
+            sum_[i] = defined(sum_[i]);
+            rest_[i] = rest_of<Arithmetic>(sum_[i], lost_[i], unit_[i]);
+            few |= std::uint64_t{!leaves_enough(sum_[i], unit_[i])};
         }
-        if (plan_.label_smoothing != 0)
-            for (index_t i = 0; i < width_; ++i) below_[i] += weight_[i] * (largest_[i] - offset(i));
+        if (Arithmetic::exact || !few) return;
+        if (in_turns()) std::copy_n(sum_, width_, chunk_sum_);
+        for_each_chunk([&](index_t first, index_t classes) { replace_sums(first, classes); });
+        for (index_t i = 0; i < width_; ++i) rest_[i] = rest_of<Arithmetic>(sum_[i], lost_[i], unit_[i]);
     }
     double offset(index_t i) const { return each_ ? reference_.offset(i) : shared_.offset(0); }
 
-    // Where a largest value of this chunk is nearly all of a sum, so that its roundings matter.
+    // Where the one of this chunk is nearly all of a sum, so that its roundings matter.
     void replace_sums(index_t first, index_t classes) {
         const auto rounded = [&](index_t i) {
             return chunk_[i] == first / chunk_size && !leaves_enough(sum_[i], unit_[i]);
@@ -299,57 +298,52 @@ private:
         }
     }
 
-    // Of samples whose class is among those that are loaded, values at it, or powers.
-    template <class Number>
-    void take_at(const index_t* targets, index_t first, index_t classes, const Number* values, index_t pitch,
-                 bool ignores, double* at_target) const {
-        if (classes == plan_.classes && !ignores) {
-            for (index_t i = 0; i < count_; ++i) at_target[i] = static_cast<double>(values[targets[i] * pitch + i]);
+    // At the targets; of ignored samples 0.
+    void load_logits(const index_t* targets, bool ignores) {
+        if (whole_ && !ignores) {
+            for (index_t i = 0; i < count_; ++i) logit_[i] = values_[targets[i] * values_pitch_ + i];
             return;
         }
-        for (index_t i = 0; i < count_; ++i) {
-            const auto target = static_cast<std::uint64_t>(targets[i] - first);
-            if (target < static_cast<std::uint64_t>(classes))
-                at_target[i] = static_cast<double>(values[static_cast<index_t>(target) * pitch + i]);
-        }
-    }
-    void load_logits(const index_t* classes, bool ignores, double* logits) const {
-        std::fill_n(logits, count_, 0.0);
-        if (whole_) return take_at(classes, 0, plan_.classes, values_, values_pitch_, ignores, logits);
         plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
             const Scalar* sample = plan_.pointer<const Scalar>(input) + run.offset[input];
-            for (index_t i = 0; i < run.length; ++i, sample += plan_.samples.stride(input)) {
-                const index_t c = classes[run.begin + i];
-                logits[run.begin + i] = c == ignored ? 0.0 : converted<Real>(sample[c * plan_.class_stride[input]]);
-            }
+            for (index_t i = run.begin; i < run.begin + run.length; ++i, sample += plan_.samples.stride(input))
+                if (targets[i] != ignored) logit_[i] = converted<Real>(sample[targets[i] * plan_.class_stride[input]]);
         });
     }
 
-    void take_log_sums(double* log_sums) const {
-        for (index_t i = 0; i < width_; ++i) log_sums[i] = log_sum_of<Arithmetic>(unit_[i], rest_[i]);
+    void take_log_sums(double* center, double* log) const {
+        const auto take = [&](auto&& offset_of, auto&& base_of) {
+            for (index_t i = 0; i < width_; ++i) {
+                const LogSum log_sum = log_sum_of<Arithmetic>(sum_[i], lost_[i], unit_[i], rest_[i],
+                                                              static_cast<double>(logit_[i]), offset_of(i), base_of(i));
+                center[i] = log_sum.center;
+                log[i] = log_sum.log;
+            }
+        };
+        const double offset = shared_.offset(0), base = shared_.base(0);
+        if (each_) take([&](index_t i) { return reference_.offset(i); }, [&](index_t i) { return reference_.base(i); });
+        else take([=](index_t) { return offset; }, [=](index_t) { return base; });
     }
 
     // `block`, from its sample `at` on, has the samples of this tile.
-    void write_gradient(index_t at, const double* logits, const Block<Arithmetic>& block) {
+    void write_gradient(index_t at, const Block<Arithmetic>& block) {
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_powers(classes);
-            write_part(first, classes, at, logits, block);
+            write_part(first, classes, at, block);
         });
     }
 
     // The entries of the gradient from powers.
-    void write_part(index_t first, index_t classes, index_t at, const double* logits, const Block<Arithmetic>& block) {
+    void write_part(index_t first, index_t classes, index_t at, const Block<Arithmetic>& block) {
         using Factor = typename Arithmetic::Factor;
         alignas(64) Factor factor[most_samples];
-        alignas(64) double power[most_samples] = {}, entry[most_samples];
+        alignas(64) double entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
-        take_at(targets, first, classes, space_.powers, pitch_, block.ignores, power);
         for (index_t i = 0; i < count_; ++i) {
             const auto inverse = inverse_sum<Factor>(unit_[i], rest_[i]);
             factor[i] = product_of(block.all[at + i], inverse);
-            entry[i] =
-                target_entry(plan_, block, at + i, largest_[i], unit_[i], rest_[i], inverse, logits[i], power[i]);
+            entry[i] = target_entry(plan_, block, at + i, unit_[i], rest_[i], inverse);
         }
         std::fill(factor + count_, factor + width_, Factor{0});
         scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
@@ -383,8 +377,8 @@ private:
     Reference<Arithmetic, 1> shared_;  // of all samples, unless `each_` needs its own
     Reference<Arithmetic, most_samples> reference_;
     bool each_ = false, near_ = true;
-    // Of each sample, as in Softmax.
-    alignas(64) Real largest_[most_samples];
+    // Of each sample, as in One and Softmax.
+    alignas(64) Real logit_[most_samples], largest_[most_samples];
     alignas(64) double sum_[most_samples], lost_[most_samples], below_[most_samples], weight_[most_samples];
     alignas(64) index_t chunk_[most_samples];
     alignas(64) double chunk_sum_[most_samples], unit_[most_samples], rest_[most_samples];
