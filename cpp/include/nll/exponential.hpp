@@ -320,7 +320,7 @@ public:
         if constexpr (guard != Guard::all) seen |= bits;
         const Seen f = (shifted & fraction) | one;
         const auto p = std::bit_cast<Seen>(Half::power_of_two(std::bit_cast<float>(f)));
-        const auto power = std::bit_cast<float>(p ^ f ^ shifted);  // the fraction of p, the exponent of `shifted`
+        const auto power = std::bit_cast<float>(p ^ f ^ shifted);       // the fraction of p, the exponent of `shifted`
         if constexpr (guard == Guard::all) return at < 4 ? power : at;  // infinity and NaN stay
         return power;
     }

@@ -128,6 +128,7 @@ private:
         Scalar entry;
     };
     static constexpr index_t few = 256;  // classes between which a waiting gradient is written
+    static constexpr index_t far_ahead = (16 << 10) / sizeof(Scalar);
 
     template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
         const Samples& samples = plan_.samples;
@@ -194,18 +195,18 @@ private:
     // The powers of a chunk, if there is a place for them. What waits of the last gradient is written between them, a
     // few lines at a time: memory is written while the processor computes.
     RowLanes<Arithmetic> add_powers(const Scalar* from, index_t first, index_t classes, Power* powers) {
-        // The next chunk, or the next sample's first.
-        const bool more = first + classes < plan_.classes;
-        const Scalar* next =
-            more ? from + (first + classes) * plan_.class_stride[input] : from + plan_.samples.stride(input);
         RowLanes<Arithmetic> row;
         const auto compute = [&](const auto* values) {
             for_each_block(0, classes, written_ < plan_.classes ? few : chunk_size, [&](index_t at, index_t some) {
                 write_waiting(first + at + some);
+                // Of this sample, or beyond its end of the next.
+                const index_t c = first + at + far_ahead;
+                const Scalar* ahead = c < plan_.classes ? from + c * plan_.class_stride[input]
+                                                        : from + plan_.samples.stride(input) + (c - plan_.classes);
                 visit_guard<Arithmetic>(reference_.guard(), [&](auto guard) {
                     exponentials_of_row<guard.value>(values + at, some, reference_,
-                                                     reinterpret_cast<const std::byte*>(next + at),
-                                                     lanes * sizeof(Scalar), powers ? powers + at : nullptr, row);
+                                                     reinterpret_cast<const std::byte*>(ahead), lanes * sizeof(Scalar),
+                                                     powers ? powers + at : nullptr, row);
                 });
             });
         };

@@ -159,13 +159,15 @@ template <class Arithmetic> struct RowLanes {
 };
 
 // Adds the exponentials, and keeps them if there is a place for them. What fills up the last pair of lanes may be far
-// from the center. A line after `ahead` is asked for with every 64 bytes or less.
+// from the center. Memory is asked for long before, into the second cache: a line after `ahead` with every 64 bytes or
+// less; and from there shortly before.
 template <Guard guard, class Scalar, class Arithmetic>
 [[gnu::noinline]] void exponentials_of_row(const Scalar* __restrict values, index_t classes,
                                            const Reference<Arithmetic, 1>& shared, const std::byte* ahead, index_t step,
                                            typename Arithmetic::Power* __restrict powers, RowLanes<Arithmetic>& row) {
     using Real = typename Arithmetic::Real;
     using Shared = Reference<Arithmetic, 1>;
+    constexpr index_t shortly = 2048 / sizeof(Scalar);
     const Shared reference = shared;  // its own memory, which no store changes
     RowLanes<Arithmetic> found = row;
     const auto compute = [&](index_t begin, index_t end, auto guarded, auto keeps) {
@@ -174,7 +176,8 @@ template <Guard guard, class Scalar, class Arithmetic>
             for (int l = 0; l < lanes; l += Group::size) sum[l / Group::size] = Group::load(found.sum + l);
         for (index_t c = begin; c < end; c += pair_size) {
             for (index_t half = 0; half < pair_size; half += lanes) {
-                NLL_PREFETCH(ahead);
+                NLL_PREFETCH(values + c + half + shortly);
+                NLL_PREFETCH_FAR(ahead);
                 ahead += step;
             }
             [[maybe_unused]] Real wide[pair_size];
