@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import nll
+import softmax_oracle
 from layouts import OWN_MEMORY, cropped, every_second, fortran, negative_strides
 from oracle import assert_same_bits
 from samples import FLOAT_DTYPES, random_target, random_weight
+from softmax_oracle import assert_within_bound
 
 # Up to 64 classes, and if they do not lie side by side, samples are computed side by side; otherwise classes. Classes
 # are added up in 16 lanes and in chunks of 2048.
@@ -230,6 +232,29 @@ def test_masked_and_undefined_samples_beside_others(axis, class_count, dtype, rn
         loss, gradient_alone, _ = part_of_batch(input, target, slice(i, i + 1))
         assert_same_bits(losses[i], loss[0])
         assert_same_bits(gradient.take(i, 1 - axis), gradient_alone[0])
+
+
+# What powers are relative to changes at some distance of the largest logit from 0, and bfloat16's also from that of the
+# sample before.
+CENTERS = [0, 20, 97, 108, 127.5, 129, 340, 350, 351, -20, -97, -129, -345, -351, 600, -600]
+
+
+@pytest.mark.parametrize("spread", [0.01, 8, 200], ids=lambda spread: f"spread-{spread}")
+def test_logits_far_from_0(spread, class_count, dtype, rng):
+    input = (np.repeat(CENTERS, 3)[:, None] + spread * rng.normal(size=(48, class_count))).astype(dtype)
+    input = input[rng.permutation(48)]
+    target = random_target(rng, 48, class_count, ignored=-7)
+    whole = part_of_batch(input, target, slice(None))
+    side_by_side = results_of(np.ascontiguousarray(input.T), target, axis=0)
+    assert_same_bits(side_by_side.losses, whole[0])
+    assert_same_bits(side_by_side.log_softmax.T, whole[2])
+    for i in range(48):
+        for alone, expected in zip(part_of_batch(input, target, slice(i, i + 1)), whole, strict=True):
+            assert_same_bits(alone[0], expected[i])
+    exact = softmax_oracle.cross_entropy(input, target, ignore_index=-7, reduction="sum", grad_output=0.3)
+    assert_within_bound(whole[0], softmax_oracle.cross_entropy(input, target, ignore_index=-7).loss)
+    assert_within_bound(whole[1], exact.gradient, exact.gradient_scale)
+    assert_within_bound(whole[2], softmax_oracle.log_softmax(input))
 
 
 def test_one_dimensional_input(class_count, dtype, rng):
