@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The cross-entropy of a block of samples from their logits, its gradient, and the logarithm of their softmax.
 //
-// With S the sum of e^x over the classes of a sample, and rest that over all but the target t, its loss is log(S) - x_t,
-// and the gradient at the target is -rest/S. Where e^x_t is most of S, log(S) - x_t and p_t - 1 would lose every digit:
-// then the loss is log1p(rest/e^x_t), and rest is made of its own terms.
+// With S the sum of e^x over the classes of a sample, and rest that over all but the target t, its loss is log(S) -
+// x_t, and the gradient at the target is -rest/S. Where e^x_t is most of S, log(S) - x_t and p_t - 1 would lose every
+// digit: then the loss is log1p(rest/e^x_t), and rest is made of its own terms.
 //
 // Many classes that lie side by side are taken sample by sample (rows). Otherwise, and where there are few of them, up
 // to 128 samples are taken at a time, class by class (tiles). Both add up in the same order.
