@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The exponentials, logarithms and sums of softmax.hpp against arithmetic of more digits.
+// The exponentials of exponential.hpp, and the logarithms and sums of softmax.hpp, against arithmetic of more digits.
 #include <nll/softmax.hpp>
 
 #include <cmath>

@@ -179,8 +179,7 @@ struct Factors {
 
 template <int width> class Reference<Single, width> {
 public:
-    // What shows that a guard is needed: sums that are NaN; and where steps would be nonsense, how far values are from
-    // 0.
+    // What shows that a guard is needed: sums that are NaN; and where steps would be nonsense, distances from 0.
     using Seen = float;
     static constexpr Seen none_seen = 0;
     static constexpr bool sees_values = !Group::steps_saturate;
@@ -268,7 +267,6 @@ template <int width> class Reference<Half, width> {
 public:
     using Seen = std::uint32_t;  // the bits of all those numbers, or'ed
     static constexpr Seen none_seen = std::bit_cast<Seen>(2.0f);
-    static constexpr bool sees_values = false;
     static bool all_near(const Seen* seen, const double*, index_t) {
         Seen all = 0;
         for (int l = 0; l < lanes; ++l) all |= seen[l];
@@ -294,6 +292,7 @@ public:
     }
     double offset(index_t i) const { return offset_[i]; }
     double base(index_t i) const { return base_[i]; }
+    // A largest value that is `far_below` the center is as good as one within reach: what is cut off is 2^-167 of it.
     bool holds(double sum, index_t classes) const {
         constexpr double far_below = 33, most = 0x1p28, least = 0x1p-46, unit = nll::power_of(Half::bias);
         static_assert(28.5 / log2_e < Half::reach && 47 / log2_e < far_below);
@@ -359,7 +358,6 @@ template <int width> class Reference<Double, width> {
 public:
     using Seen = std::uint64_t;
     static constexpr Seen none_seen = 0;
-    static constexpr bool sees_values = false;
     static bool all_near(const Seen*, const double*, index_t) { return true; }
     static constexpr Guard next_guard(Guard) { return Guard::all; }
 

@@ -125,19 +125,15 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
     else return static_cast<To>(to_real(value));
 }
 
-// Of lanes, in a tree.
-template <int count = lanes, class Number, class Fold>
-[[gnu::always_inline]] inline Number fold_lanes(const Number* lane, Fold&& fold) {
+// In a tree.
+template <int count = lanes> [[gnu::always_inline]] inline double add_lanes(const double* lane) {
     if constexpr (count == 1) {
         return lane[0];
     } else {
-        Number folded[count / 2];
-        for (int l = 0; l < count / 2; ++l) folded[l] = fold(lane[l], lane[count / 2 + l]);
-        return fold_lanes<count / 2>(folded, fold);
+        double sum[count / 2];
+        for (int l = 0; l < count / 2; ++l) sum[l] = lane[l] + lane[count / 2 + l];
+        return add_lanes<count / 2>(sum);
     }
-}
-inline double add_lanes(const double* lane) {
-    return fold_lanes(lane, [](double a, double b) { return a + b; });
 }
 
 // How far from 0 values are, by lanes; NaN does not count.
