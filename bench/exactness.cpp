@@ -18,8 +18,8 @@ struct PlainPartial : Partial {
     double loss = 0, weight = 0;
 };
 
-// Values of a block, padded with zeros, in the lanes of SIMD.
-template <class Value> double plain_sum(index_t count, Value&& value) {
+// Of values of a block, padded with zeros, in the lanes of SIMD.
+template <class Value> double sum_of_block(index_t count, Value&& value) {
     double total[lanes] = {};
     for (index_t i = 0; i < count; i += lanes)
         for (index_t l = 0; l < lanes; ++l) total[l] += value(i + l);
@@ -28,11 +28,9 @@ template <class Value> double plain_sum(index_t count, Value&& value) {
 }
 
 // What the forward kernel calls for a PlainPartial.
-Survey<double> add_weights(const Plan& plan, index_t count, const index_t* classes, double* weights,
-                           PlainPartial& partial) {
-    load_weights(plan.weight, classes, count, weights);
+Survey<double> add_weights(const SampleWeights&, double* weights, index_t count, PlainPartial& partial) {
     pad(weights, count);
-    partial.weight += plain_sum(count, [&](index_t i) { return weights[i]; });
+    partial.weight += plain_sum(weights, count);
     return {};
 }
 
@@ -40,8 +38,8 @@ template <class Scalar, class Real>
 void add_losses(const Real* losses, const double* weights, const Survey<double>&, index_t count,
                 PlainPartial& partial) {
     const auto loss = [&](index_t i) { return static_cast<double>(losses[i]); };
-    if (weights) partial.loss += plain_sum(count, [&](index_t i) { return weights[i] * loss(i); });
-    else partial.loss += plain_sum(count, loss);
+    if (weights) partial.loss += sum_of_block(count, [&](index_t i) { return weights[i] * loss(i); });
+    else partial.loss += sum_of_block(count, loss);
 }
 
 template <class Scalar>

@@ -54,6 +54,25 @@ def test_weight_may_be_strided(reduction, rng):
     assert_exact(input, target, random_weight(rng, 21, np.float64)[::-3], reduction=reduction)
 
 
+@pytest.mark.parametrize("class_count", [511, 512, 513], ids="C{}".format)
+@pytest.mark.parametrize("sample_count", [510, 511, 512, 513, 1500], ids="N{}".format)
+def test_as_many_classes_as_a_table_of_weights_has_and_more(class_count, sample_count, weight_dtype, reduction, rng):
+    input = random_input(rng, (sample_count, class_count), np.float32)
+    target = random_target(rng, sample_count, class_count, ignored=-100)
+    assert_exact(input, target, random_weight(rng, class_count, weight_dtype), reduction=reduction)
+
+
+@pytest.mark.parametrize("span", [0, 19, 20, 21, 40, 63, 64, 200], ids="span{}".format)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_class_weights_far_apart(span, dtype, reduction):
+    """The largest weights with the lowest bit of the smallest: about where their sum needs another bit of a double."""
+    low = 1 + np.finfo(dtype).eps
+    weight = np.array([np.ldexp(2 - np.finfo(dtype).eps, span - 100), np.ldexp(low, -100)], dtype)
+    target = np.zeros(1024, int)
+    target[[3, 700, 701]] = 1
+    assert_exact(np.tile(np.array([-1.75, -0.3], dtype), (1024, 1)), target, weight, reduction=reduction)
+
+
 def test_every_thread_count(threads, dtype, reduction, rng):
     input, target = random_input(rng, (20_000, 3), dtype), random_target(rng, 20_000, 3, np.uint8, ignored=255)
     assert_exact(input, target, random_weight(rng, 3, np.float64), reduction=reduction, ignore_index=255)

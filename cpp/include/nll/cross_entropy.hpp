@@ -45,15 +45,19 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
 
 // The labels of a block, and what they say about the loss and the gradient. False if a label is bad.
 template <class Arithmetic>
-bool prepare(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& block, Survey<double>& weights_survey,
-             Partial& partial) {
+bool prepare(const Plan& plan, const SampleWeights& sample_weights, index_t begin, index_t count,
+             Block<Arithmetic>& block, Survey<double>& weights_survey, Partial& partial) {
     block.count = count;
     const index_t kept = load_classes(plan, begin, count, block.classes, partial);
     if (kept < 0) return false;
     partial.count += kept;
     block.ignores = kept < count || plan.zero_gradient;
-    if (plan.weight) weights_survey = add_weights(plan, count, block.classes, block.weights, partial);
-    else std::fill_n(block.weights, count, 1.0);
+    if (plan.weight) {
+        sample_weights.load(block.classes, count, block.weights);
+        weights_survey = add_weights(sample_weights, block.weights, count, partial);
+    } else {
+        std::fill_n(block.weights, count, 1.0);
+    }
     if (!plan.data[gradient]) return true;
     double grad_output[block_size];
     std::fill_n(grad_output, count, plan.grad_output);
@@ -96,10 +100,11 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
     const bool rows = by_rows(plan);
     Rows<Scalar, Arithmetic> row_work(plan, space, scratch);
     Tiles<Scalar, Arithmetic> tiles(plan, space, scratch);
+    const SampleWeights sample_weights(plan, last - first);
     Block<Arithmetic> block;
     for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
         Survey<double> weights_survey;
-        if (!prepare(plan, begin, count, block, weights_survey, partial)) return;
+        if (!prepare(plan, sample_weights, begin, count, block, weights_survey, partial)) return;
         if (rows) row_work.cross_entropy(begin, block);
         else tiles.cross_entropy(begin, block);
         add_losses_of(plan, begin, block, weights_survey, partial);
@@ -141,7 +146,7 @@ void merge_chunks(const Plan& plan, index_t first, index_t last, Partial& partia
     if constexpr (with_loss) {
         Block<Arithmetic> block;
         Survey<double> weights_survey;
-        if (!prepare(plan, row.sample, 1, block, weights_survey, partial)) return;
+        if (!prepare(plan, SampleWeights(plan, 1), row.sample, 1, block, weights_survey, partial)) return;
         rows.settle(row, block.classes[0]);
         rows.take_loss(row, block);
         add_losses_of(plan, row.sample, block, weights_survey, partial);
@@ -159,7 +164,7 @@ void use_chunks(const Plan& plan, index_t first, index_t last, Partial& partial)
         Block<Arithmetic> block;
         Partial counted;  // already
         Survey<double> weights_survey;
-        if (prepare(plan, plan.shared->sample, 1, block, weights_survey, counted))
+        if (prepare(plan, SampleWeights(plan, 1), plan.shared->sample, 1, block, weights_survey, counted))
             rows.write_gradient(*plan.shared, block, first, last);
         else merge(partial, counted);
     } else {

@@ -177,6 +177,15 @@ template <class Real> Survey<Real> survey(const Real* values, index_t count) {
     return {largest[0], static_cast<Bits>(before_smallest[0] + 1), fraction[0], total[0]};
 }
 
+// The sum of values whose every addition is exact.
+inline double plain_sum(const double* values, index_t count) {
+    double total[lanes] = {};
+    for (index_t i = 0; i < count; i += lanes)
+        for (int l = 0; l < lanes; ++l) total[l] += values[i + l];
+    for (int l = 1; l < lanes; ++l) total[0] += total[l];
+    return total[0];
+}
+
 // sum += value(0) + … + value(count - 1), which are below 2^bound, cut into slices 43 bits apart by adding and taking
 // off 1.5·2^k. The first slice has multiples of 2^(bound - 43) up to 2^bound, so 512 of them add in 52 bits; and so on.
 // The last has what is left. Values up to whole lanes are asked for, and must be 0 from count on.
@@ -241,6 +250,12 @@ void add_block(ExactSum& sum, const Real* values, index_t count, const Survey<Re
 
 // Whether every value of a block has at most float's 24 bits.
 inline bool fits_float(const Survey<double>& block) { return (block.fraction & ((1u << 29) - 1)) == 0; }
+
+// Whether a block of such values adds without rounding: few enough bits in a small enough span.
+inline bool adds_plainly(const Survey<double>& block) {
+    return fits_float(block) && block.top() < 128 && block.bottom() >= -126 &&
+           block.top() - block.bottom() <= certified<float>.one;
+}
 
 // sum += Σ a·b of a block, both padded to whole lanes with zeros.
 template <class Real>

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstring>
-#include <optional>
 
 #include "stream.hpp"
 #include "targets.hpp"
@@ -15,53 +14,73 @@ template <class Visit> void for_each_block(index_t first, index_t last, index_t 
     for (; first < last; first += block) visit(first, std::min(block, last - first));
 }
 
-// -input[t] of a block's kept samples, 0 of the others. Gathered first and summed later: stores of sums between the
-// loads would keep the processor from having many loads under way. The classes of the first `known` >= count samples
-// are loaded: memory for the next block is asked for while this one is computed. meanwhile(so many) is called for every
-// `few` samples: stores that pass the caches by cost little between loads that wait for memory.
+// A block of samples whose labels are loaded: their classes, and those of the samples after them, `known` in all.
+template <class Scalar> struct LossBlock {
+    index_t first, count, known;
+    const index_t* classes;
+    bool all_kept;  // of all known
+    alignas(64) Real<Scalar> losses[block_size];
+    alignas(64) double weights[block_size];  // if the plan has some
+};
+
+// A block's losses without weights, -input[t] of kept samples and 0 of others; and its weights. Gathered first and
+// summed later: stores of sums between the loads would keep the processor from having many loads under way. Memory for
+// the next block is asked for while this one is loaded. meanwhile(so many) is called for every `few` samples: stores
+// that pass the caches by cost little between loads that wait for memory.
 template <class Scalar, class Meanwhile>
-void load_losses(const Plan& plan, index_t first, index_t count, index_t known, const index_t* classes, bool all_kept,
-                 Real<Scalar>* losses, index_t few, Meanwhile&& meanwhile) {
+void load_losses(const Plan& plan, const SampleWeights& sample_weights, LossBlock<Scalar>& block, index_t few,
+                 Meanwhile&& meanwhile) {
     static constexpr Scalar zero{};
-    // Memory is asked for long before, into the second cache, and from there shortly before. The first cache can wait
-    // for some 20 lines only, and whoever asks it for more waits, too.
-    constexpr index_t far_ahead = 256, ahead = 32;
     alignas(64) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
     // Of a short row every line will be wanted soon, whichever class is.
     const bool short_rows = class_stride == 1 && absolute(stride) * static_cast<index_t>(sizeof(Scalar)) <= 64;
-    plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
+    // Memory is asked for long before, into the second cache, and from there shortly before. The first cache can wait
+    // for some 20 lines only, and whoever asks it for more waits, too.
+    const index_t far_ahead = short_rows ? block_size / 2 : block.count, ahead = 32;
+    plan.samples.for_each_run(block.first, block.count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
-        const index_t* of = classes + run.begin;
+        const index_t* of = block.classes + run.begin;
         Scalar* to = gathered + run.begin;
+        double* weights = block.weights + run.begin;
         // As if the run went on beyond its end; it mostly does.
-        const index_t asked = std::clamp<index_t>(known - run.begin - far_ahead, 0, run.length);
-        const auto gather = [&](auto kept, auto step) {
+        const index_t asked = std::clamp<index_t>(block.known - run.begin - far_ahead, 0, run.length);
+        const auto gather = [&](auto kept, auto step, auto weigh) {
             const auto address = [&](index_t i) { return kept(of[i]) ? sample + i * stride + of[i] * step : &zero; };
+            const auto load = [&](index_t i) {
+                to[i] = *address(i);
+                weigh(weights[i], of[i]);
+            };
             for_each_block(0, run.length, few, [&](index_t begin, index_t some) {
                 const index_t end = begin + some, last_asked = std::clamp(asked, begin, end);
                 for (index_t i = begin; i < last_asked; ++i) {
                     NLL_PREFETCH_FAR(short_rows ? sample + (i + far_ahead) * stride : address(i + far_ahead));
                     NLL_PREFETCH(short_rows ? sample + (i + ahead) * stride : address(i + ahead));
-                    to[i] = *address(i);
+                    load(i);
                 }
-                for (index_t i = last_asked; i < end; ++i) to[i] = *address(i);
+                for (index_t i = last_asked; i < end; ++i) load(i);
                 meanwhile(some);
             });
         };
-        const auto gather_kept = [&](auto step) {
-            if (all_kept) gather([](index_t) { return std::true_type(); }, step);
-            else gather([](index_t c) { return c != ignored; }, step);
+        const auto gather_weighed = [&](auto step, auto weigh) {
+            if (block.all_kept) gather([](index_t) { return std::true_type(); }, step, weigh);
+            else gather([](index_t c) { return c != ignored; }, step, weigh);
         };
-        if (class_stride == 1) gather_kept(std::integral_constant<index_t, 1>());
-        else gather_kept(class_stride);
+        const auto gather_step = [&](auto step) {
+            if (const double* table = sample_weights.table())
+                gather_weighed(step, [table](double& weight, index_t c) { weight = table[c]; });
+            else gather_weighed(step, [](double&, index_t) {});
+        };
+        if (class_stride == 1) gather_step(std::integral_constant<index_t, 1>());
+        else gather_step(class_stride);
     });
-    for (index_t i = 0; i < count; ++i) losses[i] = -to_real(gathered[i]);
+    if (plan.weight && !sample_weights.table()) sample_weights.load(block.classes, block.count, block.weights);
+    for (index_t i = 0; i < block.count; ++i) block.losses[i] = -to_real(gathered[i]);
 }
 
 // Fills up to whole lanes with zeros, which change no sum.
 template <class T> void pad(T* values, index_t count) {
-    for (index_t i = count; i < padded(count); ++i) values[i] = 0;
+    for (index_t i = count; i % lanes != 0; ++i) values[i] = 0;
 }
 
 inline void write_losses(const Plan& plan, index_t first, index_t count, const double* losses) {
@@ -74,12 +93,11 @@ inline void write_losses(const Plan& plan, index_t first, index_t count, const d
     });
 }
 
-// The weights of a block, which are added to the total; and their survey.
-inline Survey<double> add_weights(const Plan& plan, index_t count, const index_t* classes, double* weights,
+// Pads the weights of a block, and adds them to the total; and their survey.
+inline Survey<double> add_weights(const SampleWeights& sample_weights, double* weights, index_t count,
                                   Partial& partial) {
-    load_weights(plan.weight, classes, count, weights);
     pad(weights, count);
-    const Survey<double> block = survey(weights, count);
+    const Survey<double> block = sample_weights.surveyed(weights, count);
     Spans spans = certified<double>;
     if (fits_float(block)) spans.one = certified<float>.one;
     add_block(partial.weight, weights, count, block, spans);
@@ -88,13 +106,16 @@ inline Survey<double> add_weights(const Plan& plan, index_t count, const index_t
 
 // Labels only: are they classes, how many are kept, and their total weight.
 inline void nll_check(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    const SampleWeights sample_weights(plan, last - first);
     for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
         alignas(64) index_t classes[block_size];
         alignas(64) double weights[block_size];
         const index_t kept = load_classes(plan, begin, count, classes, partial);
         if (kept < 0) return;
         partial.count += kept;
-        if (plan.weight) add_weights(plan, count, classes, weights, partial);
+        if (!plan.weight) return;
+        sample_weights.load(classes, count, weights);
+        add_weights(sample_weights, weights, count, partial);
     });
 }
 
@@ -189,6 +210,7 @@ public:
         : plan_(plan),
           planes_(plan.samples.stride(gradient) == 1 && plan.classes < std::numeric_limits<std::int32_t>::max()),
           differ_((plan.weight || plan.data[output]) && !plan.zero_gradient) {
+        if (!plan.data[gradient]) return;
         index_t inner;
         stretch_ = is_stretch(plan, inner);
         if (!differ_)
@@ -270,7 +292,7 @@ private:
     }
 
     const Plan& plan_;
-    bool stretch_, planes_, differ_;
+    bool stretch_ = false, planes_, differ_;
     Scalar* to_ = nullptr;
     const Scalar* from_ = nullptr;
     index_t waiting_ = 0;  // elements of the tile, from from_ on, which are still to be streamed to to_
@@ -287,52 +309,51 @@ template <class Scalar, class Part = Partial>
 void nll_sweep(const Plan& plan, index_t first, index_t last, Part& partial) {
     alignas(64) index_t room[4 * block_size];
     index_t* classes = room;  // of a block, and after them of the next; copied to the front only when room ends
-    std::optional<Gradient<Scalar>> gradients;
-    if (plan.data[gradient]) gradients.emplace(plan);
-    const index_t tile = gradients ? gradient_block(plan, sizeof(Scalar)) : block_size;
-    const index_t block = block_size / tile * tile;
-    const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, block); };
+    const bool writes = plan.data[gradient];
+    Gradient<Scalar> gradients(plan);
+    const SampleWeights sample_weights(plan, last - first);
+    LossBlock<Scalar> block;
+    const index_t tile = writes ? gradient_block(plan, sizeof(Scalar)) : block_size;
+    const index_t most = block_size / tile * tile;
+    const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, most); };
     index_t next_kept = load_classes(plan, first, size(first), classes, partial);
-    for_each_block(first, last, block, [&](index_t begin, index_t count) {
+    for_each_block(first, last, most, [&](index_t begin, index_t count) {
         const index_t kept = next_kept, next = begin + count;
         next_kept = next < last ? load_classes(plan, next, size(next), classes + count, partial) : 0;
         if (kept >= 0) {
-            alignas(64) double weights[block_size];
             partial.count += kept;
+            block.first = begin, block.count = count, block.classes = classes;
+            block.known = count + (next_kept >= 0 ? size(next) : 0);
+            block.all_kept = kept == count && next_kept == size(next);
             if (plan.data[input]) {
+                load_losses(plan, sample_weights, block, gradients.waits() ? 16 : block_size,
+                            [&](index_t some) { gradients.stream_part(some); });
                 Survey<double> weights_survey;
-                if (plan.weight) weights_survey = add_weights(plan, count, classes, weights, partial);
-                alignas(64) Real<Scalar> losses[block_size];
-                const index_t known = count + (next_kept >= 0 ? size(next) : 0);
-                const bool all_kept = kept == count && next_kept == size(next);
-                const auto load = [&](index_t few, auto&& meanwhile) {
-                    load_losses<Scalar>(plan, begin, count, known, classes, all_kept, losses, few, meanwhile);
-                };
-                if (gradients && gradients->waits()) load(16, [&](index_t few) { gradients->stream_part(few); });
-                else load(block_size, [](index_t) {});
+                if (plan.weight) weights_survey = add_weights(sample_weights, block.weights, count, partial);
                 if (plan.data[output]) {
                     alignas(64) double values[block_size];
-                    for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(losses[i]);
+                    for (index_t i = 0; i < count; ++i) values[i] = static_cast<double>(block.losses[i]);
                     if (plan.weight)
-                        for (index_t i = 0; i < count; ++i) values[i] *= weights[i];
+                        for (index_t i = 0; i < count; ++i) values[i] *= block.weights[i];
                     write_losses(plan, begin, count, values);
                 } else {
-                    pad(losses, count);
-                    add_losses<Scalar>(losses, plan.weight ? weights : nullptr, weights_survey, count, partial);
+                    pad(block.losses, count);
+                    add_losses<Scalar>(block.losses, plan.weight ? block.weights : nullptr, weights_survey, count,
+                                       partial);
                 }
             } else if (plan.weight) {
-                load_weights(plan.weight, classes, count, weights);
+                sample_weights.load(classes, count, block.weights);
             }
-            if (gradients)
+            if (writes)
                 for_each_block(begin, next, tile, [&](index_t at, index_t samples) {
-                    gradients->write(at, samples, classes + (at - begin), weights + (at - begin));
+                    gradients.write(at, samples, classes + (at - begin), block.weights + (at - begin));
                 });
         }
         const index_t* const of_next = classes + count;
         if (of_next + 2 * block_size <= std::end(room)) classes += count;
         else classes = room, std::copy_n(of_next, size(next), classes);
     });
-    if (gradients) gradients->stream_rest();
+    gradients.stream_rest();
     if (plan.streams) finish_streams();
 }
 

@@ -96,18 +96,6 @@ inline index_t load_classes(const Plan& plan, index_t first, index_t count, inde
     });
 }
 
-// weight[class] as double; 0 for ignored samples.
-inline void load_weights(const Weight& weight, const index_t* classes, index_t count, double* weights) {
-    if (weight.size == 0) return static_cast<void>(std::fill_n(weights, count, 0.0));  // all ignored
-    visit_real(weight.dtype, [&]<class T>() {
-        const T* data = static_cast<const T*>(weight.data);
-        for (index_t i = 0; i < count; ++i) {
-            const double of_class = to_double(data[std::max<index_t>(classes[i], 0) * weight.stride]);
-            weights[i] = classes[i] == ignored ? 0.0 : of_class;
-        }
-    });
-}
-
 // The weights of consecutive classes as double; 1 without weights.
 inline void load_class_weights(const Plan& plan, index_t first, index_t count, double* weights) {
     if (!plan.weight) return static_cast<void>(std::fill_n(weights, count, 1.0));
@@ -116,6 +104,55 @@ inline void load_class_weights(const Plan& plan, index_t first, index_t count, d
         for (index_t c = 0; c < count; ++c) weights[c] = to_double(data[c * plan.weight.stride]);
     });
 }
+
+// The weights of samples by their classes, as double; 0 for ignored samples. Those of few classes are looked up in a
+// table, which is surveyed once instead of every block.
+class SampleWeights {
+public:
+    SampleWeights(const Plan& plan, index_t samples)
+        : weight_(plan.weight), tabled_(plan.weight && plan.classes <= std::min(samples, most)) {
+        if (!tabled_) return;
+        const index_t size = 1 + plan.classes;
+        std::fill_n(table_, padded(size), 0.0);
+        load_class_weights(plan, 0, plan.classes, table_ + 1);
+        const Survey<double> all = survey(table_, size);
+        surveyed_ = adds_plainly(all);
+        if (surveyed_) survey_ = all;
+    }
+
+    // Of each class, `ignored` included; nullptr if there is no table.
+    const double* table() const { return tabled_ ? table_ + 1 : nullptr; }
+
+    void load(const index_t* classes, index_t count, double* weights) const {
+        if (tabled_)
+            for (index_t i = 0; i < count; ++i) weights[i] = table()[classes[i]];
+        else if (weight_.size == 0) std::fill_n(weights, count, 0.0);  // all are ignored
+        else
+            visit_real(weight_.dtype, [&]<class T>() {
+                const T* data = static_cast<const T*>(weight_.data);
+                for (index_t i = 0; i < count; ++i) {
+                    const double of_class = to_double(data[std::max<index_t>(classes[i], 0) * weight_.stride]);
+                    weights[i] = classes[i] == ignored ? 0.0 : of_class;
+                }
+            });
+    }
+
+    // Of weights that were loaded, padded to whole lanes with zeros: their survey, or one with wider bounds.
+    Survey<double> surveyed(const double* weights, index_t count) const {
+        if (!surveyed_) return survey(weights, count);
+        Survey<double> block = survey_;
+        block.total = plain_sum(weights, count);
+        return block;
+    }
+
+private:
+    static constexpr index_t most = 512;
+    static_assert(ignored == -1);
+    const Weight& weight_;
+    bool tabled_, surveyed_ = false;
+    Survey<double> survey_;
+    alignas(64) double table_[padded(1 + most)];  // from `ignored` on
+};
 
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace nll
