@@ -18,19 +18,10 @@ struct PlainPartial : Partial {
     double loss = 0, weight = 0;
 };
 
-// Of values of a block, padded with zeros, in the lanes of SIMD.
-template <class Value> double sum_of_block(index_t count, Value&& value) {
-    double total[lanes] = {};
-    for (index_t i = 0; i < count; i += lanes)
-        for (index_t l = 0; l < lanes; ++l) total[l] += value(i + l);
-    for (index_t l = 1; l < lanes; ++l) total[0] += total[l];
-    return total[0];
-}
-
 // What the forward kernel calls for a PlainPartial.
 Survey<double> add_weights(const SampleWeights&, double* weights, index_t count, PlainPartial& partial) {
     pad(weights, count);
-    partial.weight += plain_sum(weights, count);
+    partial.weight += plain_sum(count, [&](index_t i) { return weights[i]; });
     return {};
 }
 
@@ -38,8 +29,8 @@ template <class Scalar, class Real>
 void add_losses(const Real* losses, const double* weights, const Survey<double>&, index_t count,
                 PlainPartial& partial) {
     const auto loss = [&](index_t i) { return static_cast<double>(losses[i]); };
-    if (weights) partial.loss += sum_of_block(count, [&](index_t i) { return weights[i] * loss(i); });
-    else partial.loss += sum_of_block(count, loss);
+    if (weights) partial.loss += plain_sum(count, [&](index_t i) { return weights[i] * loss(i); });
+    else partial.loss += plain_sum(count, loss);
 }
 
 template <class Scalar>

@@ -65,12 +65,13 @@ def test_as_many_classes_as_a_table_of_weights_has_and_more(class_count, sample_
 @pytest.mark.parametrize("span", [0, 19, 20, 21, 40, 63, 64, 200], ids="span{}".format)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 def test_class_weights_far_apart(span, dtype, reduction):
-    """The largest weights with the lowest bit of the smallest: about where their sum needs another bit of a double."""
-    low = 1 + np.finfo(dtype).eps
-    weight = np.array([np.ldexp(2 - np.finfo(dtype).eps, span - 100), np.ldexp(low, -100)], dtype)
-    target = np.zeros(1024, int)
-    target[[3, 700, 701]] = 1
-    assert_exact(np.tile(np.array([-1.75, -0.3], dtype), (1024, 1)), target, weight, reduction=reduction)
+    """A block of 511 large weights and a small one; in the next the large ones cancel, and every bit is seen."""
+    eps = np.finfo(dtype).eps
+    large, small = np.ldexp(2 - eps, span - 100), np.ldexp(1 + eps, -100)
+    target = np.repeat([0, 2], 512)
+    target[[3, 700]] = 1, -100
+    weight = np.array([large, small, -large], dtype)
+    assert_exact(np.tile(np.array([-1.75, -0.3, -1.75], dtype), (1024, 1)), target, weight, reduction=reduction)
 
 
 def test_every_thread_count(threads, dtype, reduction, rng):

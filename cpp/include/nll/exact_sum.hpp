@@ -177,11 +177,11 @@ template <class Real> Survey<Real> survey(const Real* values, index_t count) {
     return {largest[0], static_cast<Bits>(before_smallest[0] + 1), fraction[0], total[0]};
 }
 
-// The sum of values whose every addition is exact.
-inline double plain_sum(const double* values, index_t count) {
+// value(0) + … + value(count - 1), each addition rounded. Values up to whole lanes are asked for.
+template <class Value> double plain_sum(index_t count, Value&& value) {
     double total[lanes] = {};
     for (index_t i = 0; i < count; i += lanes)
-        for (int l = 0; l < lanes; ++l) total[l] += values[i + l];
+        for (int l = 0; l < lanes; ++l) total[l] += value(i + l);
     for (int l = 1; l < lanes; ++l) total[0] += total[l];
     return total[0];
 }
@@ -250,12 +250,6 @@ void add_block(ExactSum& sum, const Real* values, index_t count, const Survey<Re
 
 // Whether every value of a block has at most float's 24 bits.
 inline bool fits_float(const Survey<double>& block) { return (block.fraction & ((1u << 29) - 1)) == 0; }
-
-// Whether a block of such values adds without rounding: few enough bits in a small enough span.
-inline bool adds_plainly(const Survey<double>& block) {
-    return fits_float(block) && block.top() < 128 && block.bottom() >= -126 &&
-           block.top() - block.bottom() <= certified<float>.one;
-}
 
 // sum += Σ a·b of a block, both padded to whole lanes with zeros.
 template <class Real>

@@ -116,7 +116,8 @@ public:
         std::fill_n(table_, padded(size), 0.0);
         load_class_weights(plan, 0, plan.classes, table_ + 1);
         const Survey<double> all = survey(table_, size);
-        surveyed_ = adds_plainly(all);
+        // Of narrower bounds no block would have more use.
+        surveyed_ = fits_float(all) && all.top() - all.bottom() <= certified<float>.one;
         if (surveyed_) survey_ = all;
     }
 
@@ -141,7 +142,7 @@ public:
     Survey<double> surveyed(const double* weights, index_t count) const {
         if (!surveyed_) return survey(weights, count);
         Survey<double> block = survey_;
-        block.total = plain_sum(weights, count);
+        block.total = plain_sum(count, [&](index_t i) { return weights[i]; });
         return block;
     }
 
