@@ -22,8 +22,8 @@ template <class Scalar, class Arithmetic> struct Workspace {
 // A block of samples: what the labels say about each, and what is found.
 template <class Arithmetic> struct Block {
     using Factor = typename Arithmetic::Factor;
-    index_t count;
-    bool ignores;  // a sample
+    index_t count, loaded = 0;  // samples, and those whose factors are those of any block
+    bool ignores;               // a sample
     alignas(64) index_t classes[block_size];
     alignas(64) double weights[block_size];
     alignas(64) double losses[block_size];  // without the weight, unless smoothed

@@ -43,22 +43,11 @@ template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Par
     return partial.scratch.get();
 }
 
-// The labels of a block, and what they say about the loss and the gradient. False if a label is bad.
+// What the loss and the gradient of each sample of a block are multiplied with.
 template <class Arithmetic>
-bool prepare(const Plan& plan, const SampleWeights& sample_weights, index_t begin, index_t count,
-             Block<Arithmetic>& block, Survey<double>& weights_survey, Partial& partial) {
-    block.count = count;
-    const index_t kept = load_classes(plan, begin, count, block.classes, partial);
-    if (kept < 0) return false;
-    partial.count += kept;
-    block.ignores = kept < count || plan.zero_gradient;
-    if (plan.weight) {
-        sample_weights.load(block.classes, count, block.weights);
-        weights_survey = add_weights(sample_weights, block.weights, count, partial);
-    } else {
-        std::fill_n(block.weights, count, 1.0);
-    }
-    if (!plan.data[gradient]) return true;
+void load_factors(const Plan& plan, index_t begin, index_t count, Block<Arithmetic>& block) {
+    if (!plan.weight) std::fill_n(block.weights, count, 1.0);
+    if (!plan.data[gradient]) return;
     double grad_output[block_size];
     std::fill_n(grad_output, count, plan.grad_output);
     if (plan.data[output]) load_grad_output(plan, begin, count, grad_output);
@@ -74,6 +63,25 @@ bool prepare(const Plan& plan, const SampleWeights& sample_weights, index_t begi
         }
         block.all[i] = sum_of(block.target[i], product_of(block.each[i], plan.class_weights));
     }
+}
+
+// The labels of a block, and what they say about the loss and the gradient. False if a label is bad.
+template <class Arithmetic>
+bool prepare(const Plan& plan, const SampleWeights& sample_weights, index_t begin, index_t count,
+             Block<Arithmetic>& block, Survey<double>& weights_survey, Partial& partial) {
+    block.count = count;
+    const index_t kept = load_classes(plan, begin, count, block.classes, partial);
+    if (kept < 0) return false;
+    partial.count += kept;
+    block.ignores = kept < count || plan.zero_gradient;
+    if (plan.weight) {
+        sample_weights.load(block.classes, count, block.weights);
+        weights_survey = add_weights(sample_weights, block.weights, count, partial);
+    }
+    // Factors that are alike serve for all blocks that are not larger.
+    const bool alike = !plan.weight && !plan.data[output];
+    if (!alike || block.loaded < count) load_factors(plan, begin, count, block);
+    block.loaded = alike ? std::max(block.loaded, count) : 0;
     if (plan.zero_gradient) std::fill_n(block.classes, count, ignored);
     return true;
 }

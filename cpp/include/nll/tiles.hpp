@@ -337,13 +337,13 @@ private:
     void write_part(index_t first, index_t classes, index_t at, const Block<Arithmetic>& block) {
         using Factor = typename Arithmetic::Factor;
         alignas(64) Factor factor[most_samples];
-        alignas(64) double entry[most_samples];
+        alignas(64) Scalar entry[most_samples];
         const index_t* targets = block.classes + at;
         const auto [to, pitch] = destination(first);
         for (index_t i = 0; i < count_; ++i) {
             const auto inverse = inverse_sum<Factor>(unit_[i], rest_[i]);
             factor[i] = product_of(block.all[at + i], inverse);
-            entry[i] = target_entry(plan_, block, at + i, unit_[i], rest_[i], inverse);
+            entry[i] = entry_of<Scalar>(target_entry(plan_, block, at + i, unit_[i], rest_[i], inverse));
         }
         std::fill(factor + count_, factor + width_, Factor{0});
         scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
@@ -355,8 +355,8 @@ private:
                                                          scaled(block.each[at + i], space_.class_weights[c]));
         }
         for (index_t i = 0; i < count_; ++i) {
-            const index_t target = targets[i] - first;
-            if (target >= 0 && target < classes) to[target * pitch + i] = entry_of<Scalar>(entry[i]);
+            const auto target = static_cast<std::uint64_t>(targets[i] - first);
+            if (target < static_cast<std::uint64_t>(classes)) to[static_cast<index_t>(target) * pitch + i] = entry[i];
         }
         for (index_t i = 0; i < count_ && block.ignores; ++i)
             for (index_t c = 0; c < classes && targets[i] == ignored; ++c) to[c * pitch + i] = Scalar{};
