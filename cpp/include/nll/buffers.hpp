@@ -89,7 +89,7 @@ template <class From, class To>
 // Writes some classes of a sample.
 template <class Scalar>
 void store_row(const Scalar* from, Scalar* to, index_t class_stride, index_t classes, bool streams) {
-    if (streams && class_stride == 1) stream(to, from, static_cast<std::size_t>(classes) * sizeof(Scalar));
+    if (streams && class_stride == 1) stream(to, from, bytes_of<Scalar>(classes));
     else copy_values(from, 1, 0, to, class_stride, 0, classes, 1);
 }
 
@@ -116,19 +116,11 @@ void store_tile(const Plan& plan, const Samples::Run& run, index_t first, index_
     const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
     Scalar* to = plan.pointer<Scalar>(gradient) + run.offset[gradient] + first * class_stride;
     const Scalar* from = tile + run.begin;
-    const auto bytes = [](index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); };
-    if (class_stride == 1 && plan.streams && stride == classes) {
-        alignas(64) Scalar rows[4096];
-        const index_t fitting = std::max<index_t>(1, static_cast<index_t>(std::size(rows)) / classes);
-        for (index_t i = 0; i < run.length; i += fitting) {
-            const index_t count = std::min(fitting, run.length - i);
-            transpose(from + i, pitch, rows, classes, classes, count);
-            stream(to + i * classes, rows, bytes(count * classes));
-        }
-    } else if (class_stride == 1) {
+    if (class_stride == 1) {
         transpose(from, pitch, to, stride, classes, run.length);
     } else if (plan.streams && stride == 1) {
-        for (index_t c = 0; c < classes; ++c) stream(to + c * class_stride, from + c * pitch, bytes(run.length));
+        for (index_t c = 0; c < classes; ++c)
+            stream(to + c * class_stride, from + c * pitch, bytes_of<Scalar>(run.length));
     } else {
         copy_values(from, pitch, 1, to, class_stride, stride, classes, run.length);
     }

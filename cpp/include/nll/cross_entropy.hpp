@@ -21,11 +21,11 @@ inline bool by_rows(const Plan& plan) {
            (plan.samples.count == 1 || absolute(plan.class_stride[input]) <= absolute(plan.samples.stride(input)));
 }
 
-// Samples of a block: a few tiles, or the rows that a first cache holds.
+// Samples of a block.
 inline index_t softmax_block(const Plan& plan) {
-    constexpr index_t elements = 32 << 10;
-    const index_t rows = std::clamp<index_t>(elements / std::max<index_t>(plan.classes, 1), 1, block_size);
-    return by_rows(plan) ? rows : std::max<index_t>(rows / 64 * 64, 64);
+    if (!by_rows(plan)) return tiles_block(plan);
+    // The rows that a first cache holds.
+    return std::clamp<index_t>((32 << 10) / std::max<index_t>(plan.classes, 1), 1, block_size);
 }
 
 // Memory for a row's powers or for a block's gradient, where there is use for it. If it cannot be had, nullptr: then
@@ -118,6 +118,7 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
         add_losses_of(plan, begin, block, weights_survey, partial);
     });
     row_work.finish();
+    tiles.finish();
     if (plan.streams) finish_streams();
 }
 
@@ -132,6 +133,7 @@ void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& p
         if (rows) row_work.log_softmax(begin, count);
         else tiles.log_softmax(begin, count);
     });
+    tiles.finish();
     if (plan.streams) finish_streams();
 }
 

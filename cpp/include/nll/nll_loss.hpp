@@ -166,7 +166,7 @@ void write_planes(Scalar* to, const Plan& plan, index_t count, const index_t* cl
         Scalar* plane = to + c * plan.class_stride[gradient];
         Scalar* written = plan.streams ? part : plane;
         for (index_t i = 0; i < count; ++i) written[i] = place[i] == static_cast<Index>(c) ? entries[i] : Scalar{};
-        if (plan.streams) stream(plane, part, static_cast<std::size_t>(count) * sizeof(Scalar));
+        if (plan.streams) stream(plane, part, bytes_of<Scalar>(count));
     }
 }
 
@@ -239,26 +239,22 @@ public:
     }
 
     // Whether write() has left a tile to be streamed; as much of it as so many samples have, in whole lines; all of it.
-    bool waits() const { return waiting_ != 0; }
+    bool waits() const { return waiting_.waits(); }
     void stream_part(index_t samples) {
-        if (!waits()) return;
-        const auto in_line = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(to_) % 64 / sizeof(Scalar));
-        stream_next(std::min(waiting_, samples * plan_.classes / line * line + line - in_line));
+        waiting_.copy_some((bytes_of<Scalar>(samples * plan_.classes) + cache_line - 1) / cache_line);
     }
-    void stream_rest() {
-        if (waits()) stream_next(waiting_);
-    }
+    void stream_rest() { waiting_.copy_rest(); }
 
 private:
     static constexpr index_t tile_size = tile_bytes / static_cast<index_t>(sizeof(Scalar));
-    static constexpr index_t line = 64 / static_cast<index_t>(sizeof(Scalar));
-
-    static std::size_t bytes(index_t elements) { return static_cast<std::size_t>(elements) * sizeof(Scalar); }
 
     // Samples whose gradients are one stretch of memory.
     void write_stretch(index_t first, index_t count, const index_t* classes) {
         Scalar* const stretch = plan_.pointer<Scalar>(gradient) + first * plan_.classes;
         const index_t size = count * plan_.classes;
+        const auto clear = [](Scalar* to, index_t elements) {
+            std::memset(static_cast<void*>(to), 0, static_cast<std::size_t>(bytes_of<Scalar>(elements)));
+        };
         const auto enter = [&](Scalar* to) {
             plan_.samples.for_each_run(first, count, [&](const Samples::Run& run) {
                 Scalar* run_to = to + (run.offset[gradient] - first * plan_.classes);
@@ -266,36 +262,25 @@ private:
             });
         };
         if (!plan_.streams) {
-            std::memset(static_cast<void*>(stretch), 0, bytes(size));
+            clear(stretch, size);
             return enter(stretch);
         }
         stream_rest();
-        std::memset(static_cast<void*>(tile_), 0, bytes(std::min(size, tile_size)));
+        clear(tile_, std::min(size, tile_size));
         if (size <= tile_size) {
             enter(tile_);
-            to_ = stretch;
-            from_ = tile_;
-            waiting_ = size;
+            waiting_ = {stretch, tile_, bytes_of<Scalar>(size)};
         } else {
             for (index_t at = 0; at < size; at += tile_size)
-                stream(stretch + at, tile_, bytes(std::min(tile_size, size - at)));
+                stream(stretch + at, tile_, bytes_of<Scalar>(std::min(tile_size, size - at)));
             finish_streams();
             enter(stretch);
         }
     }
 
-    void stream_next(index_t elements) {
-        stream(to_, from_, bytes(elements));
-        to_ += elements;
-        from_ += elements;
-        waiting_ -= elements;
-    }
-
     const Plan& plan_;
     bool stretch_ = false, planes_, differ_;
-    Scalar* to_ = nullptr;
-    const Scalar* from_ = nullptr;
-    index_t waiting_ = 0;  // elements of the tile, from from_ on, which are still to be streamed to to_
+    Waiting waiting_;  // of the tile
     alignas(64) Scalar entries_[block_size];
     alignas(64) Scalar tile_[tile_size];
 };

@@ -267,16 +267,18 @@ template <class Real>
 }
 
 // The exponentials, and of each sample the sum of powers so far: in turn, or by lanes of classes that are so far apart
-// (0: in turn). Of each class, so many samples after `ahead` are asked for. The reference is one for all samples, or
-// one for each. Says whether all values were near.
+// (0: in turn). Of each class, so many samples after `ahead` are asked for, and as much of what waits is written. The
+// reference is one for all samples, or one for each. Says whether all values were near.
 template <Guard guard, class Scalar, class Arithmetic, int width>
 [[gnu::noinline]] bool exponentials_of_tile(const typename Arithmetic::Real* values, index_t classes, index_t samples,
                                             index_t pitch, const Reference<Arithmetic, width>& shared,
-                                            const Scalar* ahead, index_t step, typename Arithmetic::Power* powers,
-                                            index_t powers_pitch, double* __restrict sums, index_t lane_pitch) {
+                                            const Scalar* ahead, index_t step, Waiting& waiting,
+                                            typename Arithmetic::Power* powers, index_t powers_pitch,
+                                            double* __restrict sums, index_t lane_pitch) {
     using Shared = Reference<Arithmetic, width>;
     constexpr index_t line = 64 / sizeof(Scalar);
     const std::conditional_t<(width > 1), const Shared&, const Shared> reference = shared;
+    Waiting written = waiting;
     bool near = true;
     // One or two groups of lanes, class after class: of each class, two cache lines that lie side by side.
     const auto compute = [&](index_t first, auto groups, auto by_lanes) {
@@ -286,6 +288,7 @@ template <Guard guard, class Scalar, class Arithmetic, int width>
         const auto for_each_class = [&](auto&& visit) {
             for (index_t c = 0; c < classes; ++c) {
                 for (index_t i = first; i < first + count; i += line) NLL_PREFETCH(ahead + c * step + i);
+                if constexpr (streams_between) written.copy_some(count / line);
                 visit(c, values + c * pitch + first, powers + c * powers_pitch + first);
             }
         };
@@ -333,6 +336,7 @@ template <Guard guard, class Scalar, class Arithmetic, int width>
     };
     if (Arithmetic::fused && lane_pitch != 0) compute_all(std::bool_constant<Arithmetic::fused>());
     else compute_all(std::false_type());
+    waiting = written;
     return near || guard == Guard::all;
 }
 

@@ -41,33 +41,112 @@
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Copies; whole cache lines of `to` are written past the caches. Call finish_streams before others may read.
-inline void stream(void* to, const void* from, std::size_t bytes) {
+inline constexpr std::int64_t cache_line = 64;
+
+template <class T> constexpr std::int64_t bytes_of(std::int64_t elements) { return elements * std::int64_t{sizeof(T)}; }
+
+// Copies cache lines past the caches, if the processor can. Call finish_streams before others may read them.
+[[gnu::always_inline]] inline void stream_lines(std::byte* to, const std::byte* from, std::int64_t lines) {
 #if defined(__SSE2__)
-    constexpr std::size_t line = 64;
-    auto* out = static_cast<std::byte*>(to);
-    const auto* in = static_cast<const std::byte*>(from);
-    const std::size_t head = std::min(bytes, (line - reinterpret_cast<std::uintptr_t>(out) % line) % line);
-    std::memcpy(out, in, head);
-    std::size_t at = head;
-    for (; at + line <= bytes; at += line) {
+    for (std::int64_t at = 0; at < lines * cache_line; at += cache_line) {
 #if defined(__AVX512F__)
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(out + at), _mm512_loadu_si512(in + at));
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(to + at), _mm512_loadu_si512(from + at));
 #elif defined(__AVX__)
-        for (std::size_t part = at; part < at + line; part += 32)
-            _mm256_stream_si256(reinterpret_cast<__m256i*>(out + part),
-                                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + part)));
+        for (std::int64_t part = at; part < at + cache_line; part += 32)
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(to + part),
+                                _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + part)));
 #else
-        for (std::size_t part = at; part < at + line; part += 16)
-            _mm_stream_si128(reinterpret_cast<__m128i*>(out + part),
-                             _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + part)));
+        for (std::int64_t part = at; part < at + cache_line; part += 16)
+            _mm_stream_si128(reinterpret_cast<__m128i*>(to + part),
+                             _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + part)));
 #endif
     }
-    std::memcpy(out + at, in + at, bytes - at);
 #else
-    std::memcpy(to, from, bytes);
+    std::memcpy(to, from, static_cast<std::size_t>(lines * cache_line));
 #endif
 }
+
+// Bytes before the first whole cache line.
+inline std::int64_t before_line(const void* memory, std::int64_t bytes) {
+    const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(memory) % cache_line);
+    return std::min(bytes, (cache_line - past) % cache_line);
+}
+
+// Copies, whole cache lines past the caches.
+inline void stream(void* to, const void* from, std::int64_t bytes) {
+    auto* out = static_cast<std::byte*>(to);
+    const auto* in = static_cast<const std::byte*>(from);
+    const std::int64_t head = before_line(to, bytes), lines = (bytes - head) / cache_line;
+    std::memcpy(out, in, static_cast<std::size_t>(head));
+    stream_lines(out + head, in + head, lines);
+    const std::int64_t end = head + lines * cache_line;
+    std::memcpy(out + end, in + end, static_cast<std::size_t>(bytes - end));
+}
+
+// Stretches of memory, all as long and as far apart, that are copied some cache lines at a time, past the caches where
+// lines are whole. Stores that wait for memory cost little between loads that do, or between computations.
+class Waiting {
+public:
+    Waiting() = default;
+    Waiting(void* to, const void* from, std::int64_t bytes, std::int64_t stretches = 1, std::int64_t to_pitch = 0,
+            std::int64_t from_pitch = 0)
+        : to_(static_cast<std::byte*>(to)),
+          from_(static_cast<const std::byte*>(from)),
+          bytes_(bytes),
+          stretches_(stretches),
+          to_pitch_(to_pitch),
+          from_pitch_(from_pitch) {
+        begin_stretch();
+    }
+
+    bool waits() const { return stretches_ > 0; }
+    // Of one stretch, at most.
+    [[gnu::always_inline]] void copy_some(std::int64_t lines) {
+        lines = std::min(lines, lines_);
+        stream_lines(to_, from_, lines);
+        advance(lines * cache_line);
+        lines_ -= lines;
+        if (lines_ == 0 && waits()) end_stretch();
+    }
+    void copy_rest() {
+        while (waits()) copy_some(lines_);
+    }
+
+private:
+    void begin_stretch() {
+        const std::int64_t head = before_line(to_, bytes_);
+        copy(head);
+        lines_ = (bytes_ - head) / cache_line;
+        tail_ = (bytes_ - head) % cache_line;
+    }
+    [[gnu::noinline]] void end_stretch() {
+        copy(tail_);
+        to_ += to_pitch_ - bytes_;
+        from_ += from_pitch_ - bytes_;
+        if (--stretches_ > 0) begin_stretch();
+    }
+    void copy(std::int64_t bytes) {
+        std::memcpy(to_, from_, static_cast<std::size_t>(bytes));
+        advance(bytes);
+    }
+    void advance(std::int64_t bytes) {
+        to_ += bytes;
+        from_ += bytes;
+    }
+
+    std::byte* to_ = nullptr;  // of what is not copied yet
+    const std::byte* from_ = nullptr;
+    std::int64_t lines_ = 0, tail_ = 0;  // of this stretch: whole lines, and bytes after them
+    std::int64_t bytes_ = 0, stretches_ = 0, to_pitch_ = 0, from_pitch_ = 0;
+};
+
+// Whether what waits is copied between the exponentials of tiles. Where registers are as wide as a cache line, this
+// gains 13 % of images from memory (Emerald Rapids); with AVX2 it loses 5 to 10 % (Zen 3).
+#if defined(__AVX512F__)
+inline constexpr bool streams_between = true;
+#else
+inline constexpr bool streams_between = false;
+#endif
 
 inline void finish_streams() {
 #if defined(__SSE2__)

@@ -2,11 +2,20 @@
 // Tiles: up to 128 samples side by side, class after class.
 #pragma once
 
+#include <utility>
+
 #include "block.hpp"
 #include "buffers.hpp"
 
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
+
+inline constexpr index_t most_in_block = 32 << 10;  // elements
+
+// Samples of a block: a few tiles.
+inline index_t tiles_block(const Plan& plan) {
+    return std::clamp<index_t>(most_in_block / std::max<index_t>(plan.classes, 1) / 64 * 64, 64, block_size);
+}
 
 template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
@@ -19,17 +28,21 @@ public:
         : plan_(plan),
           space_(space),
           gathered_(static_cast<Scalar*>(gathered)),
+          others_(gathered ? gathered_ + most_in_block : nullptr),
+          block_(tiles_block(plan)),
           pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
                                      plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
           whole_(plan.classes <= space.size / pitch_),
           part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size) {}
 
-    // Whether results are better gathered for a whole block, and then streamed: longer stretches of every plane.
+    // Whether results are gathered for a whole block, and then streamed, between the exponentials of the next one: in
+    // longer stretches, of rows that lie side by side or of every plane.
     static bool gathers(const Plan& plan) {
-        return plan.streams && plan.samples.stride(gradient) == 1 && plan.class_stride[gradient] != 1 &&
-               plan.classes <= most_gathered / block_size;
+        const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
+        return plan.streams && (class_stride == 1 ? stride == plan.classes : stride == 1) &&
+               plan.classes * tiles_block(plan) <= most_in_block;
     }
-    static constexpr index_t most_gathered = 32 << 10;  // elements
+    static constexpr index_t most_gathered = 2 * most_in_block;  // elements: of this block, and of the one that waits
 
     void cross_entropy(index_t begin, Block<Arithmetic>& block) {
         block_begin_ = begin;
@@ -48,7 +61,7 @@ public:
                 losses[i] = block.classes[first + i] == ignored ? 0.0 : losses[i];
             if (plan_.data[gradient]) write_gradient(first, block);
         });
-        if (gathered_) store_block(begin, block.count);
+        if (gathered_) stream_block(begin, block.count);
     }
 
     void log_softmax(index_t begin, index_t count) {
@@ -68,8 +81,11 @@ public:
                 store(from, classes, to);
             });
         });
-        if (gathered_) store_block(begin, count);
+        if (gathered_) stream_block(begin, count);
     }
+
+    // Writes what waits of the last block.
+    void finish() { waiting_.copy_rest(); }
 
 private:
     template <class Visit> void for_each_chunk(Visit&& visit) const {
@@ -106,28 +122,42 @@ private:
             load_tile(plan_, run, first, classes, space_.values, pitch_, space_.part);
         });
     }
-    // Where results are to be written: where they belong if that is laid out as a tile, else into the workspace.
+    // Where results are to be written, as a tile: among those of the block, or where they belong, if these are laid out
+    // so; else into the workspace.
     struct Destination {
         Scalar* to;
         index_t pitch;
     };
     Destination destination(index_t first) {
-        if (gathered_) return {gathered_ + (begin_ - block_begin_), block_size};
+        if (gathered_ && plan_.class_stride[gradient] != 1) return {gathered_ + (begin_ - block_begin_), block_};
         Scalar* to = plan_.streams ? nullptr : in_place<Scalar>(gradient, first);
         if (to) return {to, plan_.class_stride[gradient]};
         return {space_.part, pitch_};
     }
     void store(index_t first, index_t classes, Destination written) const {
         if (written.to != space_.part) return;
+        if (gathered_) {
+            Scalar* rows = gathered_ + (begin_ - block_begin_) * plan_.classes;
+            return transpose(space_.part, pitch_, rows + first, plan_.classes, classes, count_);
+        }
         plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
             store_tile(plan_, run, first, classes, space_.part, pitch_);
         });
     }
-
-    void store_block(index_t begin, index_t count) const {
+    void stream_block(index_t begin, index_t count) {
+        constexpr auto bytes = bytes_of<Scalar>;
+        const index_t class_stride = plan_.class_stride[gradient];
         plan_.samples.for_each_run(begin, count, [&](const Samples::Run& run) {
-            store_tile(plan_, run, 0, plan_.classes, gathered_, block_size);
+            finish();
+            Scalar* to = plan_.pointer<Scalar>(gradient) + run.offset[gradient];
+            if (class_stride == 1)
+                waiting_ = {to, gathered_ + run.begin * plan_.classes, bytes(run.length * plan_.classes)};
+            else
+                waiting_ = {to,           gathered_ + run.begin, bytes(run.length), plan_.classes, bytes(class_stride),
+                            bytes(block_)};
         });
+        if (streams_between) std::swap(gathered_, others_);
+        else finish();
     }
 
     // The softmax of each sample, whose one is at its target, or without targets the largest. Where a tile holds all
@@ -214,7 +244,7 @@ private:
         const index_t step = !next_ ? 0 : plan_.class_stride[input] == 1 ? width_ : plan_.class_stride[input];
         const auto compute = [&](auto guard, const auto& reference) {
             near_ &= exponentials_of_tile<guard.value>(values_, classes, width_, values_pitch_, reference, ahead, step,
-                                                       space_.powers, pitch_, sums, lane_pitch);
+                                                       waiting_, space_.powers, pitch_, sums, lane_pitch);
         };
         if (each_) return compute(guarded, reference_);
         visit_guard<Arithmetic>(shared_.guard(), [&](auto guard) { compute(guard, shared_); });
@@ -365,7 +395,10 @@ private:
 
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
-    Scalar* gathered_;     // (classes, block_size), or nullptr
+    // Results of this block and of the one that waits, each (classes, block) or (block, classes); or nullptr.
+    Scalar *gathered_, *others_;
+    const index_t block_;
+    Waiting waiting_;
     const index_t pitch_;  // samples of a tile
     const bool whole_;     // a tile has all classes
     const index_t part_;   // classes of a tile
