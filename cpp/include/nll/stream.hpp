@@ -100,16 +100,13 @@ public:
     }
 
     bool waits() const { return stretches_ > 0; }
-    // Of one stretch, at most.
+    // So many lines, or what is left of a stretch.
     [[gnu::always_inline]] void copy_some(std::int64_t lines) {
-        lines = std::min(lines, lines_);
-        stream_lines(to_, from_, lines);
-        advance(lines * cache_line);
-        lines_ -= lines;
-        if (lines_ == 0 && waits()) end_stretch();
+        if (lines < lines_) copy_lines(lines);
+        else if (waits()) end_stretch();
     }
     void copy_rest() {
-        while (waits()) copy_some(lines_);
+        while (waits()) end_stretch();
     }
 
 private:
@@ -120,10 +117,16 @@ private:
         tail_ = (bytes_ - head) % cache_line;
     }
     [[gnu::noinline]] void end_stretch() {
+        copy_lines(lines_);
         copy(tail_);
         to_ += to_pitch_ - bytes_;
         from_ += from_pitch_ - bytes_;
         if (--stretches_ > 0) begin_stretch();
+    }
+    [[gnu::always_inline]] void copy_lines(std::int64_t lines) {
+        stream_lines(to_, from_, lines);
+        advance(lines * cache_line);
+        lines_ -= lines;
     }
     void copy(std::int64_t bytes) {
         std::memcpy(to_, from_, static_cast<std::size_t>(bytes));
