@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "stream.hpp"
+#include "one_hot.hpp"
 #include "targets.hpp"
 
 namespace nll {
@@ -213,13 +213,18 @@ public:
         if (!plan.data[gradient]) return;
         index_t inner;
         stretch_ = is_stretch(plan, inner);
+        one_hot_ = stretch_ && inner == 1 && plan.streams && OneHotRows<Scalar>::serves(plan.classes);
         if (!differ_)
             std::fill_n(entries_, block_size,
                         from_double<Scalar>(plan.zero_gradient ? 0.0 : 0.0 - plan.grad_output / plan.divisor));
     }
 
-    // Of the samples of a block, at most gradient_block of them. `weights` is read if the plan has some.
+    // Samples to write at a time, at most.
+    index_t block() const { return one_hot_ ? block_size : gradient_block(plan_, sizeof(Scalar)); }
+
+    // `weights` is read if the plan has some.
     void write(index_t first, index_t count, const index_t* classes, const double* weights) {
+        stream_rest();
         if (differ_) {
             alignas(64) double grad_output[block_size];
             std::fill_n(grad_output, count, plan_.grad_output);
@@ -238,12 +243,17 @@ public:
         });
     }
 
-    // Whether write() has left a tile to be streamed; as much of it as so many samples have, in whole lines; all of it.
-    bool waits() const { return waiting_.waits(); }
+    // Whether write() has left something to be streamed; as much of it as so many samples have, in whole lines; all.
+    bool waits() const { return tile_waits_.waits() || rows_wait_.waits(); }
     void stream_part(index_t samples) {
-        waiting_.copy_some((bytes_of<Scalar>(samples * plan_.classes) + cache_line - 1) / cache_line);
+        const index_t lines = (bytes_of<Scalar>(samples * plan_.classes) + cache_line - 1) / cache_line;
+        if (one_hot_) rows_wait_.write_some(lines);
+        else tile_waits_.copy_some(lines);
     }
-    void stream_rest() { waiting_.copy_rest(); }
+    void stream_rest() {
+        rows_wait_.write_rest();
+        tile_waits_.copy_rest();
+    }
 
 private:
     static constexpr index_t tile_size = tile_bytes / static_cast<index_t>(sizeof(Scalar));
@@ -265,11 +275,11 @@ private:
             clear(stretch, size);
             return enter(stretch);
         }
-        stream_rest();
+        if (one_hot_) return rows_wait_.begin(stretch, count, plan_.classes, classes, entries_, differ_);
         clear(tile_, std::min(size, tile_size));
         if (size <= tile_size) {
             enter(tile_);
-            waiting_ = {stretch, tile_, bytes_of<Scalar>(size)};
+            tile_waits_ = {stretch, tile_, bytes_of<Scalar>(size)};
         } else {
             for (index_t at = 0; at < size; at += tile_size)
                 stream(stretch + at, tile_, bytes_of<Scalar>(std::min(tile_size, size - at)));
@@ -279,9 +289,11 @@ private:
     }
 
     const Plan& plan_;
-    bool stretch_ = false, planes_, differ_;
-    Waiting waiting_;  // of the tile
-    alignas(64) Scalar entries_[block_size];
+    bool stretch_ = false, one_hot_ = false, planes_, differ_;
+    Waiting tile_waits_;
+    OneHotRows<Scalar> rows_wait_;
+    static_assert(OneHotRows<Scalar>::most_rows >= block_size);
+    alignas(64) Scalar entries_[block_size + OneHotRows<Scalar>::beyond];
     alignas(64) Scalar tile_[tile_size];
 };
 
@@ -298,7 +310,7 @@ void nll_sweep(const Plan& plan, index_t first, index_t last, Part& partial) {
     Gradient<Scalar> gradients(plan);
     const SampleWeights sample_weights(plan, last - first);
     LossBlock<Scalar> block;
-    const index_t tile = writes ? gradient_block(plan, sizeof(Scalar)) : block_size;
+    const index_t tile = writes ? gradients.block() : block_size;
     const index_t most = block_size / tile * tile;
     const auto size = [&](index_t begin) { return std::clamp<index_t>(last - begin, 0, most); };
     index_t next_kept = load_classes(plan, first, size(first), classes, partial);
