@@ -168,12 +168,13 @@ template <class Real> Survey<Real> survey(const Real* values, index_t count) {
             fraction[l] |= bits;
             total[l] += static_cast<double>(values[i + l]);
         }
-    for (int l = 1; l < lanes; ++l) {
-        largest[0] = std::max(largest[0], largest[l]);
-        before_smallest[0] = std::min(before_smallest[0], before_smallest[l]);
-        fraction[0] |= fraction[l];
-        total[0] += total[l];
-    }
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            largest[l] = std::max(largest[l], largest[l + half]);
+            before_smallest[l] = std::min(before_smallest[l], before_smallest[l + half]);
+            fraction[l] |= fraction[l + half];
+            total[l] += total[l + half];
+        }
     return {largest[0], static_cast<Bits>(before_smallest[0] + 1), fraction[0], total[0]};
 }
 

@@ -98,15 +98,22 @@ private:
             visit(from, count);
         });
     }
-    // The memory of the tile's samples where it is laid out as a tile, else nullptr.
-    template <class T> T* in_place(Operand operand, index_t first) const {
-        T* found = nullptr;
-        if (plan_.samples.stride(operand) == 1 && width_ == count_)
-            plan_.samples.for_each_run(begin_, count_, [&](const Samples::Run& run) {
-                if (run.length == count_)
-                    found = plan_.pointer<T>(operand) + run.offset[operand] + first * plan_.class_stride[operand];
-            });
-        return found;
+    // The memory of a sample; and so many samples, this one first, that are in the same run.
+    template <class T> std::pair<T*, index_t> memory_of(Operand operand, index_t sample) {
+        if (sample < run_first_ || sample >= run_first_ + run_.length) {
+            std::array<index_t, max_rank> at;
+            run_ = plan_.samples.run_from(sample, at);
+            run_first_ = sample;
+        }
+        const index_t within = sample - run_first_;
+        return {plan_.pointer<T>(operand) + run_.offset[operand] + within * plan_.samples.stride(operand),
+                run_.length - within};
+    }
+    // That of the tile's samples where it is laid out as a tile, else nullptr.
+    template <class T> T* in_place(Operand operand, index_t first) {
+        if (plan_.samples.stride(operand) != 1 || width_ != count_) return nullptr;
+        const auto [memory, run] = memory_of<T>(operand, begin_);
+        return run >= count_ ? memory + first * plan_.class_stride[operand] : nullptr;
     }
     void load(index_t first, index_t classes) {
         if constexpr (std::same_as<Scalar, Real>)
@@ -169,10 +176,7 @@ private:
         next_ = nullptr;
         if (whole_) {
             load(0, plan_.classes);
-            if (begin + count < plan_.samples.count)
-                plan_.samples.for_each_run(begin + count, 1, [&](const Samples::Run& run) {
-                    next_ = plan_.pointer<const Scalar>(input) + run.offset[input];
-                });
+            if (begin + count < plan_.samples.count) next_ = memory_of<const Scalar>(input, begin + count).first;
         }
         std::fill_n(logit_, width_, Real{0});
         std::fill_n(chunk_, width_, index_t{0});
@@ -404,6 +408,8 @@ private:
     const index_t part_;   // classes of a tile
     index_t block_begin_ = 0;
     index_t begin_ = 0, count_ = 0, width_ = 0;  // of the tile; width_ is in whole groups
+    Samples::Run run_{};                         // a run that was met last,
+    index_t run_first_ = 0;                      // and its first sample
     const Scalar* next_ = nullptr;               // the next tile's first sample
     const Real* values_ = nullptr;
     index_t values_pitch_ = 0;

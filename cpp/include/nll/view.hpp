@@ -97,8 +97,8 @@ struct Samples {
 
     index_t stride(Operand operand) const { return axis[rank - 1].stride[operand]; }
 
-    template <class Visit> void for_each_run(index_t first, index_t count, Visit&& visit) const {
-        std::array<index_t, max_rank> at;
+    // The run from a sample on, and where the sample stands.
+    Run run_from(index_t first, std::array<index_t, max_rank>& at) const {
         Run run{0, 0, {}};
         for (int a = rank - 1; a >= 0; --a) {
             const index_t outer = a > 0 ? first / axis[a].extent : 0;
@@ -106,6 +106,12 @@ struct Samples {
             first = outer;
             for (int o = 0; o < operands; ++o) run.offset[o] += at[a] * axis[a].stride[o];
         }
+        run.length = axis[rank - 1].extent - at[rank - 1];
+        return run;
+    }
+    template <class Visit> void for_each_run(index_t first, index_t count, Visit&& visit) const {
+        std::array<index_t, max_rank> at;
+        Run run = run_from(first, at);
         const Axis& inner = axis[rank - 1];
         for (;;) {
             run.length = std::min(count - run.begin, inner.extent - at[rank - 1]);
