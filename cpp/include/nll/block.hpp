@@ -63,17 +63,28 @@ template <class Scalar> Scalar entry_of(double value) {
     else return without_sign_of_zero(from_double<Scalar>(value));
 }
 
-// The gradient from powers, class after class of `samples`: a factor for each sample, or one for all.
+// The gradient from powers, class after class of `samples`: a factor for each sample, or one for all; and if there are
+// `targets`, what stands there.
 template <class Arithmetic, bool each, class Scalar>
 [[gnu::noinline]] void scale_powers(const typename Arithmetic::Power* powers, index_t classes, index_t samples,
                                     index_t pitch, const typename Arithmetic::Factor* factor, Scalar* part,
-                                    index_t part_pitch) {
-    const auto scale = [&](auto&& entry) {
+                                    index_t part_pitch, const ClassBeside<Scalar>* targets = nullptr,
+                                    const Scalar* entries = nullptr) {
+    const auto for_each_class = [&](auto&& write) {
         for (index_t c = 0; c < classes; ++c) {
             const typename Arithmetic::Power* __restrict from = powers + c * pitch;
             Scalar* __restrict to = part + c * part_pitch;
-            for (index_t i = 0; i < samples; ++i) to[i] = entry(from[i], each ? i : 0);
+            for (index_t i = 0; i < samples; ++i) write(to[i], from[i], i, c);
         }
+    };
+    const auto scale = [&](auto&& entry) {
+        if constexpr (each && std::floating_point<Scalar>)
+            if (targets)
+                return for_each_class([&](Scalar& to, auto power, index_t i, index_t c) {
+                    const Scalar other = entry(power, i), own = entries[i];
+                    to = targets[i] == static_cast<ClassBeside<Scalar>>(c) ? own : other;
+                });
+        for_each_class([&](Scalar& to, auto power, index_t i, index_t) { to = entry(power, each ? i : 0); });
     };
     if constexpr (std::same_as<Arithmetic, Half> && std::same_as<Scalar, bfloat16>) {
         constexpr index_t most = 128;

@@ -157,15 +157,14 @@ inline index_t gradient_block(const Plan& plan, index_t element_size) {
 // The gradient of a run whose samples lie side by side, a class at a time: a plane's entries or zeros.
 template <class Scalar>
 void write_planes(Scalar* to, const Plan& plan, index_t count, const index_t* classes, const Scalar* entries) {
-    using Index =
-        std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;  // wide as what is chosen by it, for SIMD
-    Index place[block_size];
+    using Class = ClassBeside<Scalar>;
+    Class place[block_size];
     alignas(64) Scalar part[block_size];
-    for (index_t i = 0; i < count; ++i) place[i] = static_cast<Index>(classes[i]);
+    for (index_t i = 0; i < count; ++i) place[i] = static_cast<Class>(classes[i]);
     for (index_t c = 0; c < plan.classes; ++c) {
         Scalar* plane = to + c * plan.class_stride[gradient];
         Scalar* written = plan.streams ? part : plane;
-        for (index_t i = 0; i < count; ++i) written[i] = place[i] == static_cast<Index>(c) ? entries[i] : Scalar{};
+        for (index_t i = 0; i < count; ++i) written[i] = place[i] == static_cast<Class>(c) ? entries[i] : Scalar{};
         if (plan.streams) stream(plane, part, bytes_of<Scalar>(count));
     }
 }

@@ -85,7 +85,7 @@ template <class Scalar> double to_double(Scalar value) {
     else return static_cast<double>(to_real(value));
 }
 
-template <class Scalar> Scalar from_double(double value) {
+template <class Scalar> [[gnu::always_inline]] inline Scalar from_double(double value) {
     if constexpr (std::same_as<Scalar, double> || std::same_as<Scalar, float>) {
         return static_cast<Scalar>(value);
     } else {

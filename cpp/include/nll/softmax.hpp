@@ -266,6 +266,14 @@ template <class Real>
     }
 }
 
+// Whether what waits is copied between the exponentials of tiles. Where registers are as wide as a cache line, this
+// gains 12 % of images from memory, of double 20 % (Emerald Rapids); with AVX2 it loses 5 to 10 % (Zen 3).
+#if defined(__AVX512F__)
+inline constexpr bool streams_between = true;
+#else
+inline constexpr bool streams_between = false;
+#endif
+
 // The exponentials, and of each sample the sum of powers so far: in turn, or by lanes of classes that are so far apart
 // (0: in turn). Of each class, so many samples after `ahead` are asked for, and as much of what waits is written. The
 // reference is one for all samples, or one for each. Says whether all values were near.

@@ -143,14 +143,6 @@ private:
     std::int64_t bytes_ = 0, stretches_ = 0, to_pitch_ = 0, from_pitch_ = 0;
 };
 
-// Whether what waits is copied between the exponentials of tiles. Where registers are as wide as a cache line, this
-// gains 13 % of images from memory (Emerald Rapids); with AVX2 it loses 5 to 10 % (Zen 3).
-#if defined(__AVX512F__)
-inline constexpr bool streams_between = true;
-#else
-inline constexpr bool streams_between = false;
-#endif
-
 inline void finish_streams() {
 #if defined(__SSE2__)
     _mm_sfence();

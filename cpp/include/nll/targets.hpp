@@ -12,6 +12,9 @@ inline namespace NLL_INSTRUCTION_SET {
 
 inline constexpr index_t ignored = -1;  // in place of a class
 
+// A class that is as wide as what is chosen by it, for SIMD.
+template <class Scalar> using ClassBeside = std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;
+
 // Where a sample stands in target: its coordinates, and its place in C order.
 inline index_t position(const Samples& samples, index_t sample, std::array<index_t, max_rank>& coordinate) {
     std::array<index_t, max_rank> extent;

@@ -21,6 +21,9 @@ template <class Scalar, class Arithmetic> class Tiles {
     using Real = typename Arithmetic::Real;
     using Power = typename Arithmetic::Power;
     static constexpr int most_samples = 128;
+    // Classes up to which each element is asked whether it is its sample's target. Of more, entries are stored later,
+    // and so are those of 16 bits: for them the question costs as much as it saves.
+    static constexpr index_t most_chosen = std::floating_point<Scalar> ? 32 : 0;
     static constexpr std::integral_constant<Guard, Guard::all> guarded{};
 
 public:
@@ -380,15 +383,23 @@ private:
             entry[i] = entry_of<Scalar>(target_entry(plan_, block, at + i, unit_[i], rest_[i], inverse));
         }
         std::fill(factor + count_, factor + width_, Factor{0});
-        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch);
-        if (plan_.label_smoothing != 0) {
+        const bool smooths = plan_.label_smoothing != 0, chooses = whole_ && classes <= most_chosen && !smooths;
+        alignas(64) ClassBeside<Scalar> place[most_samples];
+        if (chooses) {
+            for (index_t i = 0; i < count_; ++i) place[i] = static_cast<ClassBeside<Scalar>>(targets[i]);
+            std::fill(place + count_, place + width_, ClassBeside<Scalar>{ignored});
+            std::fill(entry + count_, entry + width_, Scalar{});
+        }
+        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch,
+                                       chooses ? place : nullptr, entry);
+        if (smooths) {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
                 for (index_t i = 0; i < count_; ++i)
                     to[c * pitch + i] = entry_of<Scalar>(scaled(factor[i], space_.powers[c * pitch_ + i]) -
                                                          scaled(block.each[at + i], space_.class_weights[c]));
         }
-        for (index_t i = 0; i < count_; ++i) {
+        for (index_t i = 0; i < count_ && !chooses; ++i) {
             const auto target = static_cast<std::uint64_t>(targets[i] - first);
             if (target < static_cast<std::uint64_t>(classes)) to[static_cast<index_t>(target) * pitch + i] = entry[i];
         }
