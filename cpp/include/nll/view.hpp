@@ -97,8 +97,9 @@ struct Samples {
 
     index_t stride(Operand operand) const { return axis[rank - 1].stride[operand]; }
 
-    // The run from a sample on, and where the sample stands.
-    Run run_from(index_t first, std::array<index_t, max_rank>& at) const {
+    // The run from a sample on, and where the sample stands. Inlined, or the linker would keep that of one instruction
+    // set.
+    [[gnu::always_inline]] Run run_from(index_t first, std::array<index_t, max_rank>& at) const {
         Run run{0, 0, {}};
         for (int a = rank - 1; a >= 0; --a) {
             const index_t outer = a > 0 ? first / axis[a].extent : 0;
