@@ -32,12 +32,9 @@ inline index_t softmax_block(const Plan& plan) {
 // powers are computed twice, and gradients written in shorter stretches.
 template <class Scalar, class Arithmetic> void* scratch_of(const Plan& plan, Partial& partial) {
     index_t size = 0;
-    if (by_rows(plan))
-        size = plan.classes <= Rows<Scalar, Arithmetic>::most_kept
-                   ? paired(plan.classes) * static_cast<index_t>(sizeof(typename Arithmetic::Power))
-                   : 0;
-    else if (Tiles<Scalar, Arithmetic>::gathers(plan))
-        size = Tiles<Scalar, Arithmetic>::most_gathered * static_cast<index_t>(sizeof(Scalar));
+    if (!by_rows(plan)) size = bytes_of<Scalar>(Tiles<Scalar, Arithmetic>::gathered(plan));
+    else if (plan.classes <= Rows<Scalar, Arithmetic>::most_kept)
+        size = bytes_of<typename Arithmetic::Power>(paired(plan.classes));
     if (size > 0 && !partial.scratch)
         partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(size)]);
     return partial.scratch.get();

@@ -24,8 +24,8 @@ public:
     static constexpr index_t beyond = 2 * lanes;  // entries that are read, but not used
     static bool serves(index_t classes) { return classes <= most_classes; }
 
-    // Rows to write; `none` is the target of those that are all 0. `entries` are of each row if they differ, or one for
-    // all; they have to stay until all is written. What is less than a line is written at once.
+    // Rows to write; one whose target is no class is all 0. `entries` are of each row if they differ, or one for all;
+    // they have to stay until all is written. What is less than a line is written at once.
     void begin(Scalar* to, index_t rows, index_t classes, const index_t* targets, const Scalar* entries, bool differ) {
         const index_t size = rows * classes, head = before_line(to, bytes_of<Scalar>(size)) / index_t{sizeof(Scalar)};
         if (classes != classes_ || head != head_) lay_out(classes, head);

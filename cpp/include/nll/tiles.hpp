@@ -31,21 +31,22 @@ public:
         : plan_(plan),
           space_(space),
           gathered_(static_cast<Scalar*>(gathered)),
-          others_(gathered ? gathered_ + most_in_block : nullptr),
           block_(tiles_block(plan)),
+          others_(gathered ? gathered_ + plan.classes * block_ : nullptr),
           pitch_(std::clamp<index_t>(space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
                                      plan.class_stride[input] == 1 ? most_samples / 2 : most_samples)),
           whole_(plan.classes <= space.size / pitch_),
           part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size) {}
 
-    // Whether results are gathered for a whole block, and then streamed, between the exponentials of the next one: in
-    // longer stretches, of rows that lie side by side or of every plane.
-    static bool gathers(const Plan& plan) {
+    // Results are gathered for a whole block, and then streamed, between the exponentials of the next one: in longer
+    // stretches, of rows that lie side by side or of every plane. In memory for so many elements: of this block, and of
+    // the one that waits; or 0 where there is no use for it.
+    static index_t gathered(const Plan& plan) {
         const index_t class_stride = plan.class_stride[gradient], stride = plan.samples.stride(gradient);
-        return plan.streams && (class_stride == 1 ? stride == plan.classes : stride == 1) &&
-               plan.classes * tiles_block(plan) <= most_in_block;
+        const index_t elements = plan.classes * tiles_block(plan);
+        const bool streams = plan.streams && (class_stride == 1 ? stride == plan.classes : stride == 1);
+        return streams && elements <= most_in_block ? 2 * elements : 0;
     }
-    static constexpr index_t most_gathered = 2 * most_in_block;  // elements: of this block, and of the one that waits
 
     void cross_entropy(index_t begin, Block<Arithmetic>& block) {
         block_begin_ = begin;
@@ -411,8 +412,9 @@ private:
     const Plan& plan_;
     Workspace<Scalar, Arithmetic>& space_;
     // Results of this block and of the one that waits, each (classes, block) or (block, classes); or nullptr.
-    Scalar *gathered_, *others_;
+    Scalar* gathered_;
     const index_t block_;
+    Scalar* others_;
     Waiting waiting_;
     const index_t pitch_;  // samples of a tile
     const bool whole_;     // a tile has all classes
