@@ -140,7 +140,8 @@ private:
         index_t pitch;
     };
     Destination destination(index_t first) {
-        if (gathered_ && plan_.class_stride[gradient] != 1) return {gathered_ + (begin_ - block_begin_), block_};
+        if (gathered_ && plan_.class_stride[gradient] != 1)
+            return {gathered_ + first * block_ + (begin_ - block_begin_), block_};
         Scalar* to = plan_.streams ? nullptr : in_place<Scalar>(gradient, first);
         if (to) return {to, plan_.class_stride[gradient]};
         return {space_.part, pitch_};
