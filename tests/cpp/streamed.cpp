@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that are written past the caches, or only where they are not zero, are the same as those that are written
 // plainly, at any alignment, in every layout, alone and in one sweep with the losses; and so are those of
-// cross-entropy.
+// cross-entropy, and log_softmax.
 #include <nll/kernels.hpp>
 
 #include <random>
@@ -57,19 +57,22 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     CHECK(plain == zeroed);
     CHECK(plain.back() == 0xee && (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
 
-    std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee), softmax_streamed(softmax);
-    for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
-        const Array to(View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
-        Plan plan({&input_array, &target_array, nullptr, &to}, 1,
-                  {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
-        plan.streams = memory == &softmax_streamed;
-        plan.divisor = 3;
-        Partial partial;
-        cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
-        CHECK(partial.bad_sample < 0 && partial.count == losses.count);
+    for (const bool with_gradient : {true, false}) {  // or log_softmax
+        std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee), softmax_streamed(softmax);
+        for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
+            const Array to(View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
+            Plan plan({&input_array, &target_array, nullptr, &to}, 1,
+                      {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+            plan.streams = memory == &softmax_streamed;
+            plan.divisor = 3;
+            Partial partial;
+            if (with_gradient) cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
+            else log_softmax_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
+            CHECK(partial.bad_sample < 0 && partial.count == (with_gradient ? losses.count : 0));
+        }
+        CHECK(softmax == softmax_streamed);
+        CHECK(softmax.back() == 0xee && (shift == 0 || softmax.front() == 0xee));
     }
-    CHECK(softmax == softmax_streamed);
-    CHECK(softmax.back() == 0xee && (shift == 0 || softmax.front() == 0xee));
 }
 
 }  // namespace
