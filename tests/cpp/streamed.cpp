@@ -4,7 +4,9 @@
 // cross-entropy, and log_softmax.
 #include <nll/kernels.hpp>
 
+#include <initializer_list>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "check.hpp"
@@ -16,7 +18,8 @@ namespace {
 std::mt19937_64 random_bits(4);
 
 template <class Scalar>
-void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift, bool with_losses) {
+void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift, bool with_losses,
+                   bool weighted) {
     const auto [N, C, D] = shape;
     std::array<index_t, 3> strides;  // in memory, the axes are in this order
     index_t stride = 1;
@@ -32,19 +35,19 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     const Array input_array(View<const Scalar, 3>{logs.data(), shape});
     std::vector<double> weight(static_cast<std::size_t>(C));
     for (std::size_t c = 0; c < weight.size(); ++c) weight[c] = 0.5 + static_cast<double>(c % 7) / 16;
+    Options options{.ignore_index = -1};
+    if (weighted) options.weight = View<double, 1>{weight.data(), {C}};
     const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
     const auto size = static_cast<std::size_t>(N * C * D + shift);
     std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain), zeroed(plain);
     std::fill_n(zeroed.begin() + shift * index_t{sizeof(Scalar)}, logs.size() * sizeof(Scalar), std::uint8_t{0});
-    Plan forward({&input_array, &target_array, nullptr, nullptr}, 1,
-                 {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+    Plan forward({&input_array, &target_array, nullptr, nullptr}, 1, options);
     Partial losses;
     nll_sweep<Scalar>(forward, 0, forward.samples.count, losses);
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed, &zeroed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
-        Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, &to}, 1,
-                  {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+        Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, &to}, 1, options);
         plan.streams = memory == &streamed;
         plan.zeroed = memory == &zeroed;
         plan.divisor = 3;
@@ -61,8 +64,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee), softmax_streamed(softmax);
         for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
             const Array to(View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
-            Plan plan({&input_array, &target_array, nullptr, &to}, 1,
-                      {.weight = View<double, 1>{weight.data(), {C}}, .ignore_index = -1});
+            Plan plan({&input_array, &target_array, nullptr, &to}, 1, options);
             plan.streams = memory == &softmax_streamed;
             plan.divisor = 3;
             Partial partial;
@@ -85,10 +87,11 @@ int main() {
         for (const index_t shift : {0, 1, 5})
             for (const auto& order :
                  {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0}, std::array{1, 0, 2}})
-                for (const bool with_losses : {false, true}) {
-                    same_as_plain<float>(shape, order, shift, with_losses);
-                    same_as_plain<double>(shape, order, shift, with_losses);
-                    same_as_plain<float16>(shape, order, shift, with_losses);
+                for (const auto& [with_losses, weighted] :
+                     std::initializer_list<std::pair<bool, bool>>{{false, true}, {true, true}, {true, false}}) {
+                    same_as_plain<float>(shape, order, shift, with_losses, weighted);
+                    same_as_plain<double>(shape, order, shift, with_losses, weighted);
+                    same_as_plain<float16>(shape, order, shift, with_losses, weighted);
                 }
     return failures() != 0;
 }

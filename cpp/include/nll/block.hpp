@@ -8,6 +8,8 @@
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
+inline constexpr index_t most_in_block = 32 << 10;  // elements: what the first two caches hold
+
 // What a kernel works in.
 template <class Scalar, class Arithmetic> struct Workspace {
     using Real = typename Arithmetic::Real;

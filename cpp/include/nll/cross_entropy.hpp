@@ -24,8 +24,7 @@ inline bool by_rows(const Plan& plan) {
 // Samples of a block.
 inline index_t softmax_block(const Plan& plan) {
     if (!by_rows(plan)) return tiles_block(plan);
-    // The rows that a first cache holds.
-    return std::clamp<index_t>((32 << 10) / std::max<index_t>(plan.classes, 1), 1, block_size);
+    return std::clamp<index_t>(most_in_block / std::max<index_t>(plan.classes, 1), 1, block_size);
 }
 
 // Memory for a row's powers or for a block's gradient, where there is use for it. If it cannot be had, nullptr: then

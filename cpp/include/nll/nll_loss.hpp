@@ -243,15 +243,15 @@ public:
     }
 
     // Whether write() has left something to be streamed; as much of it as so many samples have, in whole lines; all.
-    bool waits() const { return tile_waits_.waits() || rows_wait_.waits(); }
+    bool waits() const { return waiting_tile_.waits() || waiting_rows_.waits(); }
     void stream_part(index_t samples) {
         const index_t lines = (bytes_of<Scalar>(samples * plan_.classes) + cache_line - 1) / cache_line;
-        if (one_hot_) rows_wait_.write_some(lines);
-        else tile_waits_.copy_some(lines);
+        if (one_hot_) waiting_rows_.write_some(lines);
+        else waiting_tile_.copy_some(lines);
     }
     void stream_rest() {
-        rows_wait_.write_rest();
-        tile_waits_.copy_rest();
+        waiting_rows_.write_rest();
+        waiting_tile_.copy_rest();
     }
 
 private:
@@ -274,11 +274,11 @@ private:
             clear(stretch, size);
             return enter(stretch);
         }
-        if (one_hot_) return rows_wait_.begin(stretch, count, plan_.classes, classes, entries_, differ_);
+        if (one_hot_) return waiting_rows_.begin(stretch, count, plan_.classes, classes, entries_, differ_);
         clear(tile_, std::min(size, tile_size));
         if (size <= tile_size) {
             enter(tile_);
-            tile_waits_ = {stretch, tile_, bytes_of<Scalar>(size)};
+            waiting_tile_ = {stretch, tile_, bytes_of<Scalar>(size)};
         } else {
             for (index_t at = 0; at < size; at += tile_size)
                 stream(stretch + at, tile_, bytes_of<Scalar>(std::min(tile_size, size - at)));
@@ -289,8 +289,8 @@ private:
 
     const Plan& plan_;
     bool stretch_ = false, one_hot_ = false, planes_, differ_;
-    Waiting tile_waits_;
-    OneHotRows<Scalar> rows_wait_;
+    Waiting waiting_tile_;
+    OneHotRows<Scalar> waiting_rows_;
     static_assert(OneHotRows<Scalar>::most_rows >= block_size);
     alignas(64) Scalar entries_[block_size + OneHotRows<Scalar>::beyond];
     alignas(64) Scalar tile_[tile_size];

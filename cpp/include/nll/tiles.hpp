@@ -10,8 +10,6 @@
 namespace nll {
 inline namespace NLL_INSTRUCTION_SET {
 
-inline constexpr index_t most_in_block = 32 << 10;  // elements
-
 // Samples of a block: a few tiles.
 inline index_t tiles_block(const Plan& plan) {
     return std::clamp<index_t>(most_in_block / std::max<index_t>(plan.classes, 1) / 64 * 64, 64, block_size);
@@ -392,9 +390,10 @@ private:
             std::fill(place + count_, place + width_, ClassBeside<Scalar>{ignored});
             std::fill(entry + count_, entry + width_, Scalar{});
         }
-        scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch,
-                                       chooses ? place : nullptr, entry);
-        if (smooths) {
+        if (!smooths) {
+            scale_powers<Arithmetic, true>(space_.powers, classes, width_, pitch_, factor, to, pitch,
+                                           chooses ? place : nullptr, entry);
+        } else {
             load_class_weights(plan_, first, classes, space_.class_weights);
             for (index_t c = 0; c < classes; ++c)
                 for (index_t i = 0; i < count_; ++i)
