@@ -2,50 +2,59 @@
 // The compiled library: every call of nll.hpp, and the choice of the kernels for this machine.
 #include <nll/nll.hpp>
 
+#include <cstdlib>
 #include <cstring>
+#include <string>
 
-#include <nll/call.hpp>
+#include <nll/detail/call.hpp>
 
-namespace nll {
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
 
-#define NLL_DECLARE(name)                \
-    namespace name {                     \
-    extern const Kernels kernel_table[]; \
-    }
-NLL_DECLARE(x86_64_v4)
-NLL_DECLARE(x86_64_v3)
-NLL_DECLARE(baseline)
-#undef NLL_DECLARE
+namespace x86_64_v4 {
+extern const KernelTable kernel_table;
+}
+namespace x86_64_v3 {
+extern const KernelTable kernel_table;
+}
+inline namespace NLL_INSTRUCTION_SET {  // baseline
+extern const KernelTable kernel_table;
+}
 
 namespace {
 
 struct InstructionSet {
     const char* name;
-    const Kernels* table;
+    const KernelTable& table;
     bool (*runs)();
 };
 
 // The best first. The compiler's own test asks the operating system too.
 const InstructionSet instruction_sets[] = {
-#if defined(NLL_X86_LEVELS)
+#if defined(NLL_HAS_x86_64_v4)
     {"x86-64-v4", x86_64_v4::kernel_table,
      [] {
          return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vl");
      }},
+#endif
+#if defined(NLL_HAS_x86_64_v3)
     {"x86-64-v3", x86_64_v3::kernel_table,
      [] {
-         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                __builtin_cpu_supports("bmi2");
+         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
      }},
-    {"x86-64", baseline::kernel_table, [] { return true; }},
+#endif
+#if defined(__x86_64__)
+    {"x86-64", NLL_INSTRUCTION_SET::kernel_table, [] { return true; }},
 #else
-    {"native", baseline::kernel_table, [] { return true; }},
+    {"native", NLL_INSTRUCTION_SET::kernel_table, [] { return true; }},
 #endif
 };
 
-// The best that the machine runs, or the one that NLL_INSTRUCTION_SET in the environment names.
+// Returns the best that the machine runs, or the one that NLL_INSTRUCTION_SET in the environment
+// names.
 const InstructionSet& choose() {
     const char* wanted = std::getenv("NLL_INSTRUCTION_SET");
     std::string usable;
@@ -54,7 +63,8 @@ const InstructionSet& choose() {
         if (!wanted || !*wanted || !std::strcmp(wanted, set.name)) return set;
         usable += std::string(usable.empty() ? "" : ", ") + set.name;
     }
-    throw std::invalid_argument("NLL_INSTRUCTION_SET is '" + std::string(wanted) + "'; this machine runs " + usable);
+    throw std::invalid_argument("NLL_INSTRUCTION_SET is '" + std::string(wanted) +
+                                "'; this machine runs " + usable);
 }
 
 const InstructionSet& chosen() {
@@ -62,10 +72,25 @@ const InstructionSet& chosen() {
     return set;
 }
 
+const Kernels& kernels_of_call(const Call& call) {
+    const Array& shaped = *call.arrays[call.arrays[input] ? input : gradient];
+    return chosen().table.of[static_cast<int>(shaped.dtype)];
+}
+
 }  // namespace
 
-const Kernels& kernels(DType dtype) { return chosen().table[static_cast<int>(dtype)]; }
+Kernel label_check() { return chosen().table.check_labels; }
 
-BuildInfo build_info() { return build_info_of(chosen().name); }
+Loss nll_loss(const Call& call) { return run_nll_loss(kernels_of_call(call).nll_loss, call); }
+Loss cross_entropy(const Call& call) {
+    return run_cross_entropy(kernels_of_call(call).cross_entropy, call);
+}
+void log_softmax(const Call& call) { run_log_softmax(kernels_of_call(call).log_softmax, call); }
 
-}  // namespace nll
+}  // namespace NLL_HIDDEN detail
+
+BuildInfo build_info() { return detail::build_info_of(detail::chosen().name); }
+int get_num_threads(int num_threads) { return detail::parallel::limit(num_threads); }
+void set_num_threads(int threads) { detail::set_thread_limit(threads); }
+
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

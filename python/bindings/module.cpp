@@ -54,7 +54,7 @@ template <class Call> auto call(const Array& largest, Options& options, Call&& c
 
 // A new array for the gradient of an input, in its memory order. Beyond what malloc may keep of freed memory, zeros
 // cost nothing: they are how pages come from the system.
-py::object new_gradient(py::handle input, Options& options) {
+py::object new_gradient(py::handle input, bool& fresh) {
     constexpr py::ssize_t kept_by_malloc = 32 << 20;
     const auto* array = proxy(input);
     if (!(array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)) return numpy().empty_like(input);
@@ -62,8 +62,8 @@ py::object new_gradient(py::handle input, Options& options) {
     const auto dtype = py::reinterpret_borrow<py::dtype>(array->descr);
     py::ssize_t bytes = dtype.itemsize();
     for (const py::ssize_t extent : shape) bytes *= extent;
-    options.out_is_new = bytes > kept_by_malloc;
-    if (!options.out_is_new) return py::array(dtype, std::move(shape));
+    fresh = bytes > kept_by_malloc;
+    if (!fresh) return py::array(dtype, std::move(shape));
     return numpy().zeros(input.attr("shape"), dtype);
 }
 
@@ -84,14 +84,12 @@ bool is_plain_out(py::handle out, py::handle input, bool in_place, const py::arg
 
 // ---------------------------------------------------------------- what the losses share
 
-using Forward = Loss(const Array&, const Array&, const Array*, const Options&);
-using ValueAndGrad = Loss(const Array&, const Array&, double, const Array&, const Options&);
+using Core = Loss(const detail::Call&);
 
-py::object loss_of(Forward* forward, Options& options, py::handle input, py::handle target, py::handle dtype,
+py::object loss_of(Core* core, Options& options, py::handle input, py::handle target, py::handle dtype,
                    bool return_total_weight) {
     const Array from = floating_of(input), labels = target_of(target);
     options.dtype = dtype_of_result(dtype);
-    options.out_is_new = true;
     Loss loss;
     py::object result;
     if (options.reduction == Reduction::none) {
@@ -99,42 +97,42 @@ py::object loss_of(Forward* forward, Options& options, py::handle input, py::han
             py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
         py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(), labels.shape.begin() + labels.rank));
         const Array to = array_of(losses);
-        loss = call(from, options, [&] { return forward(from, labels, &to, options); });
+        loss = call(from, options, [&] { return core({{&from, &labels, &to, nullptr, nullptr}, options, 1.0, true, true}); });
         result = labels.rank == 0 ? losses[py::tuple()].cast<py::object>() : losses;
     } else {
-        loss = call(from, options, [&] { return forward(from, labels, nullptr, options); });
+        loss = call(from, options, [&] { return core({{&from, &labels, nullptr, nullptr, nullptr}, options}); });
         result = scalar_of(loss.value, options.dtype.value_or(from.dtype), options.dtype ? dtype : input);
     }
     if (!return_total_weight) return result;
     return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64));
 }
 
-// backward(grad_outputs, grad_output, input, target, gradient): an array or a number.
-template <class Backward>
-py::object gradient_of(Backward&& backward, Options& options, py::handle grad_output, py::handle input,
+py::object gradient_of(Core* core, bool reads, Options& options, py::handle grad_output, py::handle input,
                        py::handle target, py::handle out) {
     const Array like = floating_of(input), labels = target_of(target);
     const bool number = PyFloat_CheckExact(grad_output.ptr());
     if (number == (options.reduction == Reduction::none)) throw NotNative();
     Array grad_outputs;
     if (!number) grad_outputs = floating_of(grad_output);
-    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
+    bool fresh = false;
+    py::object result = out.is_none() ? new_gradient(input, fresh) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
     call(to, options, [&] {
-        backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, like, labels,
-                 to);
+        return core({{reads ? &like : nullptr, &labels, nullptr, number ? nullptr : &grad_outputs, &to}, options,
+              number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, false, fresh});
     });
     return result;
 }
 
-py::object value_and_grad_of(ValueAndGrad* value_and_grad, Options& options, py::handle input, py::handle target,
+py::object value_and_grad_of(Core* core, Options& options, py::handle input, py::handle target,
                              py::handle grad_output, bool return_total_weight, py::handle out) {
     const Array from = floating_of(input), labels = target_of(target);
     if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
-    py::object gradient = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
+    bool fresh = false;
+    py::object gradient = out.is_none() ? new_gradient(input, fresh) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(gradient);
     const Loss loss = call(
-        from, options, [&] { return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options); });
+        from, options, [&] { return core({{&from, &labels, nullptr, nullptr, &to}, options, PyFloat_AS_DOUBLE(grad_output.ptr()), true, fresh}); });
     py::object value = scalar_of(loss.value, from.dtype, input);
     if (!return_total_weight) return py::make_tuple(value, gradient);
     return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
@@ -146,23 +144,21 @@ py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::
                     py::handle reduction, py::handle axis, py::handle index_base, py::handle empty, py::handle dtype,
                     bool return_total_weight) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    return loss_of(nll::nll_loss, options, input, target, dtype, return_total_weight);
+    return loss_of(detail::nll_loss, options, input, target, dtype, return_total_weight);
 }
 
 py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
                              py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
                              py::handle empty, py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    const auto backward = [&](const Array* grad_outputs, double number, const Array&, const Array& labels,
-                              const Array& to) { nll::nll_loss_backward(grad_outputs, number, labels, to, options); };
-    return gradient_of(backward, options, grad_output, input, target, out);
+    return gradient_of(detail::nll_loss, false, options, grad_output, input, target, out);
 }
 
 py::object nll_loss_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
                                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
                                    py::handle grad_output, bool return_total_weight, py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    return value_and_grad_of(nll::nll_loss_value_and_grad, options, input, target, grad_output, return_total_weight,
+    return value_and_grad_of(detail::nll_loss, options, input, target, grad_output, return_total_weight,
                              out);
 }
 
@@ -171,7 +167,7 @@ py::object cross_entropy(py::handle input, py::handle target, py::handle weight,
                          py::handle label_smoothing, py::handle dtype, bool return_total_weight) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     options.label_smoothing = float_of(label_smoothing);
-    return loss_of(nll::cross_entropy, options, input, target, dtype, return_total_weight);
+    return loss_of(detail::cross_entropy, options, input, target, dtype, return_total_weight);
 }
 
 py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
@@ -179,11 +175,7 @@ py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::
                                   py::handle empty, py::handle label_smoothing, py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     options.label_smoothing = float_of(label_smoothing);
-    const auto backward = [&](const Array* grad_outputs, double number, const Array& from, const Array& labels,
-                              const Array& to) {
-        nll::cross_entropy_backward(grad_outputs, number, from, labels, to, options);
-    };
-    return gradient_of(backward, options, grad_output, input, target, out);
+    return gradient_of(detail::cross_entropy, true, options, grad_output, input, target, out);
 }
 
 py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
@@ -192,7 +184,7 @@ py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py:
                                         py::handle out) {
     Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
     options.label_smoothing = float_of(label_smoothing);
-    return value_and_grad_of(nll::cross_entropy_value_and_grad, options, input, target, grad_output,
+    return value_and_grad_of(detail::cross_entropy, options, input, target, grad_output,
                              return_total_weight, out);
 }
 
@@ -201,9 +193,10 @@ py::object log_softmax(py::handle input, py::handle axis, py::handle out) {
     options.axis = integer_of(axis);
     options.num_threads = threads_of_context();
     const Array from = floating_of(input);
-    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
+    bool fresh = false;
+    py::object result = out.is_none() ? new_gradient(input, fresh) : py::reinterpret_borrow<py::object>(out);
     const Array to = floating_of(result);
-    call(from, options, [&] { nll::log_softmax(from, to, options); });
+    call(from, options, [&] { detail::log_softmax({{&from, nullptr, nullptr, nullptr, &to}, options, 1.0, true, fresh}); });
     return result;
 }
 

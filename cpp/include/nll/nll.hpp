@@ -1,145 +1,250 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// nll: the negative log likelihood loss, the cross-entropy of logits, and their gradients on CPUs, exact and at the
-// memory limit.
+// nll: the negative log likelihood loss, the cross-entropy of logits, and their gradients on CPUs,
+// exact and at the memory limit.
 //
-//     nll::View<const float, 3> input{data, {N, C, D}};           // contiguous, or {data, shape, strides in elements}
-//     nll::View<const std::uint8_t, 2> target{labels, {N, D}};    // any integer type
+//     nll::View<const float, 3> input{data, {N, C, D}};         // or {data, shape, strides}
+//     nll::View<const std::uint8_t, 2> target{labels, {N, D}};  // any integer type
 //     nll::Loss loss = nll::cross_entropy(input, target, {.ignore_index = 255});
 //
-// input      (N, C, d1, …, dk), or (C,), in float16, bfloat16, float or double: log-probabilities for nll_loss, logits
-//            for cross_entropy. Options::axis says where the classes are, 1 unless given.
-// target     input's shape without the class axis: labels in [index_base, index_base + C), or ignore_index.
-// loss       of a sample with label t: -weight[t]·input[t], or weight[t]·(log Σ exp(input) - input[t]). 0 if it is
-//            ignored: then nothing of it is read.
-// sum, mean  Σ loss, and Σ loss / Σ weight[t] over the samples that are kept: of the given numbers for nll_loss, of the
-//            losses in double for cross_entropy; added up without error and rounded once. So it has the same bits for
-//            any order, layout, and number of threads.
-// gradient   of input. nll_loss: -(weight[t]·g) at the target, for the mean divided by Σ weight[t] (rounded to double);
-//            in double, in this order, rounded once; +0 elsewhere. cross_entropy: weight[t]·g·(softmax - [c = t])
-//            likewise; it may take the place of input.
-// exactness  A loss and a gradient's entry of cross_entropy, and log_softmax, are within 0.51 ULP of the true value for
-//            float16, bfloat16 and float, and within 4 for double.
+// input      (N, C, d1, ..., dk) or (C,), of float16, bfloat16, float or double: log-probabilities
+//            for nll_loss, logits for cross_entropy. Options::axis says where the classes are.
+// target     input's shape without the class axis: labels in [index_base, index_base + C), or
+//            ignore_index.
+// loss       of a sample with label t: -weight[t]·input[t], or weight[t]·(log Σ exp(input) -
+//            input[t]). An ignored sample's loss is 0, and nothing of it is read.
+// sum, mean  Σ loss, and Σ loss / Σ weight[t] over the samples that are kept: of the given numbers
+//            for nll_loss, of the losses in double for cross_entropy. Both are added up without
+//            error and rounded once, so they have the same bits for any order, layout, and number
+//            of threads.
+// exactness  A loss and a gradient's entry of cross_entropy, and log_softmax, are within 0.51 ULP
+//            of the true value for float16, bfloat16 and float, and within 4 for double.
 //
-// Errors, before anything is written: std::invalid_argument for shapes, lengths and values (AxisError for the axis),
-// std::out_of_range for a label, which names the lowest bad position, and std::bad_alloc.
+// Every function throws before it writes anything: std::invalid_argument for shapes, lengths and
+// values (AxisError for the axis), std::out_of_range for a label, which names the lowest bad
+// position, and std::bad_alloc.
 //
-// Link nll::nll for kernels that are compiled once and picked for the machine at run time, with OpenMP inside; or
-// nll::headers for templates compiled with your own flags (threads if these include OpenMP).
+// Link nll::nll for kernels that are compiled once and picked for the machine at run time, with
+// OpenMP inside. Or link nll::headers for templates compiled with your own flags: a file that
+// includes this one compiles the kernels of the element types that it calls.
 #pragma once
 
+#include "detail/operands.hpp"
 #include "types.hpp"
 #include "view.hpp"
 
-namespace nll {
+namespace nll::inline NLL_VERSION_NAMESPACE {
 
-// For views whose element type and rank are known only at run time; the typed functions below call these.
-Loss nll_loss(const Array& input, const Array& target, const Array* losses, const Options& options);
-void nll_loss_backward(const Array* grad_outputs, double grad_output, const Array& target, const Array& grad_input,
-                       const Options& options);
-Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
-                             const Options& options);
+namespace NLL_HIDDEN detail {
+#if defined(NLL_COMPILED)
+NLL_API Loss nll_loss(const Call& call);
+NLL_API Loss cross_entropy(const Call& call);
+NLL_API void log_softmax(const Call& call);
+template <class> Loss nll_loss_as(const Call& call) { return nll_loss(call); }
+template <class> Loss cross_entropy_as(const Call& call) { return cross_entropy(call); }
+template <class> void log_softmax_as(const Call& call) { log_softmax(call); }
+#else
+template <class = void> Loss nll_loss(const Call& call);
+template <class = void> Loss cross_entropy(const Call& call);
+template <class = void> void log_softmax(const Call& call);
+template <class Scalar> Loss nll_loss_as(const Call& call);
+template <class Scalar> Loss cross_entropy_as(const Call& call);
+template <class Scalar> void log_softmax_as(const Call& call);
+#endif
 
-Loss cross_entropy(const Array& input, const Array& target, const Array* losses, const Options& options);
-void cross_entropy_backward(const Array* grad_outputs, double grad_output, const Array& input, const Array& target,
-                            const Array& grad_input, const Options& options);
-Loss cross_entropy_value_and_grad(const Array& input, const Array& target, double grad_output, const Array& grad_input,
-                                  const Options& options);
-void log_softmax(const Array& input, const Array& out, const Options& options);
+inline Options with_reduction_none(Options options) {
+    options.reduction = Reduction::none;
+    return options;
+}
+template <class Scalar, class Gradient> void require_same_type() {
+    static_assert(std::is_same_v<std::remove_const_t<Scalar>, Gradient>,
+                  "the gradient, or result, has input's type");
+}
+}  // namespace NLL_HIDDEN detail
 
-// The loss as one number: Reduction::sum or mean.
+// ---------------------------------------------------------------- the negative log likelihood
+
+// Returns the loss of log-probabilities `input`, (N, C, d1, ..., dk), as one number, for
+// Reduction::sum or mean. target: (N, d1, ..., dk).
 template <class Scalar, int Rank, class Label>
 Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, const Options& options = {}) {
-    return nll_loss(Array(input), Array(target), nullptr, options);
+    const Array from(input), labels(target);
+    return detail::nll_loss_as<std::remove_const_t<Scalar>>(
+        {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
-// Reduction::none: the loss of each sample into losses, (N, d1, …, dk), of any float type. Its value is NaN.
+// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type. The value that
+// it returns is NaN.
 template <class Scalar, int Rank, class Label, class Result>
 Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Result, Rank - 1> losses,
-              Options options = {}) {
-    const Array to(losses);
-    options.reduction = Reduction::none;
-    return nll_loss(Array(input), Array(target), &to, options);
+              const Options& options = {}) {
+    const Array from(input), labels(target), to(losses);
+    return detail::nll_loss_as<std::remove_const_t<Scalar>>(
+        {{&from, &labels, &to, nullptr, nullptr}, detail::with_reduction_none(options)});
 }
 
-// The gradient of input, times grad_output, into grad_input, (N, C, d1, …, dk): Reduction::sum or mean.
+// Writes the gradient of input, times grad_output, into grad_input, (N, C, d1, ..., dk), for
+// Reduction::sum or mean: -(weight[t]·grad_output) at the target, for a mean divided by Σ weight[t]
+// (rounded to double), in double, in this order, rounded once; +0 elsewhere and at ignored samples.
 template <class Label, class Scalar, int Rank>
-void nll_loss_backward(double grad_output, View<Label, Rank - 1> target, View<Scalar, Rank> grad_input,
-                       const Options& options = {}) {
-    nll_loss_backward(nullptr, grad_output, Array(target), Array(grad_input), options);
+void nll_loss_backward(double grad_output, View<Label, Rank - 1> target,
+                       View<Scalar, Rank> grad_input, const Options& options = {}) {
+    const Array labels(target), to(grad_input);
+    detail::nll_loss_as<Scalar>(
+        {{nullptr, &labels, nullptr, nullptr, &to}, options, grad_output, false});
 }
 
-// The same for Reduction::none: grad_output is (N, d1, …, dk), of any float type.
+// Writes the gradient of the losses of each sample; grad_output, (N, d1, ..., dk), is of any float
+// type.
 template <class Grad, class Label, class Scalar, int Rank>
-void nll_loss_backward(View<Grad, Rank - 1> grad_output, View<Label, Rank - 1> target, View<Scalar, Rank> grad_input,
-                       Options options = {}) {
-    const Array from(grad_output);
-    options.reduction = Reduction::none;
-    nll_loss_backward(&from, 1.0, Array(target), Array(grad_input), options);
+void nll_loss_backward(View<Grad, Rank - 1> grad_output, View<Label, Rank - 1> target,
+                       View<Scalar, Rank> grad_input, const Options& options = {}) {
+    const Array of_losses(grad_output), labels(target), to(grad_input);
+    detail::nll_loss_as<Scalar>({{nullptr, &labels, nullptr, &of_losses, &to},
+                                 detail::with_reduction_none(options),
+                                 1.0,
+                                 false});
 }
 
-// Both in one call: the loss, and its gradient into grad_input.
+// Returns the loss and writes its gradient, in one sweep over memory.
 template <class Scalar, int Rank, class Label, class Gradient>
-Loss nll_loss_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Gradient, Rank> grad_input,
-                             const Options& options = {}, double grad_output = 1.0) {
-    static_assert(std::same_as<std::remove_const_t<Scalar>, Gradient>, "the gradient has input's type");
-    return nll_loss_value_and_grad(Array(input), Array(target), grad_output, Array(grad_input), options);
+Loss nll_loss_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                             View<Gradient, Rank> grad_input, const Options& options = {},
+                             double grad_output = 1.0) {
+    detail::require_same_type<Scalar, Gradient>();
+    const Array from(input), labels(target), to(grad_input);
+    return detail::nll_loss_as<Gradient>(
+        {{&from, &labels, nullptr, nullptr, &to}, options, grad_output});
 }
 
-// The same from logits. A loss that is wider than input (Options::dtype, or the type of losses) is as exact as its
+// ---------------------------------------------------------------- cross-entropy
+
+// Returns the loss of logits `input`, (N, C, d1, ..., dk), as one number, for Reduction::sum or
+// mean. A loss that is wider than input (Options::dtype, or the type of losses) is as exact as its
 // type.
 template <class Scalar, int Rank, class Label>
-Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target, const Options& options = {}) {
-    return cross_entropy(Array(input), Array(target), nullptr, options);
+Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                   const Options& options = {}) {
+    const Array from(input), labels(target);
+    return detail::cross_entropy_as<std::remove_const_t<Scalar>>(
+        {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
+// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type. The value that
+// it returns is NaN.
 template <class Scalar, int Rank, class Label, class Result>
-Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Result, Rank - 1> losses,
-                   Options options = {}) {
-    const Array to(losses);
-    options.reduction = Reduction::none;
-    return cross_entropy(Array(input), Array(target), &to, options);
+Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                   View<Result, Rank - 1> losses, const Options& options = {}) {
+    const Array from(input), labels(target), to(losses);
+    return detail::cross_entropy_as<std::remove_const_t<Scalar>>(
+        {{&from, &labels, &to, nullptr, nullptr}, detail::with_reduction_none(options)});
 }
 
+// Writes the gradient of input, times grad_output, into grad_input, which may be input itself:
+// weight[t]·grad_output·(softmax - [c = t]), for a mean divided by Σ weight[t]; +0 at ignored
+// samples.
 template <class Scalar, int Rank, class Label, class Gradient>
-void cross_entropy_backward(double grad_output, View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                            View<Gradient, Rank> grad_input, const Options& options = {}) {
-    static_assert(std::same_as<std::remove_const_t<Scalar>, Gradient>, "the gradient has input's type");
-    cross_entropy_backward(nullptr, grad_output, Array(input), Array(target), Array(grad_input), options);
+void cross_entropy_backward(double grad_output, View<Scalar, Rank> input,
+                            View<Label, Rank - 1> target, View<Gradient, Rank> grad_input,
+                            const Options& options = {}) {
+    detail::require_same_type<Scalar, Gradient>();
+    const Array from(input), labels(target), to(grad_input);
+    detail::cross_entropy_as<Gradient>(
+        {{&from, &labels, nullptr, nullptr, &to}, options, grad_output, false});
 }
 
+// Writes the gradient of the losses of each sample; grad_output, (N, d1, ..., dk), is of any float
+// type.
 template <class Grad, class Scalar, int Rank, class Label, class Gradient>
-void cross_entropy_backward(View<Grad, Rank - 1> grad_output, View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                            View<Gradient, Rank> grad_input, Options options = {}) {
-    static_assert(std::same_as<std::remove_const_t<Scalar>, Gradient>, "the gradient has input's type");
-    const Array from(grad_output);
-    options.reduction = Reduction::none;
-    cross_entropy_backward(&from, 1.0, Array(input), Array(target), Array(grad_input), options);
+void cross_entropy_backward(View<Grad, Rank - 1> grad_output, View<Scalar, Rank> input,
+                            View<Label, Rank - 1> target, View<Gradient, Rank> grad_input,
+                            const Options& options = {}) {
+    detail::require_same_type<Scalar, Gradient>();
+    const Array of_losses(grad_output), from(input), labels(target), to(grad_input);
+    detail::cross_entropy_as<Gradient>({{&from, &labels, nullptr, &of_losses, &to},
+                                        detail::with_reduction_none(options),
+                                        1.0,
+                                        false});
 }
 
+// Returns the loss and writes its gradient, which may take the place of input, in one sweep.
 template <class Scalar, int Rank, class Label, class Gradient>
 Loss cross_entropy_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
                                   View<Gradient, Rank> grad_input, const Options& options = {},
                                   double grad_output = 1.0) {
-    static_assert(std::same_as<std::remove_const_t<Scalar>, Gradient>, "the gradient has input's type");
-    return cross_entropy_value_and_grad(Array(input), Array(target), grad_output, Array(grad_input), options);
+    detail::require_same_type<Scalar, Gradient>();
+    const Array from(input), labels(target), to(grad_input);
+    return detail::cross_entropy_as<Gradient>(
+        {{&from, &labels, nullptr, nullptr, &to}, options, grad_output});
 }
 
-// log(softmax(input)) over the class axis, into out, which may be input itself.
+// Writes log(softmax(input)) over the class axis into out, which may be input itself.
 template <class Scalar, int Rank, class Result>
 void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options& options = {}) {
-    static_assert(std::same_as<std::remove_const_t<Scalar>, Result>, "the result has input's type");
-    log_softmax(Array(input), Array(out), options);
+    detail::require_same_type<Scalar, Result>();
+    const Array from(input), to(out);
+    detail::log_softmax_as<Result>({{&from, nullptr, nullptr, nullptr, &to}, options});
 }
 
-// Threads that a large call with this Options::num_threads would use: for 0 as set, else what OpenMP, the affinity and
-// the cgroup quota allow.
-int get_num_threads(int num_threads = 0);
-void set_num_threads(int threads);  // 1 to 256
+// ---------------------------------------------------------------- threads
 
-BuildInfo build_info();
+// Returns the threads that a large call with this Options::num_threads would use: for 0 as set,
+// else what OpenMP, the affinity and the cgroup quota allow.
+NLL_API int get_num_threads(int num_threads = 0);
+// Sets the threads of large calls, 1 to 256.
+NLL_API void set_num_threads(int threads);
 
-}  // namespace nll
+NLL_API BuildInfo build_info();
+
+// ---------------------------------------------------------------- arrays of run-time type
+
+// The same calls for arrays whose element type and rank are known at run time only. Operands that a
+// call does without are nullptr: losses but for Reduction::none, grad_outputs likewise.
+
+#if defined(NLL_COMPILED)
+#define NLL_ON_USE inline
+#else
+#define NLL_ON_USE template <class = void>  // compiles the kernels of every type when it is called
+#endif
+
+NLL_ON_USE Loss nll_loss(const Array& input, const Array& target, const Array* losses,
+                         const Options& options) {
+    return detail::nll_loss({{&input, &target, losses, nullptr, nullptr}, options});
+}
+NLL_ON_USE void nll_loss_backward(const Array* grad_outputs, double grad_output,
+                                  const Array& target, const Array& grad_input,
+                                  const Options& options) {
+    detail::nll_loss(
+        {{nullptr, &target, nullptr, grad_outputs, &grad_input}, options, grad_output, false});
+}
+NLL_ON_USE Loss nll_loss_value_and_grad(const Array& input, const Array& target, double grad_output,
+                                        const Array& grad_input, const Options& options) {
+    return detail::nll_loss(
+        {{&input, &target, nullptr, nullptr, &grad_input}, options, grad_output});
+}
+NLL_ON_USE Loss cross_entropy(const Array& input, const Array& target, const Array* losses,
+                              const Options& options) {
+    return detail::cross_entropy({{&input, &target, losses, nullptr, nullptr}, options});
+}
+NLL_ON_USE void cross_entropy_backward(const Array* grad_outputs, double grad_output,
+                                       const Array& input, const Array& target,
+                                       const Array& grad_input, const Options& options) {
+    detail::cross_entropy(
+        {{&input, &target, nullptr, grad_outputs, &grad_input}, options, grad_output, false});
+}
+NLL_ON_USE Loss cross_entropy_value_and_grad(const Array& input, const Array& target,
+                                             double grad_output, const Array& grad_input,
+                                             const Options& options) {
+    return detail::cross_entropy(
+        {{&input, &target, nullptr, nullptr, &grad_input}, options, grad_output});
+}
+NLL_ON_USE void log_softmax(const Array& input, const Array& out, const Options& options) {
+    detail::log_softmax({{&input, nullptr, nullptr, nullptr, &out}, options});
+}
+
+#undef NLL_ON_USE
+
+}  // namespace nll::inline NLL_VERSION_NAMESPACE
 
 #if !defined(NLL_COMPILED)
-#include "call.hpp"
+#include "detail/call.hpp"
 #endif

@@ -9,17 +9,21 @@
 #include <optional>
 #include <stdexcept>
 
+#include "detail/abi.hpp"
+
 #define NLL_VERSION "0.1.0"
 
 #if defined(__FAST_MATH__)
 #error "nll computes exact sums; -ffast-math lets the compiler break them. Build without it."
 #endif
 
-namespace nll {
+namespace nll::inline NLL_VERSION_NAMESPACE {
 
 using index_t = std::int64_t;
 
-// Storage of the 16-bit formats; arithmetic happens in float or double.
+template <class T, int Rank> struct View;
+
+// Stores the bits of a 16-bit format; arithmetic happens in float or double.
 struct float16 {
     std::uint16_t bits;
 };
@@ -49,20 +53,28 @@ inline constexpr DType dtype_of = [] {
     else if constexpr (std::same_as<T, float>) return DType::float32;
     else if constexpr (std::same_as<T, double>) return DType::float64;
     else {
-        static_assert(std::integral<T> && !std::same_as<T, bool>, "an element is a float or an integer");
+        static_assert(std::integral<T> && !std::same_as<T, bool>,
+                      "an element is a float or an integer");
         constexpr auto first = std::is_signed_v<T> ? DType::int8 : DType::uint8;
         return static_cast<DType>(static_cast<int>(first) + std::countr_zero(sizeof(T)));
     }
 }();
 
 constexpr bool is_floating(DType dtype) { return dtype <= DType::float64; }
+constexpr bool is_signed_integer(DType dtype) {
+    return dtype >= DType::int8 && dtype <= DType::int64;
+}
+constexpr index_t size_of(DType dtype) {
+    constexpr std::int8_t size[] = {2, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8};
+    return size[static_cast<int>(dtype)];
+}
 
 enum class Reduction : std::uint8_t { none, sum, mean };
 
-// What the mean of nothing is (total weight 0): the IEEE quotient, +0, or std::invalid_argument.
+// Says what the mean of nothing is (total weight 0): the IEEE quotient, +0, or an error.
 enum class Empty : std::uint8_t { nan, zero, raise };
 
-// The label that marks a sample to leave out: any integer of [-2^63, 2^64), or std::nullopt for none.
+// Marks the samples to leave out by their label: any integer of [-2^63, 2^64), or std::nullopt.
 // It is compared with labels as an integer, whatever their type: 156 in uint8 is not -100.
 class IgnoreIndex {
 public:
@@ -72,7 +84,7 @@ public:
     constexpr IgnoreIndex(Integer value)
         : bits_(static_cast<std::uint64_t>(value)), negative_(value < 0), present_(true) {}
 
-    // The same integer as a label of this type, if it has one.
+    // Returns this integer as a label of the given type, if it has one.
     template <std::integral Label> constexpr std::optional<Label> as() const {
         const auto label = static_cast<Label>(bits_);
         const bool same = static_cast<std::uint64_t>(label) == bits_ && (label < 0) == negative_;
@@ -88,25 +100,56 @@ private:
     bool present_ = false;
 };
 
+// Points at class weights, (C,), of any element type; or says that there are none.
+struct Weight {
+    const void* data = nullptr;
+    DType dtype = DType::float32;
+    index_t size = -1;
+    index_t stride = 0;
+
+    constexpr Weight() = default;
+    constexpr Weight(const void* data, DType dtype, index_t size, index_t stride)
+        : data(data), dtype(dtype), size(size), stride(stride) {}
+    template <class T>
+    constexpr Weight(View<T, 1> view)
+        : Weight(view.data, dtype_of<std::remove_const_t<T>>, view.shape[0], view.strides[0]) {}
+    constexpr explicit operator bool() const { return size >= 0; }
+};
+
+// Says what a call computes, beside its arrays.
+struct Options {
+    Weight weight{};                  // of each class; none: every weight is 1
+    IgnoreIndex ignore_index = -100;  // or std::nullopt
+    Reduction reduction = Reduction::mean;
+    index_t axis = 1;        // of the classes in input; negative: from the end
+    index_t index_base = 0;  // the label of the first class
+    Empty empty = Empty::nan;
+    std::optional<DType> dtype{};  // the loss's; input's without
+    double label_smoothing = 0;    // cross-entropy: in [0, 1], what is spread over all classes
+    int num_threads = 0;           // 0: get_num_threads()
+    // Asked by the calling thread every 50 ms: true throws Interrupted.
+    bool (*interrupt)() = nullptr;
+};
+
 struct Loss {
-    double value;         // rounded once to the loss's dtype; NaN for Reduction::none, whose losses are in an array
-    double total_weight;  // sum of the kept samples' weights, rounded once to double
+    double value;         // rounded once to the loss's dtype; NaN for Reduction::none
+    double total_weight;  // the sum of the kept samples' weights, rounded once to double
     index_t count;        // samples that were not ignored
 };
 
 struct BuildInfo {
     const char* version;
     const char* compiler;
-    const char* instruction_set;  // of the kernels that run: "x86-64", "x86-64-v3", "x86-64-v4" or "native"
+    const char* instruction_set;  // "x86-64", "x86-64-v3", "x86-64-v4" or "native"
     int openmp;                   // the _OPENMP date, 0 without
 };
 
-// A class axis that input does not have. It is std::invalid_argument in C++ and numpy's AxisError in Python.
+// Reports a class axis that input does not have: numpy's AxisError in Python.
 struct AxisError : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
 
-// Options::interrupt asked to stop. What the call was writing is incomplete.
+// Reports that Options::interrupt asked to stop. What the call was writing is incomplete.
 struct Interrupted {};
 
-}  // namespace nll
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Threads: how many, and when not. The only OpenMP of the library.
 //
-// GNU's OpenMP hangs in a forked child whose parent had a team, and ends the process when it cannot create a thread.
-// So a child runs serially, without a call into OpenMP, until set_num_threads is called there; and before a thread's
-// team grows, as many plain threads are created and joined to see that they can be had. (Between that and the team the
-// last free thread may go to somebody else: this race remains.)
+// GNU's OpenMP hangs in a forked child whose parent had a team, and ends the process when it cannot
+// create a thread. So a child runs serially, without a call into OpenMP, until set_num_threads is
+// called there; and before a thread's team grows, as many plain threads are created and joined to
+// see that they can be had. (Between that and the team the last free thread may go to somebody
+// else: this race remains.)
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <fstream>
 #include <future>
 #include <mutex>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -33,9 +33,12 @@
 #define NLL_HAS_FORK 1
 #endif
 
-#include "types.hpp"
+#include "../types.hpp"
+#include "system_files.hpp"
 
-namespace nll::parallel {
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+namespace parallel {
 
 inline constexpr int max_threads = 256;
 
@@ -45,7 +48,7 @@ struct State {
     std::atomic<bool> serial_child{false};  // forked, and set_num_threads not yet called
 };
 inline State state;
-inline thread_local bool lost_team = false;  // this thread is the one that forked: its OpenMP team stayed behind
+inline thread_local bool lost_team = false;  // this thread forked: its OpenMP team stayed behind
 inline thread_local int proven_team = 1;     // a team that this thread has had
 
 #if defined(NLL_HAS_FORK)
@@ -57,32 +60,38 @@ inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
-// CPUs that the process's control group grants (Linux), or max_threads. The group above may grant less than our own.
+// CPUs that the process's control group grants (Linux), or max_threads. The group above may grant
+// less than our own.
 inline int cgroup_quota() {
     static const int quota = [] {
         double least = max_threads;
         const auto grant = [&](const std::string& folder) {
-            std::string limit;
-            double period = 0;
-            if (std::ifstream(folder + "/cpu.max") >> limit >> period) {
-                if (limit != "max" && period > 0) least = std::min(least, std::atof(limit.c_str()) / period);
-            } else if (double quota_v1 = 0; std::ifstream(folder + "/cpu.cfs_quota_us") >> quota_v1 &&
-                                            std::ifstream(folder + "/cpu.cfs_period_us") >> period) {
-                if (quota_v1 > 0 && period > 0) least = std::min(least, quota_v1 / period);
-            }
+            // "150000 100000" or "max 100000"; in version 1 two files: "150000" or "-1", and
+            // "100000".
+            std::string text = read_system_file(folder + "/cpu.max");
+            if (text.empty())
+                text = read_system_file(folder + "/cpu.cfs_quota_us") +
+                       read_system_file(folder + "/cpu.cfs_period_us");
+            std::string_view rest = text;
+            const std::int64_t time = take_integer(rest), period = take_integer(rest);
+            if (time > 0 && period > 0)
+                least = std::min(least, static_cast<double>(time) / static_cast<double>(period));
         };
-        std::ifstream groups("/proc/self/cgroup");
-        for (std::string line; std::getline(groups, line);) {  // "0::/path", or "4:cpu,cpuacct:/path"
+        const std::string groups = read_system_file("/proc/self/cgroup");
+        std::string_view rest = groups;
+        while (!rest.empty()) {  // "0::/path", or "4:cpu,cpuacct:/path"
+            const std::string_view line = take_line(rest);
             const auto first = line.find(':'), second = line.find(':', first + 1);
-            if (second == std::string::npos) continue;
-            const std::string controllers = line.substr(first + 1, second - first - 1);
-            if (!controllers.empty() && controllers.find("cpu") == std::string::npos) continue;
-            const std::string root = "/sys/fs/cgroup" + (controllers.empty() ? "" : "/" + controllers);
-            std::string path = line.substr(second + 1);
+            if (second == line.npos) continue;
+            const std::string controllers(line.substr(first + 1, second - first - 1));
+            if (!controllers.empty() && controllers.find("cpu") == controllers.npos) continue;
+            const std::string root =
+                "/sys/fs/cgroup" + (controllers.empty() ? "" : "/" + controllers);
+            std::string path(line.substr(second + 1));
             for (;;) {
                 grant(root + path);
                 const auto slash = path.rfind('/');
-                if (path.empty() || slash == std::string::npos) break;
+                if (path.empty() || slash == path.npos) break;
                 path.resize(slash);
             }
         }
@@ -91,13 +100,15 @@ inline int cgroup_quota() {
     return quota;
 }
 
-// Threads that a large call would use: `chosen` if not 0, else as set, else what OpenMP, affinity and quota allow.
+// Threads that a large call would use: `chosen` if not 0, else as set, else what OpenMP, affinity
+// and quota allow.
 inline int limit([[maybe_unused]] int chosen) {
 #if defined(_OPENMP)
     if (state.serial_child) return 1;
     if (chosen == 0) chosen = state.requested;
     if (chosen != 0) return std::min(chosen, max_threads);
-    return std::max(1, std::min({omp_get_max_threads(), omp_get_num_procs(), cgroup_quota(), max_threads}));
+    return std::max(
+        1, std::min({omp_get_max_threads(), omp_get_num_procs(), cgroup_quota(), max_threads}));
 #else
     return 1;
 #endif
@@ -108,7 +119,8 @@ inline void set_limit(int threads) {
     state.serial_child = false;
 }
 
-// Rounding to nearest and no flushing of subnormals in this scope, whatever the caller, or a library, has set.
+// Rounding to nearest and no flushing of subnormals in this scope, whatever the caller, or a
+// library, has set.
 class DefaultFloatingPoint {
 public:
     DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
@@ -168,30 +180,42 @@ private:
     std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
 };
 
-// work(first, last, part) for [0, count) in pieces of `piece`, with merge(total, part) for every thread's part.
-// Neither may throw. Which thread does which piece is left to chance: the merge must not depend on it. Once work
-// returns false no thread takes another piece; the pieces before that one have then all been done.
+// Calls work(first, last, part) for [0, count) in pieces of `piece`, and merge(total, part) for
+// every thread's part. Neither may throw. Which thread does which piece is left to chance, and a
+// thread may have several parts: the merge must not depend on it. Once work returns false no thread
+// takes another piece; the pieces before that one have then all been done.
+//
+// A region of OpenMP lets no exception through and no unwinding. So the calling thread asks
+// interrupt() between two regions, every 50 ms: interrupt() may throw, and Python may unwind the
+// thread there, as it does to end daemon threads.
 template <class Part, class Work, class Merge>
-void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(), Work&& work, Merge&& merge) {
+void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(),
+            Work&& work, Merge&& merge) {
+    using Clock = std::chrono::steady_clock;
     std::atomic<index_t> next{0};
-    std::atomic<bool> stop{false}, interrupted{false};
+    std::atomic<bool> stop{false}, pause{false};
 
-    const auto take_pieces = [&](Part& part, bool ask) noexcept {
+    // Takes pieces until none is left, or stop or pause is set. The thread that watches the clock
+    // sets pause when it is time to ask.
+    const auto take_pieces = [&](Part& part, bool watch, Clock::time_point asked) noexcept {
         const DefaultFloatingPoint environment;
-        auto asked = ask ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point{};
-        while (!stop.load(std::memory_order_relaxed)) {
+        while (!stop.load(std::memory_order_relaxed) && !pause.load(std::memory_order_relaxed)) {
             const index_t first = next.fetch_add(piece, std::memory_order_relaxed);
             if (first >= count) break;
             if (!work(first, std::min(first + piece, count), part)) stop = true;
-            if (!ask) continue;
-            if (const auto now = std::chrono::steady_clock::now(); now - asked > patience) {
-                asked = now;
-                if (interrupt()) stop = interrupted = true;
-            }
+            if (watch && Clock::now() - asked > patience) pause = true;
         }
     };
-    const auto finish = [&] {
-        if (interrupted) throw Interrupted();
+    // Runs region(watch, asked) until no piece is left, and asks in between.
+    const auto run = [&](bool watch, auto&& region) {
+        auto asked = watch ? Clock::now() : Clock::time_point{};
+        for (;;) {
+            region(watch, asked);
+            if (!pause || stop || next >= count) return;
+            if (interrupt()) throw Interrupted();
+            pause = false;
+            asked = Clock::now();
+        }
     };
 
 #if defined(_OPENMP)
@@ -202,25 +226,28 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         } const idle_again;
         if (threads <= proven_team || can_create(threads - 1)) {
             std::mutex merging;
-            const auto region = [&](int team, bool ask) {
-#pragma omp parallel num_threads(team)
+            const auto region = [&](bool watch, Clock::time_point asked) {
+#pragma omp parallel num_threads(threads)
                 {
                     Part part;
-                    take_pieces(part, ask && omp_get_thread_num() == 0);
+                    take_pieces(part, watch && omp_get_thread_num() == 0, asked);
                     const std::lock_guard one_at_a_time(merging);
                     merge(total, part);
                 }
             };
             if (!lost_team) {
                 proven_team = threads;
-                region(threads, interrupt != nullptr);
-                return finish();
+                return run(interrupt != nullptr, region);
             }
             try {  // from a fresh thread, which gets a team of its own
-                auto done = std::async(std::launch::async, region, threads, false);
+                auto done = std::async(std::launch::async, region, false, Clock::time_point{});
+                struct Stop {  // before done is waited for, should interrupt() leave
+                    std::atomic<bool>& stop;
+                    ~Stop() { stop = true; }
+                } const stop_first{stop};
                 while (done.wait_for(patience) != std::future_status::ready)
-                    if (interrupt && interrupt()) stop = interrupted = true;
-                return finish();
+                    if (interrupt && interrupt()) throw Interrupted();
+                return;
             } catch (const std::system_error&) {
                 // No thread to be had: serially, below.
             }
@@ -230,8 +257,10 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
     static_cast<void>(threads);
     static_cast<void>(merge);
 #endif
-    take_pieces(total, interrupt != nullptr && count > piece);
-    finish();
+    run(interrupt != nullptr && count > piece,
+        [&](bool watch, Clock::time_point asked) { take_pieces(total, watch, asked); });
 }
 
-}  // namespace nll::parallel
+}  // namespace parallel
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

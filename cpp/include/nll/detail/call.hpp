@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A call from its arguments to its result: check, plan, run, finish.
+//
+//     axis    = check_arguments(arrays)                      checks.hpp
+//     plan    = Plan(arrays, axis)                           plan.hpp, samples.hpp
+//     before a gradient: check all labels, Σ weight          weights.hpp, finish.hpp
+//     partial = run(plan, kernel)                            run.hpp -> nll_loss.hpp,
+//     cross_entropy.hpp loss    = loss_of(partial)                             finish.hpp
+#pragma once
+
+#include "finish.hpp"
+#include "gradient_memory.hpp"
+#include "kernels.hpp"
+#include "run.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+
+inline namespace NLL_INSTRUCTION_SET {
+
+// Runs a loss for its value, its gradient or both, as its arrays say. kernel(plan) computes it.
+template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
+    const Arrays& arrays = call.arrays;
+    const Options& options = call.options;
+    const int axis = check_arguments(arrays, options);
+    Plan plan(arrays, axis, options);
+    plan.grad_output = call.grad_output;
+    if (arrays[gradient] || (arrays[losses] && !call.fresh)) {
+        Partial checked = run_samples(plan, label_check(), *arrays[target], options);
+        if (arrays[gradient]) set_divisor(plan, checked, options);
+    }
+    const DType own = arrays[input] ? arrays[input]->dtype : arrays[gradient]->dtype;
+    const DType dtype = options.dtype.value_or(arrays[losses] ? arrays[losses]->dtype : own);
+    Partial partial = kernel(plan, dtype);
+    return loss_of(partial, dtype, options);
+}
+
+inline Loss run_nll_loss(Kernel sweep, const Call& call) {
+    check_no_smoothing(call.options);
+    return run_loss(call, [&](Plan& plan, DType) {
+        const Array& target_array = *call.arrays[target];
+        if (!plan.has(gradient)) return run_samples(plan, sweep, target_array, call.options);
+        prepare_gradient(plan, GradientKind::one_hot, call.fresh, call.options);
+        const index_t block = one_hot_block(plan, size_of(plan.dtype[gradient]));
+        return run_elements(plan, sweep, block, min_parallel_elements, target_array, call.options);
+    });
+}
+
+// Runs kernels that read all classes of a sample: each row by all threads where there are fewer
+// rows than threads, or where one is so long that a call could not be stopped in it.
+inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Array& target_array,
+                           bool fresh, const Options& options) {
+    if (plan.samples.count == 0) return {};
+    if (plan.has(gradient)) prepare_gradient(plan, GradientKind::dense, fresh, options);
+    const int threads = parallel::limit(options.num_threads);
+    const bool shares = plan.samples.count < threads && plan.classes >= min_shared_classes;
+    if (!by_rows(plan) || !(shares || plan.classes > max_unshared_classes))
+        return run_elements(plan, kernels.sweep, softmax_block(plan), min_parallel_exps,
+                            target_array, options);
+    ThreadTeam team(threads, options.interrupt);
+    plan.team = &team;
+    Partial partial;
+    kernels.split_rows(plan, 0, plan.samples.count, partial);
+    if (partial.bad_sample >= 0) throw_lowest_bad_label(plan, partial, target_array, options);
+    return partial;
+}
+
+// Chooses the kernels whose precision a loss of this dtype needs; smoothing's terms may cancel.
+inline const SoftmaxKernels& kernels_of_loss(const CrossEntropyKernels& kernels, const Plan& plan,
+                                             DType dtype) {
+    if (dtype == DType::float64) return kernels.as_double;
+    return dtype == plan.dtype[input] && !plan.smooths() ? kernels.own : kernels.as_single;
+}
+// Chooses those of the gradient: exponentials that are taken as nothing must not matter to it.
+inline const SoftmaxKernels& kernels_of_gradient(const CrossEntropyKernels& kernels,
+                                                 const Plan& plan) {
+    const double scale = max_grad_scale(plan);
+    if (!(scale < Single::max_scale)) return kernels.as_double;
+    const bool own = scale < kernels.own_max_scale;
+    return own && !plan.smooths() ? kernels.own : kernels.as_single;
+}
+
+// The loss and the gradient come of one sweep where they need the same precision: neither depends
+// on whether the other is asked for.
+inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
+    return run_loss(call, [&](Plan& plan, DType dtype) {
+        if (plan.smooths()) sum_class_weights(plan);
+        const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
+            return run_softmax(some, chosen, *call.arrays[target], call.fresh, call.options);
+        };
+        const SoftmaxKernels& of_loss = kernels_of_loss(kernels, plan, dtype);
+        if (!plan.has(gradient)) return run(plan, of_loss);
+        const SoftmaxKernels& of_gradient = kernels_of_gradient(kernels, plan);
+        if (!call.wants_loss || of_loss.sweep == of_gradient.sweep) return run(plan, of_gradient);
+        Plan loss = plan;
+        loss.data[gradient] = nullptr;
+        Partial partial = run(loss, of_loss);
+        run(plan, of_gradient);
+        return partial;
+    });
+}
+
+inline void run_log_softmax(const SoftmaxKernels& kernels, const Call& call) {
+    const Array &from = *call.arrays[input], &to = *call.arrays[gradient];
+    const int axis = class_axis(call.options.axis, from.rank);
+    check_sizes("input", from);
+    check_output(to, "input", from);
+    check_options(call.options, from.shape[axis]);
+    Array no_target = from;  // of target's shape, but without memory
+    no_target.data = nullptr;
+    --no_target.rank;
+    std::copy(from.shape.begin() + axis + 1, from.shape.begin() + from.rank,
+              no_target.shape.begin() + axis);
+    std::fill_n(no_target.strides.begin(), no_target.rank, 0);
+    Plan plan({&from, &no_target, nullptr, nullptr, &to}, axis, call.options);
+    run_softmax(plan, kernels, no_target, call.fresh, call.options);
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+
+inline void set_thread_limit(int threads) {
+    if (threads < 1 || threads > parallel::max_threads)
+        throw std::invalid_argument("num_threads is " + std::to_string(threads) +
+                                    ", outside [1, 256]");
+    parallel::set_limit(threads);
+}
+
+inline BuildInfo build_info_of(const char* instruction_set) {
+#if defined(_OPENMP)
+    constexpr int openmp = _OPENMP;
+#else
+    constexpr int openmp = 0;
+#endif
+#if defined(__VERSION__)
+    return {NLL_VERSION, __VERSION__, instruction_set, openmp};
+#else
+    return {NLL_VERSION, "MSVC", instruction_set, openmp};
+#endif
+}
+
+#if !defined(NLL_COMPILED)
+
+template <class Scalar> Loss nll_loss_as(const Call& call) {
+    return run_nll_loss(nll_loss_sweep<Scalar>, call);
+}
+template <class Scalar> Loss cross_entropy_as(const Call& call) {
+    return run_cross_entropy(cross_entropy_kernels_of<Scalar>(), call);
+}
+template <class Scalar> void log_softmax_as(const Call& call) {
+    run_log_softmax(log_softmax_kernels_of<Scalar>(), call);
+}
+
+// Returns the type of a call's elements.
+inline DType dtype_of_call(const Call& call) {
+    return call.arrays[call.arrays[input] ? input : gradient]->dtype;
+}
+template <class> Loss nll_loss(const Call& call) {
+    return visit_floating(dtype_of_call(call),
+                          [&]<class Scalar>() { return nll_loss_as<Scalar>(call); });
+}
+template <class> Loss cross_entropy(const Call& call) {
+    return visit_floating(dtype_of_call(call),
+                          [&]<class Scalar>() { return cross_entropy_as<Scalar>(call); });
+}
+template <class> void log_softmax(const Call& call) {
+    visit_floating(dtype_of_call(call), [&]<class Scalar>() { log_softmax_as<Scalar>(call); });
+}
+
+#endif
+
+}  // namespace NLL_HIDDEN detail
+
+#if !defined(NLL_COMPILED)
+inline BuildInfo build_info() { return detail::build_info_of("native"); }
+inline int get_num_threads(int num_threads) { return detail::parallel::limit(num_threads); }
+inline void set_num_threads(int threads) { detail::set_thread_limit(threads); }
+#endif
+
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

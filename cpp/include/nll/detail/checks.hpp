@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Every rule about sizes, strides and values, and the words for breaking it: the same for C++ and
+// Python. (Python's words and dtypes are checked in the Python layer.)
+#pragma once
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "parallel.hpp"
+#include "weights.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+
+inline namespace NLL_INSTRUCTION_SET {
+
+// ---------------------------------------------------------------- words
+
+inline std::string text(std::uint64_t bits, bool negative) {
+    return negative ? std::to_string(static_cast<std::int64_t>(bits)) : std::to_string(bits);
+}
+
+// Writes as few digits as tell the number.
+inline std::string text(double value) {
+    char digits[32];
+    for (int precision = 1; precision <= 17; ++precision) {
+        std::snprintf(digits, sizeof digits, "%.*g", precision, value);
+        if (std::strtod(digits, nullptr) == value) break;
+    }
+    return digits;
+}
+
+inline std::string text(const index_t* shape, int rank) {
+    std::string text = "(";
+    for (int a = 0; a < rank; ++a) text += (a ? ", " : "") + std::to_string(shape[a]);
+    return text + (rank == 1 ? ",)" : ")");
+}
+inline std::string shape_text(const Array& array) { return text(array.shape.data(), array.rank); }
+
+// ---------------------------------------------------------------- arrays
+
+// Returns the class axis of an input of this rank: negative axes count from the end, and 1 is the
+// only axis of a 1-d input.
+inline int class_axis(index_t axis, int rank) {
+    if (rank == 0)
+        throw std::invalid_argument(
+            "input has 0 dimensions; it needs a class axis: (C,), (N, C) or (N, C, d1, ...)");
+    if (rank == 1 && axis == 1) return 0;
+    if (axis < -rank || axis >= rank)
+        throw AxisError("axis " + std::to_string(axis) + " is out of bounds for input with " +
+                        std::to_string(rank) + (rank == 1 ? " dimension" : " dimensions"));
+    return static_cast<int>(axis < 0 ? axis + rank : axis);
+}
+
+inline bool is_empty(const Array& array) {
+    const index_t* shape = array.shape.data();
+    return std::find(shape, shape + array.rank, 0) != shape + array.rank;
+}
+
+// Refuses sizes whose product, or whose reach in bytes, 64 bits cannot count.
+inline void check_sizes(const char* name, const Array& array) {
+    const auto fail = [&](const char* rule) {
+        throw std::invalid_argument(std::string(name) + " of shape " + shape_text(array) + rule);
+    };
+    for (int a = 0; a < array.rank; ++a)
+        if (array.shape[a] < 0) fail(" has a negative size");
+    if (is_empty(array)) return;
+    constexpr index_t limit = std::numeric_limits<index_t>::max() / 16;  // 8 bytes, room for a sum
+    index_t elements = 1, reach = 0;
+    for (int a = 0; a < array.rank; ++a) {
+        const index_t extent = array.shape[a], stride = array.strides[a];
+        if (extent > limit / elements || stride > limit || stride < -limit ||
+            (extent > 1 && absolute(stride) > (limit - reach) / (extent - 1)))
+            fail(" has more elements, or a longer reach, than 64 bits can count");
+        elements *= extent;
+        reach += (extent - 1) * absolute(stride);
+    }
+}
+
+inline void check_target(const Array& input, const Array& target, int axis) {
+    std::array<index_t, max_rank> expected;
+    std::copy_n(input.shape.begin(), axis, expected.begin());
+    std::copy_n(input.shape.begin() + axis + 1, input.rank - axis - 1, expected.begin() + axis);
+    if (target.rank != input.rank - 1 ||
+        !std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
+        throw std::invalid_argument("target has shape " + shape_text(target) +
+                                    ", but input of shape " + shape_text(input) +
+                                    " with its classes on axis " + std::to_string(axis) +
+                                    " needs " + text(expected.data(), input.rank - 1));
+}
+
+inline void check_same_shape(const char* name, const Array& array, const char* other_name,
+                             const Array& other) {
+    if (array.rank != other.rank ||
+        !std::equal(array.shape.begin(), array.shape.begin() + array.rank, other.shape.begin()))
+        throw std::invalid_argument(std::string(name) + " has shape " + shape_text(array) +
+                                    ", but " + other_name + " has " + shape_text(other));
+}
+
+// Refuses an array that is to be written, of another shape or with elements that share memory.
+inline void check_output(const Array& array, const char* like_name, const Array& like) {
+    check_same_shape("out", array, like_name, like);
+    check_sizes("out", array);
+    if (is_empty(array)) return;
+    for (int a = 0; a < array.rank; ++a)
+        if (array.shape[a] > 1 && array.strides[a] == 0)
+            throw std::invalid_argument("out has stride 0 on axis " + std::to_string(a) +
+                                        ": elements that share memory cannot be written");
+}
+
+// ---------------------------------------------------------------- options
+
+inline void check_weight(const Options& options, index_t classes) {
+    const Weight& weight = options.weight;
+    if (!weight) return;
+    if (weight.size != classes)
+        throw std::invalid_argument("weight has shape (" + std::to_string(weight.size) +
+                                    ",), but there are " + std::to_string(classes) +
+                                    (classes == 1 ? " class" : " classes"));
+    if (weight.dtype == DType::int64 || weight.dtype == DType::uint64) {
+        constexpr std::uint64_t limit = std::uint64_t{1} << 53;
+        for (index_t c = 0; c < classes; ++c) {
+            const auto bits = static_cast<const std::uint64_t*>(weight.data)[c * weight.stride];
+            const bool negative = weight.dtype == DType::int64 && bits >> 63;
+            if ((negative ? 0 - bits : bits) > limit)
+                throw std::invalid_argument("weight[" + std::to_string(c) + "] is " +
+                                            text(bits, negative) +
+                                            ", beyond 2^53: as a double it would be another "
+                                            "number");
+        }
+    }
+    if (weight.dtype != DType::float64 || options.label_smoothing == 0) return;
+    for (index_t c = 0; c < classes; ++c) {
+        const double value = static_cast<const double*>(weight.data)[c * weight.stride];
+        const double size = std::fabs(value);
+        if (size != 0 && size < infinity && !(size >= 0x1p-500 && size <= 0x1p500))
+            throw std::invalid_argument("weight[" + std::to_string(c) + "] is " + text(value) +
+                                        "; with label_smoothing, weights are 0, infinite, or of "
+                                        "2^-500 to 2^500");
+    }
+}
+
+inline void check_options(const Options& options, index_t classes) {
+    const index_t base = options.index_base;
+    if (base > 0 && static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(classes) >
+                        std::uint64_t{1} << 63)
+        throw std::invalid_argument("index_base " + std::to_string(base) + " and " +
+                                    std::to_string(classes) + " classes go beyond 2^63");
+    if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
+        throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) +
+                                    ", outside [0, 256]");
+    if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
+        throw std::invalid_argument("label_smoothing is " + text(options.label_smoothing) +
+                                    ", outside [0, 1]");
+    check_weight(options, classes);
+}
+
+inline void check_reduction(const Arrays& arrays, const Options& options) {
+    const bool none = options.reduction == Reduction::none;
+    if (arrays[input] && arrays[gradient] && !arrays[grad_output] && none)
+        throw std::invalid_argument(
+            "reduction is none, but a value and its gradient need 'mean' or 'sum'");
+    if (arrays[gradient] && none != (arrays[grad_output] != nullptr))
+        throw std::invalid_argument(
+            "grad_output is an array of target's shape for reduction none, and a number "
+            "otherwise");
+    if (!arrays[gradient] && none != (arrays[losses] != nullptr))
+        throw std::invalid_argument(
+            "reduction is none exactly where there is an array for the losses");
+}
+
+// Checks the arguments of a call of either loss. Returns the class axis.
+inline int check_arguments(const Arrays& arrays, const Options& options) {
+    const bool reads = arrays[input] != nullptr;
+    const Array& shaped = reads ? *arrays[input] : *arrays[gradient];
+    const int axis = class_axis(options.axis, shaped.rank);
+    if (reads) check_sizes("input", shaped);
+    check_target(shaped, *arrays[target], axis);
+    check_sizes("target", *arrays[target]);
+    if (arrays[losses]) check_output(*arrays[losses], "target", *arrays[target]);
+    if (arrays[gradient]) check_output(*arrays[gradient], "input", shaped);
+    if (arrays[grad_output]) {
+        check_same_shape("grad_output", *arrays[grad_output], "target", *arrays[target]);
+        check_sizes("grad_output", *arrays[grad_output]);
+    }
+    check_reduction(arrays, options);
+    check_options(options, shaped.shape[axis]);
+    return axis;
+}
+
+inline void check_no_smoothing(const Options& options) {
+    if (options.label_smoothing != 0)
+        throw std::invalid_argument(
+            "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
+}
+
+// ---------------------------------------------------------------- labels
+
+[[noreturn]] inline void throw_bad_label(const Plan& plan, const Partial& partial) {
+    std::array<index_t, max_rank> coordinate;
+    position(plan.samples, partial.bad_sample, coordinate);
+    std::string message = "target";
+    for (int a = 0; a < plan.samples.target_rank; ++a)
+        message += (a ? ", " : "[") + std::to_string(coordinate[a]);
+    if (plan.samples.target_rank) message += "]";
+    const index_t base = plan.index_base;
+    const auto end = static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(plan.classes);
+    const bool negative = is_signed_integer(plan.dtype[target]) && partial.bad_label >> 63;
+    const IgnoreIndex& ignore = plan.ignore_index;
+    message += " is " + text(partial.bad_label, negative) + ", outside [" + std::to_string(base) +
+               ", " + text(end, base < 0 && base + plan.classes < 0) + ") (ignore_index is " +
+               (ignore ? text(ignore.bits(), ignore.negative()) : "None") + ")";
+    throw std::out_of_range(message);
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

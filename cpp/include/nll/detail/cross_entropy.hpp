@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The formulas of one sample. x_c are its logits, t its target, w_c the class weights.
+//
+//     S        = Σ e^x_c
+//     loss     = w_t·(log S - x_t)
+//     smoothed = (1 - ε)·loss + ε/C·Σ w_c·(log S - x_c)
+//     gradient = g·w_t·(e^x_c/S - [c = t]),   g: grad_output over a mean's divisor
+//     smoothed = g·[(1 - ε)·w_t + ε/C·Σ w]·e^x_c/S - g·ε/C·w_c - [c = t]·g·(1 - ε)·w_t
+//
+// Where e^x_t is most of S, log S - x_t and e^x_t/S - 1 would lose every digit. So the pivot is
+// taken out of the sum, the target's logit (log_softmax: the largest): others = Σ e^x_c, c != t.
+// Then
+//
+//     log S - x_t   = log(1 + others/e^x_t)
+//     e^x_t/S - 1   = -others/S
+//
+// Exponentials are relative to a shift, e^(x - shift)·scale (simd/exp.hpp); every quotient of two
+// is free of it. tests/cpp/reference.hpp computes all of this in scalar code, bit for bit.
+#pragma once
+
+#include "plan.hpp"
+#include "simd/exp.hpp"
+#include "simd/log.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// ---------------------------------------------------------------- sums
+
+// Holds a logit that is taken out of the sum, and the chunk of classes that has it.
+struct Pivot {
+    double logit = 0;
+    index_t chunk = 0;
+};
+
+// Holds sums over some classes of a sample.
+struct ExpSum {
+    double sum = 0, error = 0;  // of exponentials, and what their roundings lost
+    double smoothing = 0;       // Σ w·(shift - x)
+    double pivot_chunk = 0;     // the exponentials of the pivot's chunk
+    double exp_pivot = 1, others = 0;
+    bool in_range = true;  // every logit had an exponential
+};
+
+// Adds the sums of a chunk, with those before it in the order of classes.
+[[gnu::always_inline]] inline void add_chunk(double& sum, double& error, double chunk,
+                                             double chunk_error) {
+    compensated_add(sum, error, chunk);
+    error += chunk_error;
+}
+inline void add_chunk(ExpSum& all, const ExpSum& chunk, bool has_pivot) {
+    add_chunk(all.sum, all.error, chunk.sum, chunk.error);
+    all.smoothing += chunk.smoothing;
+    all.in_range &= chunk.in_range;
+    if (has_pivot) all.pivot_chunk = chunk.sum;
+}
+
+// Returns the sum, or NaN where there is no softmax: +inf among the logits, or nothing but -inf.
+[[gnu::always_inline]] inline double defined_sum(double sum) {
+    return sum > 0 && sum < infinity ? sum : std::numeric_limits<double>::quiet_NaN();
+}
+
+// Tells whether the pivot may be subtracted from a sum in which each addition was rounded.
+// Otherwise its chunk is added up again without it.
+[[gnu::always_inline]] inline bool leaves_enough(double sum, double exp_pivot) {
+    return sum - exp_pivot >= 0x1p-10 * sum;
+}
+// Returns the error of a sum whose chunk with the pivot was added up again: `others` without it.
+[[gnu::always_inline]] inline double error_of_chunk(double exp_pivot, double chunk, double others) {
+    return (exp_pivot - chunk) + others;
+}
+
+template <class Precision>
+[[gnu::always_inline]] inline double sum_others(double sum, double error, double exp_pivot) {
+    const double others = (sum - exp_pivot) + error;
+    return others < Precision::negligible * exp_pivot ? 0.0 : others;
+}
+
+// ---------------------------------------------------------------- loss
+
+// Holds log S = center + log: about the pivot where that is most of the sum, else about the shift.
+struct LogSumExp {
+    double center, log;
+};
+template <class Precision>
+[[gnu::always_inline]] inline LogSumExp log_sum_exp(double sum, double error, double exp_pivot,
+                                                    double others, double pivot, double shift,
+                                                    double scale) {
+    const bool confident = others < exp_pivot;
+    const double unit = confident ? exp_pivot : scale;
+    const double rest = confident ? others : (sum - scale) + error;
+    return {confident ? pivot : shift,
+            log_quotient<Precision>(confident ? exp_pivot + others : sum, unit, rest)};
+}
+
+// Returns log S - x.
+[[gnu::always_inline]] inline double negative_log_softmax(const LogSumExp& log_sum, double x) {
+    return (log_sum.center - x) + log_sum.log;
+}
+
+// Returns the smoothed loss. loss: of the target, without its weight. smoothing: Σ w·(shift - x)
+// over finite weights. An infinite one makes the loss infinite: log S - x_c is more than 0.
+inline double smoothed_loss(const Plan& plan, double loss, double weight, double smoothing,
+                            const LogSumExp& log_sum, double shift) {
+    const double of_all = smoothing + plan.class_weight_sum * negative_log_softmax(log_sum, shift) +
+                          plan.infinite_weight;
+    const double share = plan.label_smoothing / static_cast<double>(plan.classes);
+    return (1 - plan.label_smoothing) * weight * loss + share * of_all;
+}
+
+// ---------------------------------------------------------------- gradient
+
+// Holds what the gradient of a sample is scaled with:
+// total·softmax - smoothing·w_c - [c = t]·target.
+template <class Scale> struct GradScale {
+    Scale target, smoothing, total;
+};
+template <class Scale>
+GradScale<Scale> grad_scale_of(const Plan& plan, double grad_output, double weight) {
+    const Scale divisor{plan.divisor};
+    GradScale<Scale> scale{Scale{grad_output} * weight / divisor, Scale{0}, Scale{0}};
+    if (plan.smooths()) {
+        const Scale share = Scale{plan.label_smoothing} / Scale{static_cast<double>(plan.classes)};
+        scale.target = scale.target * (Scale{1} + Scale{-plan.label_smoothing});
+        scale.smoothing = Scale{grad_output} / divisor * share;
+    }
+    scale.total = scale.target + scale.smoothing * plan.all_class_weights();
+    return scale;
+}
+
+// Returns 1/S: one division serves all entries of a sample.
+template <class Scale> Scale inverse_sum(double exp_pivot, double others) {
+    return Scale{1} / (Scale{exp_pivot} + Scale{others});
+}
+
+// Returns the gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
+template <class Scale>
+double entry_at_target(const Plan& plan, const GradScale<Scale>& scale, double weight,
+                       double exp_pivot, double others, Scale inverse) {
+    const double entry = -product(scale.target * (inverse * others), 1);
+    if (!plan.smooths()) return entry;
+    const Scale of_all = scale.smoothing * plan.all_class_weights() * (inverse * exp_pivot);
+    return entry + (product(of_all, 1) - product(scale.smoothing, weight));
+}
+
+// Returns the gradient elsewhere, from e^x_c; smoothing: smoothing·w_c.
+template <class Scale> double smoothed_entry(Scale softmax_scale, double exp, double smoothing) {
+    return product(softmax_scale, exp) - smoothing;
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

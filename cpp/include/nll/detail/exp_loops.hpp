@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The exponentials of buffers, added up or kept, and their scaling to a gradient: compute over
+// memory that is in the first cache, and no decision.
+#pragma once
+
+#include "simd/exp_bfloat16.hpp"
+#include "simd/transpose.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Pairs of lanes: rows are padded to them, and single terms of a pair are added first.
+inline constexpr index_t pair_size = 2 * lanes;
+constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_size * pair_size; }
+
+// Raises abs_max, (lanes,), to |logits|, (lanes,); NaN does not count.
+[[gnu::always_inline]] inline void raise_to_abs(const float* logits, float* abs_max) {
+    NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+        const float size = std::fabs(logits[l]);
+        abs_max[l] = abs_max[l] < size ? size : abs_max[l];
+    }
+}
+// Tells whether logits had exponentials, by what was seen of them, (lanes,), and by their sums,
+// (count,): NaN shows one that had none.
+template <class Shift>
+bool all_in_range(const double* sums, index_t count, const typename Shift::Seen* seen) {
+    std::uint64_t out = 0;
+    for (int l = 0; l < lanes; ++l) out |= std::uint64_t{!Shift::all_in_range(seen[l])};
+    for (index_t i = 0; i < count; ++i) out |= std::uint64_t{sums[i] != sums[i]};
+    return !out;
+}
+
+// ---------------------------------------------------------------- a row
+
+// Accumulates a row by lanes.
+template <class Precision> struct RowLanes {
+    using Shift = ExpShift<Precision, 1>;
+    double sum[lanes] = {};
+    typename Shift::Seen seen[lanes];
+
+    RowLanes() { std::fill_n(seen, lanes, Shift::none_seen); }
+    bool in_range() const { return all_in_range<Shift>(sum, lanes, seen); }
+};
+
+// Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes. Adds them to `row`
+// (Double adds nothing), and stores them to exps, (classes,), unless that is nullptr. Prefetches a
+// line row_ahead bytes on, and one from `far_ahead` on with every line or less.
+template <bool clamped, bool keeps, class Scalar, class Precision>
+[[gnu::noinline]] void exps_of_row(const Scalar* __restrict logits, index_t classes,
+                                   const ExpShift<Precision, 1>& row_shift,
+                                   const std::byte* far_ahead,
+                                   typename Precision::Exp* __restrict exps,
+                                   RowLanes<Precision>& row) {
+    using Real = typename Precision::Real;
+    const ExpShift<Precision, 1> shift = row_shift;  // its own memory, which no store changes
+    RowLanes<Precision> found = row;
+    [[maybe_unused]] Vec sum[lanes / Vec::size];
+    if constexpr (Precision::fused)
+        for (int l = 0; l < lanes; l += Vec::size) sum[l / Vec::size] = Vec::load(found.sum + l);
+    for (index_t c = 0; c < classes; c += pair_size) {
+        for (index_t half = 0; half < pair_size; half += lanes) {
+            prefetch(logits + c + half + row_ahead / index_t{sizeof(Scalar)});
+            prefetch_far(far_ahead);
+            far_ahead += lanes * sizeof(Scalar);
+        }
+        [[maybe_unused]] Real converted_pair[pair_size];
+        const Real* pair = converted_pair;
+        if constexpr (std::same_as<Scalar, Real>) pair = logits + c;
+        else
+            for (int l = 0; l < pair_size; ++l) converted_pair[l] = converted<Real>(logits[c + l]);
+        if constexpr (Precision::fused) {
+            NLL_UNROLL for (int l = 0; l < pair_size; l += Vec::size) {
+                const ExpParts parts = shift.template parts<clamped>(pair + l, 0);
+                if constexpr (keeps) (parts.power * parts.fraction).store(exps + c + l);
+                Vec& total = sum[l % lanes / Vec::size];
+                total = multiply_add(parts.power, parts.fraction, total);
+            }
+            if constexpr (!Vec::exp2_saturates && !clamped)
+                for (index_t half = 0; half < pair_size; half += lanes)
+                    raise_to_abs(pair + half, found.seen);
+        } else {
+            NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+                const auto exp = shift.template exp<clamped>(pair[l], 0, found.seen[l]);
+                const auto next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
+                if constexpr (keeps) {
+                    exps[c + l] = exp;
+                    exps[c + lanes + l] = next;
+                }
+                if constexpr (!Precision::exact) found.sum[l] += static_cast<double>(exp + next);
+            }
+        }
+    }
+    if constexpr (Precision::fused)
+        for (int l = 0; l < lanes; l += Vec::size) sum[l / Vec::size].store(found.sum + l);
+    row = found;
+}
+
+// ---------------------------------------------------------------- a tile
+
+// Computes e^(x - shift)·scale of logits, (classes, pitch), of samples in whole lanes. Stores them
+// to exps, (classes, exps_pitch). Adds them to sums, (samples,), one after the other; or, if
+// lane_pitch is not 0, to lanes of classes, (lanes, lane_pitch). (Double's sums mean nothing.)
+// Prefetches `samples` elements of each class from `ahead` on, ahead_step apart. Returns whether
+// every logit had an exponential.
+template <bool clamped, class Precision, class Scalar>
+[[gnu::noinline]] bool exps_of_tile(const typename Precision::Real* logits, index_t classes,
+                                    index_t samples, index_t pitch,
+                                    const ExpShift<Precision, max_tile_samples>& shift,
+                                    const Scalar* ahead, index_t ahead_step,
+                                    typename Precision::Exp* exps, index_t exps_pitch,
+                                    double* __restrict sums, index_t lane_pitch) {
+    constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
+    bool in_range = true;
+    // One or two groups of lanes, class after class.
+    const auto compute = [&](index_t first, auto groups, auto by_lanes) {
+        constexpr int count = groups.value * lanes;
+        using Shift = ExpShift<Precision, max_tile_samples>;
+        typename Shift::Seen seen[lanes];
+        std::fill_n(seen, lanes, Shift::none_seen);
+        const auto for_each_class = [&](auto&& visit) {
+            for (index_t c = 0; c < classes; ++c) {
+                for (index_t i = first; i < first + count; i += line)
+                    prefetch(ahead + c * ahead_step + i);
+                visit(c, logits + c * pitch + first, exps + c * exps_pitch + first);
+            }
+        };
+        if constexpr (Precision::fused) {
+            Vec sum[count / Vec::size];
+            for (int k = 0; k < count; k += Vec::size)
+                sum[k / Vec::size] = Vec::load(sums + first + k);
+            for_each_class([&](index_t c, const auto* __restrict from, auto* __restrict to) {
+                double* lane = sums + c % lanes * lane_pitch + first;
+                NLL_UNROLL for (int k = 0; k < count; k += Vec::size) {
+                    const ExpParts parts = shift.template parts<clamped>(from + k, first + k);
+                    (parts.power * parts.fraction).store(to + k);
+                    if constexpr (by_lanes) {
+                        multiply_add(parts.power, parts.fraction, Vec::load(lane + k))
+                            .store(lane + k);
+                    } else {
+                        Vec& total = sum[k / Vec::size];
+                        total = multiply_add(parts.power, parts.fraction, total);
+                    }
+                }
+                if constexpr (!Vec::exp2_saturates && !clamped)
+                    for (int k = 0; k < count; k += lanes) raise_to_abs(from + k, seen);
+            });
+            if constexpr (!by_lanes)
+                for (int k = 0; k < count; k += Vec::size)
+                    sum[k / Vec::size].store(sums + first + k);
+        } else {
+            alignas(cache_line) double sum[count];
+            std::copy_n(sums + first, count, sum);
+            for_each_class([&](index_t, const auto* __restrict from, auto* __restrict to) {
+                NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
+                    NLL_UNROLL for (int k = l; k < count; k += lanes) {
+                        to[k] = shift.template exp<clamped>(from[k], first + k, seen[l]);
+                        if constexpr (!Precision::exact) sum[k] += static_cast<double>(to[k]);
+                    }
+                }
+            });
+            std::copy_n(sum, count, sums + first);
+        }
+        for (int lane = 0; lane < (by_lanes ? lanes : 1); ++lane)
+            in_range &= all_in_range<Shift>(sums + lane * lane_pitch + first, count, seen);
+    };
+    const auto compute_all = [&](auto by_lanes) {
+        index_t first = 0;
+        for (; first + 2 * lanes <= samples; first += 2 * lanes)
+            compute(first, std::integral_constant<int, 2>(), by_lanes);
+        if (first < samples) compute(first, std::integral_constant<int, 1>(), by_lanes);
+    };
+    if (Precision::fused && lane_pitch != 0) compute_all(std::bool_constant<Precision::fused>());
+    else compute_all(std::false_type());
+    return in_range;
+}
+
+// Computes e^(x - shift)·scale of one logit of each sample. logits, exps: (samples,), whole lanes.
+template <bool clamped, class Precision>
+void exps_of_samples(const typename Precision::Real* logits, index_t samples,
+                     const ExpShift<Precision, max_tile_samples>& shift, double* exps) {
+    for (index_t i = 0; i < samples; i += lanes) {
+        NLL_STORES;
+        if constexpr (Precision::fused) {
+            for (index_t k = i; k < i + lanes; k += Vec::size) {
+                const ExpParts parts = shift.template parts<clamped>(logits + k, k);
+                (parts.power * parts.fraction).store(exps + k);
+            }
+        } else {
+            auto unused = shift.none_seen;
+            for (index_t k = i; k < i + lanes; ++k)
+                exps[k] = static_cast<double>(shift.template exp<clamped>(logits[k], k, unused));
+        }
+    }
+}
+
+// ---------------------------------------------------------------- scaling
+
+// Holds a scale that may be less than any float as two that are not.
+struct FloatScale {
+    float mantissa, power;
+    FloatScale(float mantissa, float power) : mantissa(mantissa), power(power) {}
+    explicit FloatScale(double scale) {
+        const double whole =
+            std::bit_cast<double>(std::bit_cast<std::uint64_t>(scale) & 0x7ff0000000000000);
+        const double clamped = std::clamp(whole, 0x1p-126, 0x1p126);
+        power = static_cast<float>(clamped);
+        mantissa = scale == scale ? static_cast<float>(scale / clamped)
+                                  : std::numeric_limits<float>::quiet_NaN();
+    }
+};
+
+// Names what exponentials are multiplied with: in single precision if they and the entries are.
+template <class Exp, class Scale, class Scalar>
+using EntryScale = std::conditional_t<std::same_as<Exp, float> && std::same_as<Scalar, bfloat16>,
+                                      FloatScale, Scale>;
+
+// Holds those of the samples of a tile.
+template <class Scale> struct EntryScales {
+    alignas(cache_line) Scale scale[max_tile_samples];
+    void set(index_t i, Scale of_sample) { scale[i] = of_sample; }
+    const Scale& operator[](index_t i) const { return scale[i]; }
+};
+template <> struct EntryScales<FloatScale> {
+    alignas(cache_line) float mantissa[max_tile_samples], power[max_tile_samples];
+    void set(index_t i, double of_sample) {
+        const FloatScale scale(of_sample);
+        mantissa[i] = scale.mantissa;
+        power[i] = scale.power;
+    }
+    FloatScale operator[](index_t i) const { return {mantissa[i], power[i]}; }
+};
+
+template <class Scalar, class Scale>
+[[gnu::always_inline]] inline Scalar scaled_entry(const Scale& scale, auto exp) {
+    return rounded_entry<Scalar>(product(scale, static_cast<double>(exp)));
+}
+// Rounds halves away from zero: in a product of rounded numbers they say nothing.
+template <class Scalar>
+[[gnu::always_inline]] inline Scalar scaled_entry(const FloatScale& scale, float exp) {
+    const auto single = std::bit_cast<std::uint32_t>(exp * scale.mantissa * scale.power);
+    const auto bits = static_cast<std::uint16_t>((single + 0x8000) >> 16);
+    return {static_cast<std::uint16_t>(bits == 0x8000 ? 0 : bits)};
+}
+
+// Writes to[c] = scale·exps[c], rounded, for c < classes.
+template <class Exp, class Scale, class Scalar>
+[[gnu::noinline]] void scale_row(const Exp* __restrict exps, index_t classes, Scale scale,
+                                 Scalar* __restrict to) {
+    const EntryScale<Exp, Scale, Scalar> factor(scale);
+    for (index_t c = 0; c < classes; ++c) to[c] = scaled_entry<Scalar>(factor, exps[c]);
+}
+
+// Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i], rounded. scale: (samples,).
+template <class Exp, class Scale, class Scalar>
+[[gnu::noinline]] void scale_tile(const Exp* exps, index_t classes, index_t samples, index_t pitch,
+                                  const Scale* scale, Scalar* to, index_t to_pitch) {
+    EntryScales<EntryScale<Exp, Scale, Scalar>> factor;
+    for (index_t i = 0; i < samples; ++i) factor.set(i, scale[i]);
+    for (index_t c = 0; c < classes; ++c) {
+        const Exp* __restrict from = exps + c * pitch;
+        Scalar* __restrict out = to + c * to_pitch;
+        for (index_t i = 0; i < samples; ++i) out[i] = scaled_entry<Scalar>(factor[i], from[i]);
+    }
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

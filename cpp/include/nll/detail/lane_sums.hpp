@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Sums over classes in their one order, whatever the layout, the threads and the processor: chunks
+// of chunk_size classes; in a chunk 16 lanes, the class modulo 16; the lanes in a tree; the chunks
+// one after the other. Only plain sums of up to max_sequential_classes are taken one after the
+// other. Computed in two ways: of a row, many classes of one sample side by side; and of a tile,
+// class after class of many samples. tests/cpp/reference.hpp is the order in scalar code.
+#pragma once
+
+#include "exp_loops.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Adds up `count` lanes in a tree: each to that half as many places on.
+template <int count = lanes> [[gnu::always_inline]] inline double add_lanes(const double* lane) {
+    if constexpr (count == 1) {
+        return lane[0];
+    } else {
+        double sum[count / 2];
+        for (int l = 0; l < count / 2; ++l) sum[l] = lane[l] + lane[count / 2 + l];
+        return add_lanes<count / 2>(sum);
+    }
+}
+
+// ---------------------------------------------------------------- rows
+
+struct CompensatedSum {
+    double sum, error;
+};
+
+// Returns Σ term(c) over c < classes, whole lanes, of which nothing is lost.
+template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& term) {
+    double sum[lanes] = {}, error[lanes] = {};
+    for (index_t c = 0; c < classes; c += lanes)
+        for (int l = 0; l < lanes; ++l) compensated_add(sum[l], error[l], term(c + l));
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            compensated_add(sum[l], error[l], sum[l + half]);
+            error[l] += error[l + half];
+        }
+    return {sum[0], error[0]};
+}
+
+// Returns Σ term(c) over c < classes, whole lanes, each addition rounded.
+template <class Term> double plain_lane_sum(index_t classes, Term&& term) {
+    double sum[lanes] = {};
+    for (index_t c = 0; c < classes; c += lanes)
+        for (int l = 0; l < lanes; ++l) sum[l] += term(c + l);
+    return add_lanes(sum);
+}
+
+// Returns the sum of all exponentials but those equal to the pivot's. exps: (classes,), whole
+// pairs.
+template <class Exp>
+[[gnu::noinline]] double sum_without(const Exp* exps, index_t classes, Exp exp_pivot) {
+    const auto other = [&](index_t c) { return exps[c] == exp_pivot ? Exp{0} : exps[c]; };
+    double lane[lanes] = {};
+    for (index_t c = 0; c < classes; c += pair_size)
+        for (int l = 0; l < lanes; ++l)
+            lane[l] += static_cast<double>(other(c + l) + other(c + lanes + l));
+    return add_lanes(lane);
+}
+
+// Returns the largest of (classes,) logits.
+template <class Real>
+[[gnu::noinline]] Real max_of(const Real* __restrict logits, index_t classes) {
+    constexpr int wide = 2 * lanes;  // for each waits for itself
+    Real max[wide];
+    std::fill_n(max, wide, -std::numeric_limits<Real>::infinity());
+    const index_t even = classes / wide * wide;
+    for (index_t c = 0; c < even; c += wide)
+        for (int l = 0; l < wide; ++l) max[l] = max[l] < logits[c + l] ? logits[c + l] : max[l];
+    for (index_t c = even; c < classes; ++c)
+        max[c - even] = max[c - even] < logits[c] ? logits[c] : max[c - even];
+    return *std::max_element(max, max + wide);
+}
+
+// ---------------------------------------------------------------- tiles
+
+// Raises max, (samples,), to the largest of logits, (classes, pitch).
+template <class Real>
+[[gnu::noinline]] void raise_to_max(const Real* logits, index_t classes, index_t samples,
+                                    index_t pitch, Real* __restrict max) {
+    for (index_t c = 0; c < classes; ++c) {
+        const Real* __restrict from = logits + c * pitch;
+        for (index_t i = 0; i < samples; ++i) max[i] = max[i] < from[i] ? from[i] : max[i];
+    }
+}
+
+// Adds up lanes of classes of up to max_tile_samples samples; compensated ones beside what their
+// additions round off.
+template <bool compensated> class LaneSums {
+public:
+    static constexpr index_t pitch = max_tile_samples;
+
+    explicit LaneSums(index_t samples) : samples_(samples) {}
+    // Sets all lanes to 0, to be added to from outside.
+    void clear() {
+        for (filled_ = 0; filled_ < lanes; ++filled_)
+            std::fill_n(sum + filled_ * pitch, samples_, 0.0);
+    }
+    // Adds term(c, i) of classes [0, classes), those of a pair of lanes together. Classes come in
+    // whole pairs of lanes unless they are the last.
+    template <class Term> void add_pairs(index_t classes, Term&& term) {
+        for (index_t first = 0; first < classes; first += pair_size)
+            for (index_t k = 0; k < std::min(lanes, classes - first); ++k) {
+                const index_t c = first + k, next = c + lanes;
+                fill(k);
+                if (next >= classes) add_lane(k, [&](index_t i) { return term(c, i); });
+                else add_lane(k, [&](index_t i) { return term(c, i) + term(next, i); });
+            }
+    }
+    // Adds term(c, i) of classes [0, classes) one by one.
+    template <class Term> void add_each(index_t classes, Term&& term) {
+        for (index_t c = 0; c < classes; ++c) {
+            fill(c % lanes);
+            add_lane(c % lanes, [&](index_t i) { return term(c, i); });
+        }
+    }
+    // Adds up the lanes in a tree: sum[i] and error[i] are then those of sample i.
+    [[gnu::noinline]] void finish() {
+        for (index_t half = lanes / 2; half > 0; half /= 2) {
+            for (index_t k = 0; k < filled_ - half; ++k) {
+                add_lane(k, [&](index_t i) { return sum[(k + half) * pitch + i]; });
+                if constexpr (compensated)
+                    for (index_t i = 0; i < samples_; ++i)
+                        error[k * pitch + i] += error[(k + half) * pitch + i];
+            }
+            filled_ = std::min(filled_, half);
+        }
+    }
+
+    double sum[lanes * pitch];  // (lanes, pitch)
+    double error[compensated ? lanes * pitch : 1];
+
+private:
+    void fill(index_t k) {
+        if (k < filled_) return;
+        std::fill_n(sum + k * pitch, samples_, 0.0);
+        if constexpr (compensated) std::fill_n(error + k * pitch, samples_, 0.0);
+        filled_ = k + 1;
+    }
+    template <class Term> [[gnu::always_inline]] void add_lane(index_t k, Term&& term) {
+        double *to = sum + k * pitch, *error_to = error + (compensated ? k * pitch : 0);
+        for (index_t i = 0; i < samples_; ++i) {
+            if constexpr (compensated) compensated_add(to[i], error_to[i], term(i));
+            else to[i] += static_cast<double>(term(i));
+        }
+    }
+    const index_t samples_;
+    index_t filled_ = 0;  // lanes
+};
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What a call is given: its arrays by name, its options, and where results go.
+#pragma once
+
+#include "../view.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+
+// Names the arrays of a call: those with a class axis, (N, C, d1, ..., dk), are input and gradient;
+// the others have target's shape. log_softmax writes its result where a gradient would be.
+enum Operand : int { input, target, losses, grad_output, gradient, operands };
+
+constexpr bool has_class_axis(int operand) { return operand == input || operand == gradient; }
+
+// Points at the arrays of a call; nullptr where an operand is not part of it.
+using Arrays = std::array<const Array*, operands>;
+
+struct Call {
+    Arrays arrays;
+    const Options& options;
+    double grad_output = 1.0;  // where it is not an array
+    bool wants_loss = true;    // beside a gradient
+    // Results go to memory that nobody has seen: losses may be written before all labels are
+    // checked, and a gradient's is zeros.
+    bool fresh = false;
+};
+
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

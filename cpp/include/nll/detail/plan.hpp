@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// One call, type-erased: what the kernels read, what they write, and what they find.
+#pragma once
+
+#include <memory>
+
+#include "exact_sum.hpp"
+#include "samples.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+
+// Says how a gradient is written: plainly, if the caches hold it; past them; or, where its memory
+// is zeros on pages that nobody has touched, only its entries that are not zero.
+enum class Store : std::uint8_t { cached, streamed, entries_only };
+
+// Runs work(context, first, last) for parts of [0, count) on all threads of a call. Throws
+// Interrupted if a signal asks to stop.
+struct Team {
+    virtual void run(index_t count, void* context, void (*work)(void*, index_t, index_t)) = 0;
+
+protected:
+    ~Team() = default;
+};
+
+struct Plan {
+    Samples samples;
+    index_t classes;
+    std::array<void*, operands> data{};
+    std::array<DType, operands> dtype{};
+    std::array<index_t, operands> class_stride{};
+    Weight weight;
+    IgnoreIndex ignore_index;
+    index_t index_base;
+
+    // The gradient at a kept target is -(w·grad_output)/divisor; for Reduction::none each sample's
+    // grad_output is in its operand.
+    double grad_output = 1.0;
+    double divisor = 1.0;
+    bool zero_gradient = false;
+    Store store = Store::cached;
+
+    double label_smoothing;
+    // For label smoothing: Σ of the finite weight[c], rounded once, and Σ of those that are not.
+    double class_weight_sum = 0, infinite_weight = 0;
+    Team* team = nullptr;  // of a row that all threads share
+
+    // Arrays that are not part of the call are nullptr; input and gradient have classes on `axis`.
+    Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
+        : samples(samples_of(arrays, axis, arrays[gradient] ? gradient : input)),
+          classes(arrays[arrays[gradient] ? gradient : input]->shape[axis]),
+          weight(options.weight),
+          ignore_index(options.ignore_index),
+          index_base(options.index_base),
+          label_smoothing(options.label_smoothing) {
+        for (int o = 0; o < operands; ++o) {
+            if (!arrays[o]) continue;
+            data[o] = arrays[o]->data;
+            dtype[o] = arrays[o]->dtype;
+            if (has_class_axis(o)) class_stride[o] = arrays[o]->strides[axis];
+        }
+    }
+
+    template <class T> T* pointer(Operand operand) const { return static_cast<T*>(data[operand]); }
+    bool has(Operand operand) const { return data[operand] != nullptr; }
+    double all_class_weights() const { return class_weight_sum + infinite_weight; }
+    bool smooths() const { return label_smoothing != 0; }
+};
+
+// Collects what is found in a range of samples. Partials merge in any order with the same result.
+struct Partial {
+    ExactSum loss, weight;  // weight stays empty without class weights: then it is count
+    index_t count = 0;      // kept samples
+    index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
+    index_t bad_sample = -1;
+    std::uint64_t bad_label = 0;
+    std::unique_ptr<std::byte[]> scratch;  // a kernel's, kept from one range to the next
+};
+
+// Computes the samples [first, last) of a plan and adds to the partial.
+using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
+
+// Serve what is made of all classes of a sample: samples one by one or many at a time; and rows
+// that plan.team shares, each in turn.
+struct SoftmaxKernels {
+    Kernel sweep, split_rows;
+};
+
+// Serve cross-entropy in the precision of its input, at least in single, and in double.
+// own_max_scale: a larger scale of a gradient needs more than its own precision.
+struct CrossEntropyKernels {
+    SoftmaxKernels own, as_single, as_double;
+    double own_max_scale;
+};
+
+// Serve one input dtype.
+struct Kernels {
+    Kernel nll_loss;
+    SoftmaxKernels log_softmax;
+    CrossEntropyKernels cross_entropy;
+};
+
+// Holds what is built for one instruction set. of: in the order of DType.
+struct KernelTable {
+    Kernel check_labels;
+    Kernels of[4];
+};
+
+inline namespace NLL_INSTRUCTION_SET {
+
+inline void merge(Partial& partial, const Partial& other) {
+    merge(partial.loss, other.loss);
+    merge(partial.weight, other.weight);
+    partial.count += other.count;
+    if (other.bad_position < partial.bad_position) {
+        partial.bad_position = other.bad_position;
+        partial.bad_sample = other.bad_sample;
+        partial.bad_label = other.bad_label;
+    }
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Runs kernels over all samples of a call: in pieces, in threads where that pays, until a label is
+// bad.
+#pragma once
+
+#include <utility>
+
+#include "checks.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+
+#if defined(NLL_COMPILED)
+// Returns the compiled library's, for this machine.
+Kernel label_check();
+#endif
+
+inline namespace NLL_INSTRUCTION_SET {
+
+#if !defined(NLL_COMPILED)
+inline Kernel label_check() { return check_labels; }
+#endif
+
+// Says how work is cut: a kernel's block of samples, and what a sample costs in elements.
+struct Grain {
+    index_t block, elements;
+};
+
+// Runs a kernel over [0, count) on so many threads, until a label is bad.
+inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, Grain grain, int threads,
+                          const Options& options, Partial& total) {
+    if (count == 0) return;
+    const index_t stoppable = max_piece_elements / std::max<index_t>(grain.elements, 1);
+    const index_t fair = count / (threads * pieces_per_thread);
+    const index_t piece = std::min({fair, stoppable, max_piece_samples});
+    parallel::reduce(
+        total, count, std::max(piece / grain.block, index_t{1}) * grain.block, threads,
+        options.interrupt,
+        [&](index_t first, index_t last, Partial& part) {
+            kernel(plan, first, last, part);
+            return part.bad_sample < 0;
+        },
+        [](Partial& sum, const Partial& part) { merge(sum, part); });
+}
+
+// Throws for the lowest bad label. The walk, which ended at some bad one, need not have been in C
+// order: target is looked through once more, in that order, to the first.
+[[noreturn]] inline void throw_lowest_bad_label(const Plan& plan, const Partial& known,
+                                                const Array& target_array, const Options& options) {
+    Array c_order = target_array;
+    index_t stride = 1;
+    for (int a = c_order.rank - 1; a >= 0; --a)
+        c_order.strides[a] = std::exchange(stride, stride * c_order.shape[a]);
+    Plan scan = plan;
+    scan.weight = {};
+    scan.samples = samples_of({nullptr, &target_array, &c_order, nullptr, nullptr}, 0, losses);
+    Partial found;
+    run_until_bad(scan, label_check(), scan.samples.count, {block_size, 1}, 1, options, found);
+    if (found.bad_sample >= 0) throw_bad_label(scan, found);
+    throw_bad_label(plan, known);  // another thread has mended the lowest since
+}
+
+// Runs a kernel over all samples; on one thread unless it `pays`.
+inline Partial run(const Plan& plan, Kernel kernel, Grain grain, bool pays,
+                   const Array& target_array, const Options& options) {
+    Partial total;
+    const int threads = pays ? parallel::limit(options.num_threads) : 1;
+    run_until_bad(plan, kernel, plan.samples.count, grain, threads, options, total);
+    if (total.bad_sample >= 0) throw_lowest_bad_label(plan, total, target_array, options);
+    return total;
+}
+
+// Runs a kernel that reads labels, and at most one element of each sample.
+inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_array,
+                           const Options& options) {
+    const bool pays = plan.samples.count >= min_parallel_samples;
+    return run(plan, kernel, {block_size, 1}, pays, target_array, options);
+}
+
+// Runs a kernel that reads or writes all classes of each sample.
+inline Partial run_elements(const Plan& plan, Kernel kernel, index_t block, index_t min_parallel,
+                            const Array& target_array, const Options& options) {
+    const bool pays = plan.samples.count * std::max<index_t>(plan.classes, 1) >= min_parallel;
+    return run(plan, kernel, {block, plan.classes}, pays, target_array, options);
+}
+
+// Runs parts of a row on all threads of a call.
+class ThreadTeam final : public Team {
+public:
+    ThreadTeam(int threads, bool (*interrupt)()) : threads_(threads), interrupt_(interrupt) {}
+    // Throws Interrupted if a signal asks to stop.
+    void run(index_t count, void* context, void (*work)(void*, index_t, index_t)) override {
+        struct Nothing {
+        } nothing;
+        const index_t most = max_piece_elements / chunk_size;
+        const index_t piece = std::clamp<index_t>(count / (threads_ * pieces_per_thread), 1, most);
+        parallel::reduce(
+            nothing, count, piece, threads_, interrupt_,
+            [&](index_t first, index_t last, Nothing&) {
+                work(context, first, last);
+                return true;
+            },
+            [](Nothing&, const Nothing&) {});
+    }
+
+private:
+    int threads_;
+    bool (*interrupt_)();
+};
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

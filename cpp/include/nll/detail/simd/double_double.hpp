@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Arithmetic that keeps what a rounding takes off: two_sum, two_diff, double-double numbers (Dekker
+// 1971; Knuth, The Art of Computer Programming, vol. 2, 4.2.2).
+#pragma once
+
+#include <cmath>
+
+#include "../formats.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Returns a·b + c in one rounding where the processor can.
+template <class Real> [[gnu::always_inline]] inline Real multiply_add(Real a, Real b, Real c) {
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)
+    return std::fma(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
+// Returns what a + b = sum has rounded off.
+[[gnu::always_inline]] inline double two_sum_error(double a, double b, double sum) {
+    const double part = sum - a;
+    return (a - (sum - part)) + (b - part);
+}
+
+// Adds a number to sum + error, in which nothing is lost. Infinities make the error NaN.
+[[gnu::always_inline]] inline void compensated_add(double& sum, double& error, double number) {
+    const double total = sum + number;
+    error += two_sum_error(sum, number, total);
+    sum = total;
+}
+inline double compensated_total(double sum, double error) {
+    return std::fabs(sum) < infinity ? sum + error : sum;
+}
+
+// Holds high + low, about 106 bits. Beside an infinite high the low part is 0.
+struct DoubleDouble {
+    double high, low = 0;
+};
+inline DoubleDouble with_defined_low(double high, double low) {
+    return {high, low == low ? low : 0.0};
+}
+
+// Returns a - b without any rounding.
+[[gnu::always_inline]] inline DoubleDouble two_diff(double a, double b) {
+    const double high = a - b, minuend = a - high;
+    return {high, (a - (high + minuend)) + (minuend - b)};
+}
+
+inline DoubleDouble operator*(DoubleDouble a, double b) {
+    const double high = a.high * b;
+    return with_defined_low(high, std::fma(a.high, b, -high) + a.low * b);
+}
+inline DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
+    const DoubleDouble product = a * b.high;
+    return with_defined_low(product.high, product.low + a.high * b.low);
+}
+inline DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
+    const double high = a.high / b.high;
+    const double rest = std::fma(-high, b.high, a.high) - high * b.low + a.low;
+    return with_defined_low(high, rest / b.high);
+}
+inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
+    const double high = a.high + b.high;
+    return with_defined_low(high, two_sum_error(a.high, b.high, high) + a.low + b.low);
+}
+
+// Returns factor·number as one double.
+[[gnu::always_inline]] inline double product(double factor, double number) {
+    return factor * number;
+}
+[[gnu::always_inline]] inline double product(DoubleDouble factor, double number) {
+    return multiply_add(number, factor.high, number * factor.low);
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The sweeps of cross-entropy and log_softmax over blocks of samples, and which loop serves which
+// shape:
+//
+//     rows        many classes of a sample side by side: one sample at a time
+//     tiles       few classes, or classes apart from each other: up to 128 samples at a time
+//     split rows  fewer rows than threads, of very many classes: one row by all threads
+//
+// All add up in one order (lane_sums.hpp), so that layouts, threads and splits give the same bits.
+#pragma once
+
+#include "softmax_split_row.hpp"
+#include "softmax_tiles.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Tells whether samples are taken one by one.
+inline bool by_rows(const Plan& plan) {
+    const bool side_by_side =
+        absolute(plan.class_stride[input]) <= absolute(plan.samples.stride(input));
+    return plan.classes > max_sequential_classes && (plan.samples.count == 1 || side_by_side);
+}
+
+// Returns the samples of a block.
+inline index_t softmax_block(const Plan& plan) {
+    if (!by_rows(plan)) return tiles_block(plan);
+    return std::clamp<index_t>(max_block_elements / plan.classes, 1, block_size);
+}
+
+// Returns memory of so many bytes, kept in the partial from one range of samples to the next; or
+// nullptr, if it cannot be had.
+inline void* scratch(Partial& partial, index_t bytes) {
+    if (bytes > 0 && !partial.scratch)
+        partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(bytes)]);
+    return bytes > 0 ? partial.scratch.get() : nullptr;
+}
+// Without that of a row's exponentials they are computed twice; without that of a block's results
+// these go out in shorter stretches.
+template <class Precision> void* scratch_of_row(const Plan& plan, Partial& partial) {
+    const bool keeps = plan.has(gradient) && plan.classes <= max_kept_classes;
+    return scratch(partial, keeps ? bytes_of<typename Precision::Exp>(paired(plan.classes)) : 0);
+}
+template <class Scalar> void* scratch_of_block(const Plan& plan, Partial& partial) {
+    const index_t size = GradientWriter<Scalar>::staging_size(plan, tiles_block(plan));
+    return scratch(partial, plan.has(gradient) ? bytes_of<Scalar>(size) : 0);
+}
+
+// Computes the losses of samples [first, last), and writes the gradient, if the plan has one.
+template <class Scalar, class Precision>
+void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    Workspace<Scalar, Precision> space;
+    const SampleWeights sample_weights(plan, last - first);
+    SoftmaxBlock<Precision> block(plan);
+    const auto sweep = [&](auto&& loop) {
+        for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
+            if (!block.begin(begin, count, sample_weights, partial)) return;
+            loop.cross_entropy(block);
+            block.finish(partial);
+        });
+        loop.finish();
+    };
+    if (by_rows(plan))
+        sweep(
+            SoftmaxRows<Scalar, Precision>(plan, space, scratch_of_row<Precision>(plan, partial)));
+    else
+        sweep(
+            SoftmaxTiles<Scalar, Precision>(plan, space, scratch_of_block<Scalar>(plan, partial)));
+}
+
+// Writes log_softmax of samples [first, last).
+template <class Scalar, class Precision>
+void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    Workspace<Scalar, Precision> space;
+    const auto sweep = [&](auto&& loop) {
+        for_each_block(first, last, softmax_block(plan),
+                       [&](index_t begin, index_t count) { loop.log_softmax(begin, count); });
+        loop.finish();
+    };
+    if (by_rows(plan)) sweep(SoftmaxRows<Scalar, Precision>(plan, space, nullptr));
+    else
+        sweep(
+            SoftmaxTiles<Scalar, Precision>(plan, space, scratch_of_block<Scalar>(plan, partial)));
+}
+
+// Calls visit(loop, sample) for samples [first, last), each row shared by plan.team.
+template <class Scalar, class Precision, class Visit>
+void for_each_split_row(const Plan& plan, index_t first, index_t last, Visit&& visit) {
+    const std::unique_ptr<ExpSum[]> sums(new ExpSum[max_chunks_held]);
+    const std::unique_ptr<Pivot[]> maxima(new Pivot[max_chunks_held]);
+    SoftmaxSplitRow<Scalar, Precision> loop(plan, sums.get(), maxima.get());
+    for (index_t sample = first; sample < last; ++sample) visit(loop, sample);
+}
+
+template <class Scalar, class Precision>
+void cross_entropy_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    const SampleWeights sample_weights(plan, 1);
+    SoftmaxBlock<Precision> block(plan);
+    for_each_split_row<Scalar, Precision>(plan, first, last, [&](auto& loop, index_t sample) {
+        if (!block.begin(sample, 1, sample_weights, partial)) return;
+        loop.cross_entropy(block);
+        block.finish(partial);
+    });
+}
+
+template <class Scalar, class Precision>
+void log_softmax_split_rows(const Plan& plan, index_t first, index_t last, Partial&) {
+    for_each_split_row<Scalar, Precision>(
+        plan, first, last, [](auto& loop, index_t sample) { loop.log_softmax(sample); });
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// A block of samples whose losses are made of all their classes: what labels and weights say about
+// each before the sweep, and what becomes of its losses after it.
+#pragma once
+
+#include "block.hpp"
+#include "cross_entropy.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Holds the buffers of a kernel. Elements of `logits`, `exps` and `results` are (buffer_size,).
+template <class Scalar, class Precision> struct Workspace {
+    using Real = typename Precision::Real;
+    static constexpr index_t size = buffer_bytes / index_t{sizeof(Real)};
+    static_assert(size >= chunk_size);
+    alignas(cache_line) Real logits[size];
+    alignas(cache_line) typename Precision::Exp exps[size];
+    alignas(cache_line) Scalar results[size];
+    alignas(cache_line) double class_weights[chunk_size];  // for label smoothing
+};
+
+template <class Precision> class SoftmaxBlock {
+public:
+    using Scale = typename Precision::Scale;
+
+    explicit SoftmaxBlock(const Plan& plan) : plan_(plan) {}
+
+    // Loads the labels, weights and scales of samples [begin, begin + count). Returns false if a
+    // label is bad. `sample_weights` is of the plan.
+    bool begin(index_t begin, index_t samples, const SampleWeights& sample_weights,
+               Partial& partial) {
+        first = begin;
+        count = samples;
+        const index_t kept = load_classes(plan_, begin, count, classes, partial);
+        if (kept < 0) return false;
+        partial.count += kept;
+        ignores = kept < count || plan_.zero_gradient;
+        if (plan_.weight) {
+            sample_weights.load(classes, count, weights);
+            weights_range_ = add_weights(weights, count, partial);
+        }
+        load_scales();
+        if (plan_.zero_gradient) std::fill_n(classes, count, ignored);
+        return true;
+    }
+    // Writes or adds the losses of the block.
+    void finish(Partial& partial) {
+        const bool weighs = plan_.weight && !plan_.smooths();  // smoothed losses have theirs
+        take_losses<double>(plan_, first, count, losses, weighs ? weights : nullptr, weights_range_,
+                            partial);
+    }
+
+    index_t first = 0, count = 0;
+    bool ignores = false;  // a sample
+    alignas(cache_line) index_t classes[block_size];
+    alignas(cache_line) double weights[block_size];
+    alignas(cache_line) double losses[block_size];
+    // As in GradScale, of each sample.
+    alignas(cache_line) Scale target_scale[block_size], smoothing_scale[block_size];
+    alignas(cache_line) Scale total_scale[block_size];
+
+    GradScale<Scale> scale(index_t i) const {
+        return {target_scale[i], smoothing_scale[i], total_scale[i]};
+    }
+
+private:
+    void load_scales() {
+        // Scales that are alike serve for all blocks that are not larger.
+        const bool alike = !plan_.weight && !plan_.has(grad_output);
+        if (alike && count <= scaled_) return;
+        if (!plan_.weight) std::fill_n(weights, count, 1.0);
+        scaled_ = alike ? count : 0;
+        if (!plan_.has(gradient)) return;
+        double grad_outputs[block_size];
+        load_grad_output(plan_, first, count, grad_outputs);
+        for (index_t i = 0; i < count; ++i) {
+            const auto scale = grad_scale_of<Scale>(plan_, grad_outputs[i], weights[i]);
+            target_scale[i] = scale.target;
+            smoothing_scale[i] = scale.smoothing;
+            total_scale[i] = scale.total;
+        }
+    }
+
+    const Plan& plan_;
+    BlockRange<double> weights_range_;
+    index_t scaled_ = 0;  // samples whose scales are those of any block
+};
+
+// Returns a bound of what a gradient's softmax is multiplied with: weights, times gradients of
+// losses, over a divisor.
+inline double max_grad_scale(const Plan& plan) {
+    double weight = plan.weight ? 0.0 : 1.0, grad = std::max(1.0, std::fabs(plan.grad_output));
+    if (plan.weight)
+        for_each_class_weight(plan, [&](double w) { weight = std::max(weight, std::fabs(w)); });
+    if (plan.has(grad_output))
+        for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
+            double grad_outputs[block_size];
+            load_grad_output(plan, first, count, grad_outputs);
+            for (index_t i = 0; i < count; ++i) grad = std::max(grad, std::fabs(grad_outputs[i]));
+        });
+    return std::max(weight, 1.0) * grad / std::min(1.0, std::fabs(plan.divisor));
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The loops over tiles: up to 128 samples side by side, class after class. They serve few classes,
+// and classes that do not lie side by side.
+//
+//     for each tile of a block:
+//         load the logits as a tile, (classes, samples), if they are not laid out so
+//         sums = Σ over classes of e^(x - shift), unshifted; if out of range, again from the maxima
+//         take the pivots out of the sums
+//         losses; then the gradient, class after class, from the exponentials
+//
+// Of more classes than a tile holds, the steps load and compute part after part.
+#pragma once
+
+#include "gradient_writer.hpp"
+#include "lane_sums.hpp"
+#include "softmax_block.hpp"
+#include "tile_reader.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Returns the samples of a block: a few tiles; of very many classes one narrow tile, after which a
+// call can be stopped.
+inline index_t tiles_block(const Plan& plan) {
+    const index_t classes = std::max<index_t>(plan.classes, 1);
+    const index_t least = 64 * classes <= max_piece_elements ? 64 : lanes;
+    return std::clamp<index_t>(max_block_elements / classes / 64 * 64, least, block_size);
+}
+
+template <class Scalar, class Precision> class SoftmaxTiles {
+    using Real = typename Precision::Real;
+    using Exp = typename Precision::Exp;
+    using Scale = typename Precision::Scale;
+    using Shift = ExpShift<Precision, max_tile_samples>;
+
+public:
+    // staging: as GradientWriter takes it.
+    SoftmaxTiles(const Plan& plan, Workspace<Scalar, Precision>& space, void* staging)
+        : plan_(plan),
+          space_(space),
+          pitch_(std::clamp<index_t>(
+              space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
+              plan.class_stride[input] == 1 ? max_tile_samples / 2 : max_tile_samples)),
+          whole_(plan.classes <= space.size / pitch_),
+          part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size),
+          reader_(plan, pitch_, space.logits, space.results),
+          writer_(plan, tiles_block(plan), pitch_, space.results, staging) {}
+
+    // Computes the losses of a block and writes the gradient, if the plan has one.
+    void cross_entropy(SoftmaxBlock<Precision>& block) {
+        for_each_tile(block.first, block.count, [&](index_t first, index_t count) {
+            const index_t* targets = block.classes + first;
+            softmax(targets, block.ignores);
+            alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
+            take_log_sums(center, log);
+            double* losses = block.losses + first;
+            for (index_t i = 0; i < count; ++i)
+                losses[i] = negative_log_softmax({center[i], log[i]}, pivot_[i]);
+            for (index_t i = 0; i < count && plan_.smooths(); ++i)
+                losses[i] = smoothed_loss(plan_, losses[i], block.weights[first + i], smoothing_[i],
+                                          {center[i], log[i]}, shift_.shift(i));
+            for (index_t i = 0; i < count && block.ignores; ++i)
+                losses[i] = targets[i] == ignored ? 0.0 : losses[i];
+            if (plan_.has(gradient)) write_gradient(block, first);
+        });
+    }
+    void log_softmax(index_t begin, index_t count) {
+        for_each_tile(begin, count, [&](index_t, index_t samples) {
+            softmax(nullptr, false);
+            alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
+            take_log_sums(center, log);
+            for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
+                const auto [to, pitch] = writer_.place_tile(tile_, first);
+                for (index_t c = 0; c < classes; ++c)
+                    for (index_t i = 0; i < samples; ++i) {
+                        const double logit = reader_.at(c, i);
+                        to[c * pitch + i] = from_double<Scalar>((logit - center[i]) - log[i]);
+                    }
+                writer_.commit_tile(tile_, first, classes, {to, pitch});
+            });
+        });
+    }
+    void finish() { writer_.finish(); }
+
+private:
+    // ------------------------------------------------------------ loading
+
+    // Calls visit(first, count) for the tiles of a block, loaded if a tile holds all classes.
+    template <class Visit> void for_each_tile(index_t begin, index_t samples, Visit&& visit) {
+        writer_.begin_block(begin);
+        for_each_block(0, samples, pitch_, [&](index_t first, index_t count) {
+            tile_ = {begin + first, count, padded(count)};
+            next_ = nullptr;
+            if (whole_) {
+                reader_.load(tile_, 0, plan_.classes);
+                next_ = reader_.find(tile_.begin + count);
+            }
+            visit(first, count);
+        });
+        writer_.end_block(samples);
+    }
+    template <class Visit> void for_each_chunk(Visit&& visit) const {
+        for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+    // Calls visit(first, classes) for the parts of a range of classes, loaded one by one.
+    template <class Visit> void for_each_part(index_t begin, index_t classes, Visit&& visit) {
+        for_each_block(begin, begin + classes, part_, [&](index_t first, index_t count) {
+            if (!whole_) reader_.load(tile_, first, count);
+            visit(first, count);
+        });
+    }
+    // ------------------------------------------------------------ the softmax of a tile
+
+    // Computes the sums of each sample. targets: (count,), or nullptr: then the largest logits are
+    // the pivots. Where a tile holds all classes, their exponentials are kept.
+    void softmax(const index_t* targets, bool ignores) {
+        std::fill_n(pivot_, tile_.width, Real{0});
+        std::fill_n(pivot_chunk_of_, tile_.width, index_t{0});
+        if (targets) load_pivots(targets, ignores);
+        else find_max(true);
+        if (Precision::exact || shift_.clamps()) {
+            shift_to_max(targets != nullptr);
+            sum_classes();
+        } else {
+            sum_classes();
+            if (!sums_in_range()) {
+                shift_to_max(targets != nullptr);
+                sum_classes();
+            }
+        }
+        exclude_pivots(targets, ignores);
+    }
+    // Sets the pivots to the logits at the targets; of ignored samples to 0.
+    void load_pivots(const index_t* targets, bool ignores) {
+        for (index_t i = 0; i < tile_.count && !sequential(); ++i)
+            pivot_chunk_of_[i] = targets[i] / chunk_size;
+        if (whole_ && !ignores) {
+            for (index_t i = 0; i < tile_.count; ++i) pivot_[i] = reader_.at(targets[i], i);
+            return;
+        }
+        const Scalar* from = plan_.pointer<const Scalar>(input);
+        plan_.samples.for_each(input, tile_.begin, tile_.count, [&](index_t i, index_t offset) {
+            if (targets[i] != ignored)
+                pivot_[i] = converted<Real>(from[offset + targets[i] * plan_.class_stride[input]]);
+        });
+    }
+    // Finds the largest logit of each sample, the first of equal ones; `is_pivot`: and its chunk.
+    void find_max(bool is_pivot) {
+        std::fill_n(max_, tile_.width, -std::numeric_limits<Real>::infinity());
+        for_each_chunk([&](index_t first, index_t classes) {
+            alignas(cache_line) Real before[max_tile_samples];
+            std::copy_n(max_, tile_.width, before);
+            for_each_part(first, classes, [&](index_t, index_t count) {
+                raise_to_max(reader_.tile(), count, tile_.width, reader_.pitch(), max_);
+            });
+            for (index_t i = 0; i < tile_.width && is_pivot; ++i)
+                if (max_[i] > before[i]) pivot_chunk_of_[i] = first / chunk_size;
+        });
+        if (is_pivot) std::copy_n(max_, tile_.width, pivot_);
+    }
+    // Shifts this tile by its maxima. Tiles after it, which are likely to be alike, begin so.
+    void shift_to_max(bool unknown) {
+        if (unknown) find_max(false);
+        shift_ = Shift(max_, tile_.width);
+    }
+    bool sums_in_range() const {
+        bool in_range = in_range_;
+        for (index_t i = 0; i < tile_.width; ++i)
+            in_range &= Shift::sum_in_range(sum_[i], plan_.classes);
+        return in_range;
+    }
+
+    bool sequential() const { return !Precision::exact && plan_.classes <= max_sequential_classes; }
+    void sum_classes() {
+        in_range_ = true;
+        for (double* zero : {sum_, error_, smoothing_}) std::fill_n(zero, tile_.width, 0.0);
+        if (plan_.smooths())
+            for_each_chunk([&](index_t first, index_t classes) { sum_smoothing(first, classes); });
+        if (sequential()) return compute_exps(plan_.classes, sum_, 0);
+        for_each_chunk([&](index_t first, index_t classes) { add_chunk_sums(first, classes); });
+    }
+    // Computes the exponentials of the classes that are loaded and adds them to sums: one after
+    // the other, or by lanes of classes, lane_pitch apart. Double adds nothing.
+    void compute_exps(index_t classes, double* sums, index_t lane_pitch) {
+        const auto* here = reinterpret_cast<const Scalar*>(reader_.tile());
+        const Scalar* ahead = next_ ? next_ : here;
+        const index_t stride = plan_.class_stride[input];
+        const index_t ahead_step = !next_ ? 0 : stride == 1 ? tile_.width : stride;
+        const auto compute = [&]<bool clamped>() {
+            return exps_of_tile<clamped>(reader_.tile(), classes, tile_.width, reader_.pitch(),
+                                         shift_, ahead, ahead_step, space_.exps, pitch_, sums,
+                                         lane_pitch);
+        };
+        in_range_ &= shift_.clamps() ? compute.template operator()<true>() || true
+                                     : compute.template operator()<false>();
+    }
+    void compute_exps(index_t classes) {
+        alignas(cache_line) double unused[max_tile_samples] = {};
+        compute_exps(classes, unused, 0);
+    }
+    void add_chunk_sums(index_t first, index_t classes) {
+        LaneSums<Precision::exact> sums(tile_.width);
+        if (Precision::fused) sums.clear();
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            if (Precision::fused) return compute_exps(count, sums.sum, sums.pitch);
+            compute_exps(count);
+            const auto exp = [&](index_t c, index_t i) { return space_.exps[c * pitch_ + i]; };
+            if (Precision::exact) sums.add_each(count, exp);
+            else sums.add_pairs(count, exp);
+        });
+        sums.finish();
+        for (index_t i = 0; i < tile_.width; ++i) {
+            add_chunk(sum_[i], error_[i], sums.sum[i], Precision::exact ? sums.error[i] : 0.0);
+            if (pivot_chunk_of_[i] == first / chunk_size) pivot_chunk_[i] = sums.sum[i];
+        }
+    }
+    // Adds Σ w·(shift - x) of a chunk.
+    void sum_smoothing(index_t begin, index_t classes) {
+        LaneSums<Precision::exact> sums(tile_.width);
+        for_each_part(begin, classes, [&](index_t first, index_t count) {
+            load_finite_weights(plan_, first, count, space_.class_weights);
+            sums.add_each(count, [&](index_t c, index_t i) {
+                return space_.class_weights[c] * (shift_.shift(i) - reader_.at(c, i));
+            });
+        });
+        sums.finish();
+        for (index_t i = 0; i < tile_.width; ++i)
+            smoothing_[i] +=
+                Precision::exact ? compensated_total(sums.sum[i], sums.error[i]) : sums.sum[i];
+    }
+
+    // Takes the pivots out of the sums; that of an ignored sample is none.
+    void exclude_pivots(const index_t* targets, bool ignores) {
+        if (shift_.clamps()) exps_of_samples<true>(pivot_, tile_.width, shift_, exp_pivot_);
+        else exps_of_samples<false>(pivot_, tile_.width, shift_, exp_pivot_);
+        for (index_t i = 0; i < tile_.count && ignores; ++i)
+            if (targets[i] == ignored) exp_pivot_[i] = 0;
+        std::uint64_t few = 0;
+        for (index_t i = 0; i < tile_.width; ++i) {
+            sum_[i] = defined_sum(sum_[i]);
+            others_[i] = sum_others<Precision>(sum_[i], error_[i], exp_pivot_[i]);
+            few |= std::uint64_t{!leaves_enough(sum_[i], exp_pivot_[i])};
+        }
+        if (Precision::exact || !few) return;
+        if (sequential()) std::copy_n(sum_, tile_.width, pivot_chunk_);
+        for_each_chunk([&](index_t first, index_t classes) { sum_others_of(first, classes); });
+        for (index_t i = 0; i < tile_.width; ++i)
+            others_[i] = sum_others<Precision>(sum_[i], error_[i], exp_pivot_[i]);
+    }
+    // Adds up a chunk again without the pivots that are nearly all of a sum in it.
+    void sum_others_of(index_t first, index_t classes) {
+        const auto dominates = [&](index_t i) {
+            return pivot_chunk_of_[i] == first / chunk_size &&
+                   !leaves_enough(sum_[i], exp_pivot_[i]);
+        };
+        bool any = false;
+        for (index_t i = 0; i < tile_.width; ++i) any |= dominates(i);
+        if (!any) return;
+        LaneSums<false> others(tile_.width);
+        for_each_part(first, classes, [&](index_t, index_t count) {
+            if (!whole_) compute_exps(count);
+            others.add_pairs(count, [&](index_t c, index_t i) {
+                const Exp exp = space_.exps[c * pitch_ + i];
+                return exp == static_cast<Exp>(exp_pivot_[i]) ? Exp{0} : exp;
+            });
+        });
+        others.finish();
+        for (index_t i = 0; i < tile_.width; ++i)
+            if (dominates(i))
+                error_[i] += error_of_chunk(exp_pivot_[i], pivot_chunk_[i], others.sum[i]);
+    }
+
+    // ------------------------------------------------------------ results
+
+    void take_log_sums(double* center, double* log) const {
+        for (index_t i = 0; i < tile_.width; ++i) {
+            const LogSumExp log_sum = log_sum_exp<Precision>(
+                sum_[i], error_[i], exp_pivot_[i], others_[i], static_cast<double>(pivot_[i]),
+                shift_.shift(i), Shift::scale);
+            center[i] = log_sum.center;
+            log[i] = log_sum.log;
+        }
+    }
+    // Writes the gradient of this tile, whose samples are those of the block from `at` on.
+    void write_gradient(const SoftmaxBlock<Precision>& block, index_t at) {
+        alignas(cache_line) Scale softmax_scale[max_tile_samples];
+        alignas(cache_line) Scalar entry[max_tile_samples];
+        for (index_t i = 0; i < tile_.count; ++i) {
+            const Scale inverse = inverse_sum<Scale>(exp_pivot_[i], others_[i]);
+            softmax_scale[i] = block.total_scale[at + i] * inverse;
+            entry[i] = rounded_entry<Scalar>(entry_at_target(plan_, block.scale(at + i),
+                                                             block.weights[at + i], exp_pivot_[i],
+                                                             others_[i], inverse));
+        }
+        std::fill(softmax_scale + tile_.count, softmax_scale + tile_.width, Scale{0});
+        const index_t* targets = block.classes + at;
+        for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
+            if (!whole_) compute_exps(classes);
+            const auto [to, pitch] = writer_.place_tile(tile_, first);
+            if (plan_.smooths())
+                write_smoothed(block, at, softmax_scale, first, classes, to, pitch);
+            else scale_tile(space_.exps, classes, tile_.width, pitch_, softmax_scale, to, pitch);
+            for (index_t i = 0; i < tile_.count; ++i) {
+                const index_t c = targets[i] - first;
+                if (c >= 0 && c < classes) to[c * pitch + i] = entry[i];
+            }
+            for (index_t i = 0; i < tile_.count && block.ignores; ++i)
+                for (index_t c = 0; c < classes && targets[i] == ignored; ++c)
+                    to[c * pitch + i] = Scalar{};
+            writer_.commit_tile(tile_, first, classes, {to, pitch});
+        });
+    }
+    void write_smoothed(const SoftmaxBlock<Precision>& block, index_t at,
+                        const Scale* softmax_scale, index_t first, index_t classes, Scalar* to,
+                        index_t pitch) {
+        load_class_weights(plan_, first, classes, space_.class_weights);
+        for (index_t c = 0; c < classes; ++c)
+            for (index_t i = 0; i < tile_.count; ++i) {
+                const double smoothing =
+                    product(block.smoothing_scale[at + i], space_.class_weights[c]);
+                to[c * pitch + i] = rounded_entry<Scalar>(
+                    smoothed_entry(softmax_scale[i], space_.exps[c * pitch_ + i], smoothing));
+            }
+    }
+
+    const Plan& plan_;
+    Workspace<Scalar, Precision>& space_;
+    const index_t pitch_;  // samples of a tile
+    const bool whole_;     // a tile has all classes
+    const index_t part_;   // classes of a tile
+    TileReader<Scalar, Real> reader_;
+    GradientWriter<Scalar> writer_;
+    TileSamples tile_{};
+    const Scalar* next_ = nullptr;  // the next tile's first sample
+    Shift shift_;
+    bool in_range_ = true;
+    // As in ExpSum and Pivot, of each sample; pivot_chunk_of_ is the chunk, pivot_chunk_ its sum.
+    alignas(cache_line) Real pivot_[max_tile_samples], max_[max_tile_samples];
+    alignas(cache_line) double sum_[max_tile_samples], error_[max_tile_samples];
+    alignas(cache_line) double smoothing_[max_tile_samples], pivot_chunk_[max_tile_samples];
+    alignas(cache_line) double exp_pivot_[max_tile_samples], others_[max_tile_samples];
+    alignas(cache_line) index_t pivot_chunk_of_[max_tile_samples];
+};
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE
