@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The canonical order of a sample, as scalar code: what all kernels compute, to the last bit, in
+// every layout and for any number of threads. `x` are the logits of the C classes of a sample; the
+// pivot is its target, or for log_softmax the class of the first largest logit.
+//
+//   shift        the largest logit if it is beyond +-350, else 0      (double: the largest)
+//   e[c]         2^280 exp(x[c] - shift) = step * fraction            (double: exp(x[c] - shift))
+//   chunk        the sum of e[c] over 2048 classes in 16 lanes: class c in lane c mod 16. A lane
+//                adds its classes one after the other, and lanes are added in a tree. If C is at
+//                most 128, there is one lane                          (double: always 16 lanes)
+//   sum, error   the chunks, added one after the other, and what these additions have rounded off
+//                                                             (double: what all have rounded off)
+//   others       (sum - e[pivot]) + error. If less than 2^-10 of the sum is left, first the chunk
+//                of the pivot is summed again: (e[pivot] - chunk) + its other classes is added to
+//                error. They are in 16 lanes, c and c + 16 added first         (double: not so)
+//   center, log  if others < e[pivot], x[pivot] and log(1 + others / e[pivot]), else shift and
+//                log(sum), for their sum is log(sum of exp(x))
+//   loss         (center - x[pivot]) + log
+//   log_softmax  (x[c] - center) - log
+//   gradient     scale / (e[pivot] + others) * e[c]; at the target it is
+//                -scale * (others / (e[pivot] + others)); scale is weight * grad_output / divisor
+//
+// A product and a sum have one rounding where the instruction set has such an operation (`fused`):
+// step * fraction is then added to its lane without being rounded. Results are rounded once to
+// their element type; losses and gradients are never -0.
+#pragma once
+
+#include <nll/types.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
+
+namespace reference {
+
+using nll::index_t;
+inline constexpr double infinity = std::numeric_limits<double>::infinity();
+inline constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double log2_e = 0x1.71547652b82fep+0;
+
+// ---------------------------------------------------------------- arithmetic
+
+inline bool fused = false;
+template <class Real> Real multiply_add(Real a, Real b, Real c) {
+    return fused ? std::fma(a, b, c) : a * b + c;
+}
+
+// Evaluates a polynomial by Horner's rule. Its coefficients begin with that of the highest power.
+template <class Real> Real polynomial(Real x, std::initializer_list<Real> coefficients) {
+    Real value = 0;
+    for (const Real coefficient : coefficients) value = multiply_add(value, x, coefficient);
+    return value;
+}
+
+inline double nearest_integer(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
+
+// Returns a + b - sum, where sum is a + b rounded.
+inline double two_sum_error(double a, double b, double sum) {
+    const double part = sum - a;
+    return (a - (sum - part)) + (b - part);
+}
+
+// A sum, and what its additions have rounded off.
+struct Compensated {
+    double sum = 0, error = 0;
+    void operator+=(Compensated other) {
+        const double total = sum + other.sum;
+        error += two_sum_error(sum, other.sum, total);
+        error += other.error;
+        sum = total;
+    }
+};
+
+// The number high + low. Beside an infinite high, low is 0.
+struct DoubleDouble {
+    double high, low;
+    DoubleDouble(double high, double low = 0) : high(high), low(low == low ? low : 0) {}
+};
+inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
+    const double high = a.high + b.high;
+    return {high, two_sum_error(a.high, b.high, high) + a.low + b.low};
+}
+inline DoubleDouble operator*(DoubleDouble a, double b) {
+    const double high = a.high * b;
+    return {high, std::fma(a.high, b, -high) + a.low * b};
+}
+inline DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
+    const DoubleDouble product = a * b.high;
+    return {product.high, product.low + a.high * b.low};
+}
+inline DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
+    const double high = a.high / b.high;
+    return {high, (std::fma(-high, b.high, a.high) - high * b.low + a.low) / b.high};
+}
+inline double product(double a, double b) { return a * b; }
+inline double product(DoubleDouble a, double b) { return multiply_add(b, a.high, b * a.low); }
+
+// ---------------------------------------------------------------- sums over classes
+
+// Sums [0, count) in 1 or 16 lanes. `add` adds a class to its lane.
+template <class Sum, class Add> Sum in_lanes(int lanes, index_t count, Add&& add) {
+    Sum lane[16] = {};
+    for (index_t c = 0; c < count; ++c) add(lane[c % lanes], c);
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+// Sums the terms of [0, count) in 16 lanes. Those of c and c + 16 are added first, in their type.
+template <class Term> double in_pairs(index_t count, Term&& term) {
+    return in_lanes<double>(16, count, [&](double& lane, index_t c) {
+        if (c % 32 < 16) lane += c + 16 < count ? term(c) + term(c + 16) : term(c);
+    });
+}
+
+// ---------------------------------------------------------------- in double, for results in float
+
+// 2^280 exp(x - shift) with a relative error of 8e-11: (x - shift) log2(e) is n + f, where n is in
+// eighths; 2^n is from a table, and 2^f a polynomial. It is 0 for x - shift < -900.
+struct Single {
+    using Scale = double;
+    static constexpr bool compensated = false;
+    static constexpr double flushed = 0x1p-740;
+    double shift, base = 0x1p280;  // base: that of x = shift
+
+    explicit Single(double largest)
+        : shift(std::fabs(largest) > 350 && std::fabs(largest) < infinity ? largest : 0) {}
+
+    struct Factors {
+        double step, fraction;
+    };
+    Factors factors(double x) const {
+        constexpr double steps[] = {
+            0x1.0000000000000p+0, 0x1.172b83c7d517bp+0, 0x1.306fe0a31b715p+0, 0x1.4bfdad5362a27p+0,
+            0x1.6a09e667f3bcdp+0, 0x1.8ace5422aa0dbp+0, 0x1.ae89f995ad3adp+0, 0x1.d5818dcfba487p+0};
+        const double below = x - shift;
+        if (below < -900) return {0, 1};
+        if (!(below < infinity)) return {nan, nan};
+        const double n = multiply_add(below, log2_e, 0x1.8p49) - 0x1.8p49;
+        const double f = multiply_add(below, log2_e, -n);
+        const auto eighths = static_cast<int>(n * 8);
+        return {std::ldexp(steps[eighths & 7], (eighths >> 3) + 280),
+                polynomial(f, {0x1.3b2467dce84b4p-7, 0x1.c6be345df0c79p-5, 0x1.ebfbe0a8d155ap-3,
+                               0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1})};
+    }
+    double exp(double x) const {
+        const auto [step, fraction] = factors(x);
+        return step * fraction;
+    }
+    Compensated sum(const double* x, index_t count, int lanes) const {
+        return {in_lanes<double>(lanes, count, [&](double& lane, index_t c) {
+            const auto [step, fraction] = factors(x[c]);
+            lane = multiply_add(step, fraction, lane);
+        })};
+    }
+    double sum_without(index_t pivot, const double* x, index_t count) const {
+        return in_pairs(count, [&](index_t c) { return c == pivot ? 0.0 : exp(x[c]); });
+    }
+
+    // Returns log(all / part), where others = all - part. all / part is 2^n z with z in [2/3, 3/2],
+    // and log(z) a series of (z - 1) / (z + 1).
+    static double log_of_quotient(double all, double part, double others) {
+        if (all != all) return nan;
+        const auto apart = std::bit_cast<std::int64_t>(all) - std::bit_cast<std::int64_t>(part);
+        const auto n = static_cast<int>((apart + (std::int64_t{1} << 51)) >> 52);
+        const double z = std::ldexp(all, -n);  // times part
+        const double s = (n == 0 ? others : z - part) / (z + part), s2 = s * s;
+        const double series =
+            s2 * polynomial(s2, {2 / 15., 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.});
+        return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
+    }
+    static double entry(double factor, double exp) { return factor * exp; }
+};
+
+// ---------------------------------------------------------------- for results in double
+
+// exp(x - shift) within 1 ULP. x - shift is taken without error.
+struct Double {
+    using Scale = DoubleDouble;
+    static constexpr bool compensated = true;
+    static constexpr double flushed = 0;
+    double shift, base = 1;
+
+    explicit Double(double largest) : shift(largest == -infinity ? 0 : largest) {}
+
+    double exp(double x) const {
+        const double high = x - shift;
+        if (high < -800) return 0;
+        if (high != high) return nan;
+        const double low = two_sum_error(x, -shift, high), n = nearest_integer(high * log2_e);
+        const double most = high - n * 0x1.62e42fefap-1, less = n * 0x1.cf79abc9e3b3ap-40;
+        const double r = most - less, tail = ((most - r) - less) + low;
+        const double series = polynomial(
+            r, {1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880.,
+                1 / 40320., 1 / 5040., 1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2.});
+        const double square = r * r * series;
+        const double fraction = 1.0 + (r + (square + (tail + tail * (r + square))));
+        return std::ldexp(fraction, static_cast<int>(n));
+    }
+    Compensated sum(const double* x, index_t count, int lanes) const {
+        return in_lanes<Compensated>(lanes, count,
+                                     [&](Compensated& lane, index_t c) { lane += {exp(x[c])}; });
+    }
+
+    // Returns log(1 + others). 1 + others is 2^n z with z in [sqrt(1/2), sqrt(2)), and log(z) a
+    // series of (z - 1) / (z + 1).
+    static double log_of_quotient(double, double, double others) {
+        const double y = 1 + others, lost = (others - (y - 1)) / y;
+        if (y != y) return nan;
+        constexpr std::int64_t root_of_half = 0x3fe6a09e667f3bcd;
+        const auto n = static_cast<int>((std::bit_cast<std::int64_t>(y) - root_of_half) >> 52);
+        const double f = std::ldexp(y, -n) - 1, s = f / (2 + f), s2 = s * s;
+        const double series =
+            s2 * polynomial(s2, {2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15., 2 / 13.,
+                                 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.});
+        const double half_square = 0.5 * f * f;
+        const double less = s * (half_square + series) + (n * 0x1.a39ef35793c76p-33 + lost);
+        return n * 0x1.62e42fee00000p-1 - ((half_square - less) - f);
+    }
+    static double entry(DoubleDouble factor, double exp) { return product(factor, exp); }
+};
+
+// ---------------------------------------------------------------- a sample
+
+// The largest logit. NaN does not count.
+inline double largest_of(const double* x, index_t classes) {
+    double largest = -infinity;
+    for (index_t c = 0; c < classes; ++c) largest = largest < x[c] ? x[c] : largest;
+    return largest;
+}
+
+template <class Precision> class Softmax {
+public:
+    Softmax(const double* x, index_t classes, index_t pivot)
+        : x_(x), pivot_(pivot), exp_(largest_of(x, classes)) {
+        constexpr index_t chunk_size = 2048;
+        const int lanes = Precision::compensated || classes > 128 ? 16 : 1;
+        Compensated sum;
+        for (index_t first = 0; first < classes; first += chunk_size)
+            sum += exp_.sum(x + first, std::min(chunk_size, classes - first), lanes);
+        if (!(sum.sum > 0 && sum.sum < infinity)) sum.sum = nan;  // +inf, or all -inf
+        exp_pivot_ = exp_.exp(x[pivot]);
+        if constexpr (!Precision::compensated) {
+            if (sum.sum - exp_pivot_ < 0x1p-10 * sum.sum) {
+                const index_t first = pivot / chunk_size * chunk_size;
+                const index_t count = std::min(chunk_size, classes - first);
+                const double chunk = exp_.sum(x + first, count, lanes).sum;
+                sum.error +=
+                    (exp_pivot_ - chunk) + exp_.sum_without(pivot - first, x + first, count);
+            }
+        }
+        others_ = (sum.sum - exp_pivot_) + sum.error;
+        if (others_ < Precision::flushed * exp_pivot_) others_ = 0;
+        if (others_ < exp_pivot_) {
+            center_ = x[pivot];
+            log_ = Precision::log_of_quotient(exp_pivot_ + others_, exp_pivot_, others_);
+        } else {
+            const double but_base = (sum.sum - exp_.base) + sum.error;
+            center_ = exp_.shift;
+            log_ = Precision::log_of_quotient(sum.sum, exp_.base, but_base);
+        }
+    }
+
+    double loss() const { return (center_ - x_[pivot_]) + log_; }
+    double log_softmax(index_t c) const { return (x_[c] - center_) - log_; }
+    double gradient(index_t c, double weight, double grad_output, double divisor) const {
+        using Scale = typename Precision::Scale;
+        const Scale scale = Scale(grad_output) * weight / Scale(divisor);
+        const Scale inverse = Scale(1) / (Scale(exp_pivot_) + Scale(others_));
+        if (c == pivot_) return -product(scale * (inverse * others_), 1);
+        return Precision::entry(scale * inverse, exp_.exp(x_[c]));
+    }
+
+private:
+    const double* x_;
+    index_t pivot_;
+    Precision exp_;
+    double exp_pivot_, others_, center_, log_;
+};
+
+// ---------------------------------------------------------------- for results in bfloat16
+
+// 2^(92 - n) exp(x - shift) with a relative error of 2e-5, where n is the largest x - shift times
+// log2(e), rounded. x - shift counts as 149 less than its largest if it is less than that.
+struct Half {
+    using Scale = double;
+    static constexpr bool compensated = false;
+    static constexpr double flushed = 0x1p-160;
+    double shift, base;
+    float lowest, origin;
+
+    explicit Half(double largest) {
+        shift = std::fabs(largest) > 128 && std::fabs(largest) < infinity ? largest : 0;
+        const double kept = largest - shift, n = nearest_integer(kept * log2_e);
+        lowest = static_cast<float>(kept - 149);
+        origin = static_cast<float>(n - n == 0 ? 2 + (92 + 127 - n) / 128 : nan);
+        base = origin == origin ? std::ldexp(1, 92 - static_cast<int>(n)) : nan;
+    }
+    // The exponent of the result with its bias, and the fraction, are a number of [0, 256): it is
+    // added to the integers of [2, 4) / 128.
+    float power(double x) const {
+        const float below = static_cast<float>(x) - static_cast<float>(shift);
+        const float value = below < lowest ? lowest : below;
+        const float at = multiply_add(value, static_cast<float>(log2_e) / 128, origin);
+        if (!(at < 4)) return at;
+        const float biased = (at - 2) * 128, exponent = std::floor(biased);
+        const float fraction =
+            polynomial(1 + (biased - exponent), {0x1.ec320cp-10f, -0x1.a1e728p-12f, 0x1.3c93dep-5f,
+                                                 0x1.b9b122p-4f, 0x1.6a3ed8p-2f, 0x1.fe3eacp-2f});
+        return std::ldexp(fraction, static_cast<int>(exponent) - 127);
+    }
+    double exp(double x) const { return power(x); }
+    // Pairs of classes are added in float, but not where there is one lane.
+    Compensated sum(const double* x, index_t count, int lanes) const {
+        if (lanes > 1) return {in_pairs(count, [&](index_t c) { return power(x[c]); })};
+        return {in_lanes<double>(1, count, [&](double& lane, index_t c) { lane += exp(x[c]); })};
+    }
+    double sum_without(index_t pivot, const double* x, index_t count) const {
+        return in_pairs(count, [&](index_t c) { return c == pivot ? 0.0f : power(x[c]); });
+    }
+    static double log_of_quotient(double all, double part, double others) {
+        return Single::log_of_quotient(all, part, others);
+    }
+    // Rounds to bfloat16, halves away from zero, a product of the exponential, the fraction of the
+    // factor, and its power of 2.
+    static double entry(double factor, double exp) {
+        const double power_of_2 =
+            std::bit_cast<double>(std::bit_cast<std::uint64_t>(factor) & 0x7ff0000000000000);
+        const double within = std::clamp(power_of_2, 0x1p-126, 0x1p126);
+        const float entry = static_cast<float>(exp) * static_cast<float>(factor / within) *
+                            static_cast<float>(within);
+        return std::bit_cast<float>((std::bit_cast<std::uint32_t>(entry) + 0x8000) & 0xffff0000);
+    }
+};
+
+}  // namespace reference
