@@ -9,6 +9,7 @@
 // All add up in one order (lane_sums.hpp), so that layouts, threads and splits give the same bits.
 #pragma once
 
+#include "softmax_rows.hpp"
 #include "softmax_split_row.hpp"
 #include "softmax_tiles.hpp"
 

@@ -9,7 +9,7 @@
 
 #include <memory>
 
-#include "softmax_rows.hpp"
+#include "softmax_row.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
