@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What is computed of one row, on ranges of its classes: for the loop over rows, and for the threads
-// that share one. See tests/cpp/reference.hpp for its order of sums.
+// What is computed of one row, on ranges of its classes: for the loop over rows, and for the
+// threads that share one. See tests/cpp/reference.hpp for its order of sums.
 #pragma once
 
 #include "gradient_writer.hpp"
@@ -191,8 +191,8 @@ private:
                     exps_of_row<clamped, false>(part, end - begin, shift, ahead,
                                                 static_cast<Exp*>(nullptr), row);
             };
-            // What fills up the last pair of lanes is -inf, which Single has to clamp.
-            const index_t whole = Precision::fused ? count / pair_size * pair_size : count;
+            // What fills up the last pair of lanes is -inf, which has to be clamped.
+            const index_t whole = count / pair_size * pair_size;
             const index_t unclamped = shift.clamps() ? 0 : whole;
             compute.template operator()<false>(0, unclamped);
             compute.template operator()<true>(unclamped, count);

@@ -21,6 +21,8 @@ struct Bfloat16 {
     static constexpr bool exact = false, fused = false;
     static constexpr double negligible = 0x1p-160;
     static constexpr double max_scale = 0x1p20;
+    // Largest logits that need no shift: their exponentials and the sum's are normal numbers.
+    static constexpr float min_unshifted = -32, max_unshifted = 19.5f;
     static constexpr float depth = 149;  // below the shift: what is less counts as that, 2^-215
     static constexpr int bias = 92;
 
@@ -42,11 +44,15 @@ template <int width> class ExpShift<Bfloat16, width> {
 
 public:
     ExpShift() = default;
-    // Shifts each sample by its largest logit. One that is not finite makes every exponential NaN.
+    // Shifts each sample whose largest logit needs it, and clamps. One that is not finite makes
+    // every exponential NaN.
     ExpShift(const float* max, index_t samples) : clamps_(true) {
-        for (index_t i = 0; i < samples; ++i)
-            shift_[i] =
-                std::fabs(max[i]) < infinity ? max[i] : std::numeric_limits<float>::quiet_NaN();
+        constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+        for (index_t i = 0; i < samples; ++i) {
+            const bool near =
+                max[i] >= Bfloat16::min_unshifted && max[i] <= Bfloat16::max_unshifted;
+            shift_[i] = near ? 0.0f : std::fabs(max[i]) < infinity ? max[i] : nan;
+        }
     }
     bool clamps() const { return clamps_; }
     double shift(index_t i) const { return shift_[i]; }
@@ -58,10 +64,12 @@ public:
     static constexpr Seen none_seen = std::bit_cast<Bits>(2.0f);
     static bool all_in_range(Seen seen) { return seen >> mantissa == none_seen >> mantissa; }
 
-    // Tells whether an unshifted sum shows that the largest logit was neither too large nor too
-    // small for the bound of rounding.
+    // Tells whether an unshifted sum shows that the largest logit needs no shift: the shift depends
+    // on the sample alone.
     static bool sum_in_range(double sum, index_t classes) {
         constexpr double most = 0x1p28, least = 0x1p-46;
+        static_assert(28 / log2_e < Bfloat16::max_unshifted);
+        static_assert(-46 / log2_e > Bfloat16::min_unshifted);
         return sum <= most * scale && sum >= static_cast<double>(classes) * (least * scale);
     }
 
@@ -73,7 +81,7 @@ public:
             logit = logit < -Bfloat16::depth ? -Bfloat16::depth : logit;
         }
         const float at = multiply_add(logit, static_cast<float>(log2_e) * step, origin);
-        if constexpr (!shifted) seen |= std::bit_cast<Bits>(at);
+        seen |= std::bit_cast<Bits>(at);
         const Bits bits = std::bit_cast<Bits>(at) << exponent_bits;
         constexpr Bits one = std::bit_cast<Bits>(1.0f), fraction = (Bits{1} << mantissa) - 1;
         const Bits f = (bits & fraction) | one;
