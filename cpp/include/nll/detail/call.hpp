@@ -32,7 +32,7 @@ template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     const DType own = arrays[input] ? arrays[input]->dtype : arrays[gradient]->dtype;
     const DType dtype = options.dtype.value_or(arrays[losses] ? arrays[losses]->dtype : own);
     Partial partial = kernel(plan, dtype);
-    return loss_of(partial, dtype, options);
+    return call.wants_loss ? loss_of(partial, dtype, options) : Loss{};
 }
 
 inline Loss run_nll_loss(Kernel sweep, const Call& call) {
@@ -65,18 +65,12 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Arra
     return partial;
 }
 
-// Chooses the kernels whose precision a loss of this dtype needs; smoothing's terms may cancel.
-inline const SoftmaxKernels& kernels_of_loss(const CrossEntropyKernels& kernels, const Plan& plan,
-                                             DType dtype) {
-    if (dtype == DType::float64) return kernels.as_double;
-    return dtype == plan.dtype[input] && !plan.smooths() ? kernels.own : kernels.as_single;
-}
-// Chooses those of the gradient: exponentials that are taken as nothing must not matter to it.
-inline const SoftmaxKernels& kernels_of_gradient(const CrossEntropyKernels& kernels,
-                                                 const Plan& plan) {
-    const double scale = max_grad_scale(plan);
-    if (!(scale < Single::max_scale)) return kernels.as_double;
-    const bool own = scale < kernels.own_max_scale;
+// Chooses the kernels whose precision a result of this dtype needs: exponentials that are taken as
+// nothing must not matter where they are scaled with up to `scale`. Smoothing's terms may cancel.
+inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, const Plan& plan,
+                                         DType dtype, double scale) {
+    if (dtype == DType::float64 || !(scale < Single::max_scale)) return kernels.as_double;
+    const bool own = dtype == plan.dtype[input] && scale < kernels.own_max_scale;
     return own && !plan.smooths() ? kernels.own : kernels.as_single;
 }
 
@@ -88,9 +82,10 @@ inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& ca
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
             return run_softmax(some, chosen, *call.arrays[target], call.fresh, call.options);
         };
-        const SoftmaxKernels& of_loss = kernels_of_loss(kernels, plan, dtype);
+        const SoftmaxKernels& of_loss = kernels_for(kernels, plan, dtype, max_loss_scale(plan));
         if (!plan.has(gradient)) return run(plan, of_loss);
-        const SoftmaxKernels& of_gradient = kernels_of_gradient(kernels, plan);
+        const SoftmaxKernels& of_gradient =
+            kernels_for(kernels, plan, plan.dtype[input], max_grad_scale(plan));
         if (!call.wants_loss || of_loss.sweep == of_gradient.sweep) return run(plan, of_gradient);
         Plan loss = plan;
         loss.data[gradient] = nullptr;

@@ -88,19 +88,23 @@ private:
     index_t scaled_ = 0;  // samples whose scales are those of any block
 };
 
-// Returns a bound of what a gradient's softmax is multiplied with: weights, times gradients of
-// losses, over a divisor.
-inline double max_grad_scale(const Plan& plan) {
-    double weight = plan.weight ? 0.0 : 1.0, grad = std::max(1.0, std::fabs(plan.grad_output));
+// Return bounds, at least 1, of what a loss is multiplied with: its weight; and a gradient's
+// softmax: its weight, times the gradient of its loss, over the divisor.
+inline double max_loss_scale(const Plan& plan) {
+    double max = 1;
     if (plan.weight)
-        for_each_class_weight(plan, [&](double w) { weight = std::max(weight, std::fabs(w)); });
+        for_each_class_weight(plan, [&](double w) { max = std::max(max, std::fabs(w)); });
+    return max;
+}
+inline double max_grad_scale(const Plan& plan) {
+    double max = std::max(1.0, std::fabs(plan.grad_output));
     if (plan.has(grad_output))
         for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
             double grad_outputs[block_size];
             load_grad_output(plan, first, count, grad_outputs);
-            for (index_t i = 0; i < count; ++i) grad = std::max(grad, std::fabs(grad_outputs[i]));
+            for (index_t i = 0; i < count; ++i) max = std::max(max, std::fabs(grad_outputs[i]));
         });
-    return std::max(weight, 1.0) * grad / std::min(1.0, std::fabs(plan.divisor));
+    return max_loss_scale(plan) * max / std::min(1.0, std::fabs(plan.divisor));
 }
 
 }  // namespace NLL_INSTRUCTION_SET
