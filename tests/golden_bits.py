@@ -56,7 +56,7 @@ LAYOUTS = {  # dimensions of the input, and its memory
 }
 
 AROUND = [n + i for n in (32, 64, 128, 2048) for i in (-1, 0, 1)]
-ORDINARY = ["usual", "confident", "offset", "far", "masked", "ties"]
+ORDINARY = ["usual", "confident", "offset", "far", "masked", "ties", "level"]
 INPUT: Axes = {
     "dtype": ["float16", "bfloat16", "float32", "float64"],
     "classes": [1, 2, 3, 10, 16, 17, 100, 130, 160, 1000, *AROUND, 4096, 4097, 70_000],
@@ -209,6 +209,20 @@ def large() -> Iterator[Problem]:
             yield drawn(rng.choice(functions), math.inf, values=rng.choice(ORDINARY), **fixed)
 
 
+def cancelling() -> Iterator[Problem]:
+    """Problems whose results are differences of nearly equal numbers: rounding hides no bit."""
+    kernels = {axis: INPUT[axis] for axis in ("dtype", "classes")}
+    kernels["layout"] = ["rows", "fortran", "images", "channels-last", "every-second"]
+    level = {"values": "level", "weight": "none", "reduction": "sum", "grad_output": 1.0}
+    yield from crossed("cross_entropy_backward", kernels, **level, label_smoothing=1.0)
+    rolled: dict[str, Any] = {"values": "rolled", "weight": "alternating", "reduction": "sum"}
+    rolled |= {"ignored": "unhit", "label_smoothing": 0.0}
+    for classes in INPUT["classes"][1:]:
+        kernels |= {"classes": [classes], "result": [None, "float32"]}
+        samples = 64 if classes < 5000 else 4
+        yield from crossed("cross_entropy", kernels, **rolled, samples=samples)
+
+
 def problems() -> Iterator[Problem]:
     """All of them, and first those that take longest."""
     yield from large()
@@ -223,6 +237,7 @@ def problems() -> Iterator[Problem]:
             yield from crossed(function, kinds, layout=layout, samples=samples, classes=classes)
     kernels = {axis: INPUT[axis] for axis in ("dtype", "classes", "layout")}
     yield from crossed("cross_entropy_value_and_grad", kernels)
+    yield from cancelling()
     for function in FUNCTIONS:
         yield from pairs(function)
 
@@ -250,6 +265,11 @@ def logits_of(problem: Problem, rng: np.random.Generator, classes: np.ndarray) -
             x[sample, others] = 1
         case "ties":
             x = np.round(x)
+        case "level":
+            x = 1 + float(limits.eps) * rng.integers(4, size=shape)
+        case "rolled":
+            x[sample, classes] += rng.uniform(0, 20, count)
+            x[1::2] = np.roll(x[::2], 1, axis=1)
         case "wide":
             x = np.ldexp(x, rng.integers(-30, 10, shape))
         case "subnormal":
@@ -269,6 +289,8 @@ def weight_of(problem: Problem, rng: np.random.Generator) -> np.ndarray | None:
             return None
         case "zeros":
             return np.zeros(problem.classes)
+        case "alternating":
+            return (-1.0) ** np.arange(problem.classes)
         case "huge":
             return weight * 2.0**40
         case "int64":
@@ -296,6 +318,9 @@ def arrays_of(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
     count = min(problem.samples, MOST_ELEMENTS // problem.classes | 1)
     most_classes = 200 if problem.target == "uint8" else problem.classes
     classes = rng.integers(min(problem.classes, most_classes), size=count)
+    if problem.values == "rolled":
+        classes[::2] = classes[::2] % (problem.classes - 1) // 2 * 2
+        classes[1::2] = classes[::2] + 1
     labels = (classes + problem.index_base).astype(problem.target)
     logits = logits_of(problem, rng, classes).astype(problem.dtype)
     if problem.ignored in ("some", "some-nan", "all"):
