@@ -56,7 +56,7 @@ LAYOUTS = {  # dimensions of the input, and its memory
 }
 
 AROUND = [n + i for n in (32, 64, 128, 2048) for i in (-1, 0, 1)]
-ORDINARY = ["usual", "confident", "offset", "far", "masked", "ties"]
+ORDINARY = ["usual", "confident", "offset", "far", "masked", "ties", "level"]
 INPUT: Axes = {
     "dtype": ["float16", "bfloat16", "float32", "float64"],
     "classes": [1, 2, 3, 10, 16, 17, 100, 130, 160, 1000, *AROUND, 4096, 4097, 70_000],
@@ -89,7 +89,7 @@ FUNCTIONS = {
     "log_softmax": INPUT | IN_PLACE,
 }
 
-MOST_ELEMENTS = 300_000  # of a problem that is not large
+MOST_ELEMENTS = 300_000  # in a problem that is not large
 FEWEST_FOR_THREADS = 16_384  # elements: smaller calls have one thread in any case
 MANY_SAMPLES = [("rows", 20_011, 10), ("images", 30_000, 3), ("fortran", 9001, 33)]
 LARGE = [  # layout, bytes and classes of results that are larger than the caches
@@ -103,7 +103,7 @@ LARGE = [  # layout, bytes and classes of results that are larger than the cache
     ("images", 35_000_000, 19),
     ("rows", 17_000_000, 10_000_000),  # one row
 ]
-LARGE_FUNCTIONS = [  # of which one computes a problem of that size
+LARGE_FUNCTIONS = [  # one of each computes a large problem
     ["nll_loss_backward", "nll_loss_value_and_grad"],
     ["cross_entropy_backward", "cross_entropy_value_and_grad"],
     ["log_softmax"],
@@ -132,7 +132,7 @@ class Problem(NamedTuple):
 
     @property
     def name(self) -> str:
-        """All but `out`, which no bit depends on."""
+        """Tells all but `out`, which no bit depends on."""
         bare = dict.fromkeys(["function", "dtype", "layout", "reduction", "values"], "")
         prefix = bare | {"classes": "C=", "samples": "N="}
         named = {"function", "weight", "label_smoothing", *FUNCTIONS[self.function]} - {"out"}
@@ -141,7 +141,7 @@ class Problem(NamedTuple):
 
     @property
     def ways(self) -> dict[str, tuple[int, str]]:
-        """Threads and memory of results that have to be the same, by the names of the results."""
+        """Maps names of results, which have to be the same, to their threads and memory."""
         size, out = self.samples * self.classes, self.out
         ways = [(n, out) for n in ([1, 2] if size >= FEWEST_FOR_THREADS else [1])]
         if size > MOST_ELEMENTS:
@@ -159,7 +159,7 @@ class Problem(NamedTuple):
 
 
 def is_possible(choice: dict[str, Any], most_elements: float) -> bool:
-    """Whether these go together. What is not chosen goes with anything."""
+    """Says whether these go together. What is not chosen goes with anything."""
     repeats = choice.get("layout", "").startswith("repeated")
     in_that_layout = choice.get("out") in ("given", "in-place")
     size = choice.get("samples", 1) * choice.get("classes", 1)
@@ -185,7 +185,7 @@ def crossed(function: str, axes: Axes, **fixed: Any) -> Iterator[Problem]:
 
 
 def pairs(function: str) -> Iterator[Problem]:
-    """Problems in which each value of an axis meets each of every other axis."""
+    """Yields problems in which each value of an axis meets each value of every other axis."""
     met: set[tuple[Any, ...]] = set()
     axes = FUNCTIONS[function]
     for one, other in itertools.combinations(axes, 2):
@@ -198,7 +198,7 @@ def pairs(function: str) -> Iterator[Problem]:
 
 
 def large() -> Iterator[Problem]:
-    """Problems whose results are written past the caches."""
+    """Yields problems whose results are written past the caches."""
     for (layout, size, classes), dtype in itertools.product(LARGE, INPUT["dtype"]):
         rng = random.Random(f"{layout} {size} {classes} {dtype}")
         elements = size // np.dtype(dtype).itemsize
@@ -209,8 +209,22 @@ def large() -> Iterator[Problem]:
             yield drawn(rng.choice(functions), math.inf, values=rng.choice(ORDINARY), **fixed)
 
 
+def cancelling() -> Iterator[Problem]:
+    """Yields problems whose results are small differences, so that rounding hides no bit."""
+    kernels = {axis: INPUT[axis] for axis in ("dtype", "classes")}
+    kernels["layout"] = ["rows", "fortran", "images", "channels-last", "every-second"]
+    level = {"values": "level", "weight": "none", "reduction": "sum", "grad_output": 1.0}
+    yield from crossed("cross_entropy_backward", kernels, **level, label_smoothing=1.0)
+    rolled: dict[str, Any] = {"values": "rolled", "weight": "alternating", "reduction": "sum"}
+    rolled |= {"ignored": "unhit", "label_smoothing": 0.0}
+    for classes in INPUT["classes"][1:]:
+        kernels |= {"classes": [classes], "result": [None, "float32"]}
+        samples = 64 if classes < 5000 else 4
+        yield from crossed("cross_entropy", kernels, **rolled, samples=samples)
+
+
 def problems() -> Iterator[Problem]:
-    """All of them, and first those that take longest."""
+    """Yields all problems, and first those that take longest."""
     yield from large()
     for function in FUNCTIONS:
         kinds = {axis: INPUT[axis] for axis in ("dtype", "values")}
@@ -223,6 +237,7 @@ def problems() -> Iterator[Problem]:
             yield from crossed(function, kinds, layout=layout, samples=samples, classes=classes)
     kernels = {axis: INPUT[axis] for axis in ("dtype", "classes", "layout")}
     yield from crossed("cross_entropy_value_and_grad", kernels)
+    yield from cancelling()
     for function in FUNCTIONS:
         yield from pairs(function)
 
@@ -231,7 +246,7 @@ def problems() -> Iterator[Problem]:
 
 
 def logits_of(problem: Problem, rng: np.random.Generator, classes: np.ndarray) -> np.ndarray:
-    """Logits (n, C), in float64, of n samples whose labels are these classes."""
+    """Draws logits (n, C), in float64, of samples whose labels are these classes (n,)."""
     shape = count, _ = len(classes), problem.classes
     x, limits = 3 * rng.standard_normal(shape), ml_dtypes.finfo(problem.dtype)
     offsets = [-10_000, -1000, -400, 400, 1000, 10_000]
@@ -250,6 +265,11 @@ def logits_of(problem: Problem, rng: np.random.Generator, classes: np.ndarray) -
             x[sample, others] = 1
         case "ties":
             x = np.round(x)
+        case "level":
+            x = 1 + float(limits.eps) * rng.integers(4, size=shape)
+        case "rolled":
+            x[sample, classes] += rng.uniform(0, 20, count)
+            x[1::2] = np.roll(x[::2], 1, axis=1)
         case "wide":
             x = np.ldexp(x, rng.integers(-30, 10, shape))
         case "subnormal":
@@ -262,13 +282,15 @@ def logits_of(problem: Problem, rng: np.random.Generator, classes: np.ndarray) -
 
 
 def weight_of(problem: Problem, rng: np.random.Generator) -> np.ndarray | None:
-    """Numbers (C,), some of them 0 or negative."""
+    """Draws numbers (C,), some of them 0 or negative."""
     weight = np.where(rng.random(problem.classes) < 0.2, 0, rng.uniform(-0.5, 3, problem.classes))
     match problem.weight:
         case "none":
             return None
         case "zeros":
             return np.zeros(problem.classes)
+        case "alternating":
+            return (-1.0) ** np.arange(problem.classes)
         case "huge":
             return weight * 2.0**40
         case "int64":
@@ -277,7 +299,7 @@ def weight_of(problem: Problem, rng: np.random.Generator) -> np.ndarray | None:
 
 
 def laid_out(problem: Problem, array: np.ndarray) -> np.ndarray:
-    """(N, C) as (N, C), (B, C, D) or (B, C, H, W) in the problem's layout; (N,) likewise."""
+    """Shapes (N, C) to (N, C), (B, C, D) or (B, C, H, W) in the problem's layout; (N,) likewise."""
     rank, memory = LAYOUTS[problem.layout]
     extents, rest = [], problem.samples
     for _ in range(rank - 2):
@@ -291,11 +313,14 @@ def laid_out(problem: Problem, array: np.ndarray) -> np.ndarray:
 
 
 def arrays_of(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
-    """Logits (N, C); target, weight and grad_output as they are passed. Samples may repeat."""
+    """Draws logits (N, C); and target, weight, grad_output as passed. Many samples repeat some."""
     rng = np.random.default_rng(zlib.crc32(problem.name.encode()))
     count = min(problem.samples, MOST_ELEMENTS // problem.classes | 1)
     most_classes = 200 if problem.target == "uint8" else problem.classes
     classes = rng.integers(min(problem.classes, most_classes), size=count)
+    if problem.values == "rolled":
+        classes[::2] = classes[::2] % (problem.classes - 1) // 2 * 2
+        classes[1::2] = classes[::2] + 1
     labels = (classes + problem.index_base).astype(problem.target)
     logits = logits_of(problem, rng, classes).astype(problem.dtype)
     if problem.ignored in ("some", "some-nan", "all"):
@@ -313,7 +338,7 @@ def arrays_of(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
 
 
 def out_of(problem: Problem, input: np.ndarray, out: str) -> np.ndarray | None:
-    """Memory for a result."""
+    """Makes memory for a result."""
     match out:
         case "given":
             return laid_out(problem, np.full((problem.samples, problem.classes), 7, input.dtype))
@@ -333,7 +358,7 @@ def out_of(problem: Problem, input: np.ndarray, out: str) -> np.ndarray | None:
 
 
 def hash_of(results: tuple[Any, ...]) -> str:
-    """Of dtypes, shapes and bits; all NaN count as one."""
+    """Hashes dtypes, shapes and bits. All NaN count as one."""
     digest = hashlib.sha256()
     for result in map(np.ascontiguousarray, results):
         special = np.array([np.inf, np.nan], result.dtype)
@@ -367,7 +392,7 @@ def hashes_of(problem: Problem) -> Hashes:
 
 
 def is_usable(instruction_set: str) -> bool:
-    """Whether nll can be imported with it; says if not."""
+    """Says whether nll can be imported with it; prints why not."""
     environment = os.environ | {"NLL_INSTRUCTION_SET": instruction_set}
     command = [sys.executable, "-c", "import nll"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
