@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import nll
-import oracle
-from oracle import assert_same_bits
-from samples import random_input, random_target, random_weight
+from support import oracle
+from support.oracle import assert_same_bits
+from support.samples import random_input, random_target, random_weight
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc, or asks Linux's scheduler")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
