@@ -159,7 +159,7 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a program in a fresh interpreter, which finds nll and `support`; fail if it does."""
 

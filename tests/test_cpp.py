@@ -82,7 +82,7 @@ def test_without_openmp(tmp_path: Path) -> None:
     run("cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *options)
     run("cmake", "--build", tmp_path, "--target", "calls_headers", "threads_headers")
     printed = run("ctest", "--test-dir", tmp_path, "--output-on-failure", "-R", "^(calls|threads)_headers$")
-    assert "100% tests passed, 0 tests failed out of 2" in printed
+    assert re.search(r"100% tests passed.* out of 2\b", printed)
 
 
 def test_fast_math_is_refused(cxx: str, tmp_path: Path) -> None:

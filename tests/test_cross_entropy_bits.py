@@ -159,6 +159,7 @@ def test_axes_of_images(axis, class_count, dtype, rng):
             assert_all_same_bits(turned, expected)
 
 
+@pytest.mark.parametrize("class_count", CLASS_COUNTS_OF_EACH_LOOP)
 @pytest.mark.parametrize("count", [1, *around(LANES), 64, 65, *around(MAX_SEQUENTIAL_CLASSES), 200])
 def test_any_number_of_samples_side_by_side(count, class_count, rng):
     rows = random_logits(rng, (count, class_count), np.float32)

@@ -215,7 +215,12 @@ def test_every_thread_count(loss, shape, threads, dtype, reduction, rng):
     loss.assert_right(input, target, weight, grad_output=grad_output, reduction=reduction)
 
 
-@pairwise(indirect=["rounding_mode", "threads"], rounding_mode=["nearest", "down", "up", "to-zero"], threads=THREADS)
+@pairwise(
+    indirect=["rounding_mode", "threads"],
+    rounding_mode=["nearest", "down", "up", "to-zero"],
+    threads=THREADS,
+    dtype=FLOAT_DTYPES,
+)
 def test_rounding_mode_of_the_caller_has_no_effect_and_stays(loss, rounding_mode, threads, dtype, rng):
     cases = [
         (loss.random_input(rng, (n, c), dtype), random_target(rng, n, c), rng.uniform(0.1, 1, c))
