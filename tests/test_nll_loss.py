@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nll
-from support.constants import BLOCK_SIZE, around
+from support.constants import BLOCK_SIZE, MAX_TABLED_CLASSES, around
 from support.layouts import c_order, channels_last
 from support.losses import assert_exact, assert_exact_gradient, assert_nll_loss
 from support.oracle import assert_same_bits
@@ -61,8 +61,8 @@ def test_weight_of_an_absent_class_has_no_effect(reduction, rng):
 
 
 @pairwise(
-    sample_count=[BLOCK_SIZE - 2, *around(BLOCK_SIZE), 3 * BLOCK_SIZE],
-    class_count=around(BLOCK_SIZE),
+    sample_count=[MAX_TABLED_CLASSES - 2, *around(MAX_TABLED_CLASSES), 3 * BLOCK_SIZE],
+    class_count=around(MAX_TABLED_CLASSES),
     weight_dtype=WEIGHT_DTYPES,
     reduction=REDUCTIONS,
 )

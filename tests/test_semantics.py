@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from support import oracle
-from support.constants import BLOCK_SIZE, LANES, MAX_SEQUENTIAL_CLASSES, around
+from support.constants import BLOCK_SIZE, LANES, MAX_SEQUENTIAL_CLASSES, MIN_PARALLEL_SAMPLES, around
 from support.layouts import LAYOUTS, OWN_MEMORY
 from support.losses import CROSS_ENTROPY, NLL_LOSS
 from support.oracle import assert_same_bits
@@ -202,7 +202,7 @@ def test_images_around_a_block(loss, images, reduction, rng):
 
 @pairwise(
     indirect=["threads"],
-    shape=[(20_000, 3), (2, 3, 10_000), (7, 30_000)],
+    shape=[(2 * MIN_PARALLEL_SAMPLES + 7, 3), (2, 3, MIN_PARALLEL_SAMPLES + 1), (7, 30_000)],
     threads=THREADS,
     dtype=FLOAT_DTYPES,
     reduction=REDUCTIONS,
@@ -224,7 +224,7 @@ def test_every_thread_count(loss, shape, threads, dtype, reduction, rng):
 def test_rounding_mode_of_the_caller_has_no_effect_and_stays(loss, rounding_mode, threads, dtype, rng):
     cases = [
         (loss.random_input(rng, (n, c), dtype), random_target(rng, n, c), rng.uniform(0.1, 1, c))
-        for n, c in ((10_000, 2), (30, 3000))
+        for n, c in ((MIN_PARALLEL_SAMPLES + 1, 2), (30, 3000))
     ]
 
     def results():
