@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import os
+import platform
 import subprocess
 import sys
 import zlib
@@ -15,8 +18,10 @@ import numpy as np
 import pytest
 
 import nll
-from layouts import LAYOUTS
-from samples import FLOAT_DTYPES, INTEGER_DTYPES
+from support.build import ROOT, BackgroundBuild
+from support.layouts import LAYOUTS, OWN_MEMORY
+from support.losses import LOSSES, Loss
+from support.samples import FLOAT_DTYPES, INTEGER_DTYPES, REDUCTIONS
 
 TESTS = Path(__file__).parent
 
@@ -43,7 +48,13 @@ def weight_dtype(request: pytest.FixtureRequest) -> np.dtype[Any] | None:
     return request.param
 
 
-@pytest.fixture(params=["none", "sum", "mean"])
+@pytest.fixture(params=LOSSES, ids=str)
+def loss(request: pytest.FixtureRequest) -> Loss:
+    """The functions of a loss, and the assertion that their results are right."""
+    return request.param
+
+
+@pytest.fixture(params=REDUCTIONS)
 def reduction(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -59,6 +70,87 @@ def layout(request: pytest.FixtureRequest) -> Callable[[np.ndarray], np.ndarray]
     return request.param
 
 
+@pytest.fixture(params=OWN_MEMORY, ids=lambda layout: layout.__name__.replace("_", "-"))
+def own_memory(request: pytest.FixtureRequest) -> Callable[[np.ndarray], np.ndarray]:
+    """A layout in which each element has memory of its own, so that it can be written."""
+    return request.param
+
+
+ROUNDING_MODES = {
+    "x86_64": {"down": 0x400, "up": 0x800, "to-zero": 0xC00},
+    "AMD64": {"down": 0x400, "up": 0x800, "to-zero": 0xC00},
+    "aarch64": {"down": 0x800000, "up": 0x400000, "to-zero": 0xC00000},
+    "arm64": {"down": 0x800000, "up": 0x400000, "to-zero": 0xC00000},
+}.get(platform.machine(), {})
+
+
+class RoundingMode:
+    """One of the processor's rounding modes, which holds for the calling thread inside a `with` block."""
+
+    def __init__(self, mode: int, library: ctypes.CDLL) -> None:
+        self.mode = mode
+        self.library = library
+
+    def __enter__(self) -> None:
+        self.library.fesetround(self.mode)
+        self.before = self.seen()
+
+    def __exit__(self, *error: object) -> None:
+        self.after = self.seen()
+        self.library.fesetround(0)
+
+    @staticmethod
+    def seen() -> list[float]:
+        """Sums that come out differently in each of the four modes."""
+        return [float(np.float64(one) + np.float64(tiny)) for one, tiny in ((1, 1e-30), (-1, -1e-30), (1, 2e-16))]
+
+    @property
+    def stayed(self) -> bool:
+        """Whether it was still set at the end of the block."""
+        return self.after == self.before
+
+
+@pytest.fixture(params=["nearest", "down", "up", "to-zero"])
+def rounding_mode(request: pytest.FixtureRequest) -> RoundingMode:
+    """A context manager in which the calling thread rounds so."""
+    library = ctypes.util.find_library("m")
+    if library is None or not (request.param == "nearest" or request.param in ROUNDING_MODES):
+        pytest.skip("this platform's names of rounding modes are not known")
+    return RoundingMode(ROUNDING_MODES.get(request.param, 0), ctypes.CDLL(library))
+
+
+# ---- the C++ side, which takes minutes to build
+
+
+def needs_build(item: pytest.Item) -> bool:
+    return "cpp_build" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests that need the build for the end."""
+    items.sort(key=needs_build)
+
+
+@pytest.fixture(scope="session")
+def cpp_build(background_build: BackgroundBuild) -> BackgroundBuild:
+    """The build of the C++ library with its tests, and its installation."""
+    background_build.finish()
+    return background_build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background_build(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[BackgroundBuild | None]:
+    """That build from its start, which is when the first test begins, if one of the tests needs it."""
+    if not (ROOT / "cpp").is_dir() or not any(map(needs_build, request.session.items)):
+        yield None
+        return
+    build = BackgroundBuild(tmp_path_factory.mktemp("cpp"))
+    yield build
+    build.stop()
+
+
 # ---- other packages and other processes
 
 
@@ -67,9 +159,9 @@ def torch() -> Any:
     return pytest.importorskip("torch")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a program in a fresh interpreter, which finds nll and the modules of the tests; fail if it does."""
+    """Run a program in a fresh interpreter, which finds nll and `support`; fail if it does."""
 
     def run(code: str, *, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

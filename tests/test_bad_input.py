@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """No bad argument is accepted: each gets an error of the right kind that names the argument, the value and the rule.
 
-Every case runs through all functions that take the argument, and where one has `out`, it must be untouched afterwards.
+Every case runs through all functions that take the argument, and none may touch an array of the caller.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 
 import nll
+from support.layouts import LAYOUTS
+from support.notes import note
+from support.pairs import pairwise
 
 AxisError = np.exceptions.AxisError
 
@@ -71,6 +74,7 @@ VALUE_AND_GRAD: list[Callable[..., Any]] = [
 INTO_OUT = BACKWARD + VALUE_AND_GRAD[:2]
 MODULES: list[Callable[..., Any]] = [nll_loss_module, cross_entropy_module]
 FUNCTIONS = [*FORWARD, *BACKWARD, *VALUE_AND_GRAD, *MODULES]
+THREADS = [1, 2, 3]
 CROSS_ENTROPY = [f for f in FUNCTIONS if f.__name__.startswith("cross_entropy")]
 
 
@@ -92,6 +96,14 @@ def assert_refuses(
         function(**arguments)
     assert caught.type is error  # no subclass, such as AxisError for ValueError
     assert [array.tobytes() for array in arrays] == before
+
+
+def assert_all_refuse(
+    functions: list[Callable[..., Any]], arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    for function in functions:
+        with note(function):
+            assert_refuses(function, arguments, error, message)
 
 
 def test_valid_arguments_are_accepted():
@@ -208,10 +220,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("change", "error", "message"), INPUT + TARGET + SHAPES + WEIGHT + CHOICES)
-def test_refused_by_every_function(function, change, error, message):
-    assert_refuses(function, valid() | change, error, message)
+def test_refused_by_every_function(change, error, message):
+    assert_all_refuse(FUNCTIONS, valid() | change, error, message)
 
 
 @pytest.mark.parametrize("axis", [2, -2])
@@ -221,25 +232,22 @@ def test_axis_of_a_one_dimensional_input(axis):
         nll.nll_loss(np.zeros(3), 0, axis=axis)
 
 
-@pytest.mark.parametrize("loss", [nll.NLLLoss, nll.CrossEntropyLoss], ids=lambda loss: loss.__name__)
 @pytest.mark.parametrize(("change", "error", "message"), CHOICES)
-def test_module_says_so_at_the_latest_when_it_is_called(change, error, message, loss):
+def test_object_says_so_at_the_latest_when_it_is_called(change, error, message):
     arguments = valid()
-    with pytest.raises(error, match=message):
-        loss(**change).value_and_grad(arguments["input"], arguments["target"], out=arguments["out"])
+    for loss in (nll.NLLLoss, nll.CrossEntropyLoss):
+        with note(loss), pytest.raises(error, match=message):
+            loss(**change).value_and_grad(arguments["input"], arguments["target"], out=arguments["out"])
     assert (arguments["out"] == 7).all()
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_unknown_keywords(function):
-    with pytest.raises(TypeError, match="size_average"):
-        function(**valid(), size_average=True)
+def test_unknown_keywords():
+    assert_all_refuse(FUNCTIONS, valid() | {"size_average": True}, TypeError, "size_average")
 
 
-@pytest.mark.parametrize("function", [f for f in FUNCTIONS if f not in CROSS_ENTROPY], ids=lambda f: f.__name__)
-def test_label_smoothing_is_about_logits(function):
-    with pytest.raises(TypeError, match="label_smoothing"):
-        function(**valid(), label_smoothing=0.1)
+def test_label_smoothing_is_about_logits():
+    functions = [function for function in FUNCTIONS if function not in CROSS_ENTROPY]
+    assert_all_refuse(functions, valid() | {"label_smoothing": 0.1}, TypeError, "label_smoothing")
 
 
 @pytest.mark.parametrize("function", [nll.nll_loss, nll.cross_entropy], ids=lambda f: f.__name__)
@@ -267,34 +275,44 @@ def label_cases() -> list[Any]:
     return cases + [pytest.param(dtype, (1, 2), label, id=f"{dtype.__name__}-{label}") for dtype, label in wide]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize(("dtype", "position", "label"), label_cases())
-def test_label_outside_the_classes(function, reduction, dtype, position, label):
-    if function in VALUE_AND_GRAD and reduction == "none":
-        reduction = "mean"
+def test_label_outside_the_classes(reduction, dtype, position, label):
     arguments = valid() | {"reduction": reduction, "target": valid()["target"].astype(dtype)}
     arguments["target"][position] = label
     row, column = position
     message = rf"^target\[{row}, {column}\] is {label}, outside \[0, 3\) \(ignore_index is -100\)$"
-    assert_refuses(function, arguments, IndexError, message)
+    functions = [f for f in FUNCTIONS if f not in VALUE_AND_GRAD] if reduction == "none" else FUNCTIONS
+    assert_all_refuse(functions, arguments, IndexError, message)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_label_next_to_ignored_ones(function):
+def test_label_next_to_ignored_ones():
     arguments = valid()
     arguments["target"][...] = -100
     arguments["target"][1, 1] = 5
-    assert_refuses(function, arguments, IndexError, r"target\[1, 1\] is 5, outside \[0, 3\) \(ignore_index is -100\)")
+    message = r"target\[1, 1\] is 5, outside \[0, 3\) \(ignore_index is -100\)"
+    assert_all_refuse(FUNCTIONS, arguments, IndexError, message)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_message_tells_index_base_and_ignore_index(function):
+def test_message_tells_index_base_and_ignore_index():
     arguments = valid() | {"index_base": 1, "ignore_index": None}
-    assert_refuses(function, arguments, IndexError, r"target\[0, 0\] is 0, outside \[1, 4\) \(ignore_index is None\)")
+    message = r"target\[0, 0\] is 0, outside \[1, 4\) \(ignore_index is None\)"
+    assert_all_refuse(FUNCTIONS, arguments, IndexError, message)
     arguments = valid() | {"index_base": -2, "ignore_index": 2**64 - 1}
     message = r"target\[0, 1\] is 1, outside \[-2, 1\) \(ignore_index is 18446744073709551615\)"
-    assert_refuses(function, arguments, IndexError, message)
+    assert_all_refuse(FUNCTIONS, arguments, IndexError, message)
+
+
+def test_labels_at_both_ends_of_the_classes():
+    """The last class and the first are accepted, and what lies next to them is not."""
+    for index_base in (0, 5, -7):
+        arguments = valid() | {"index_base": index_base, "ignore_index": None, "target": valid()["target"] + index_base}
+        for function in FUNCTIONS:
+            function(**arguments)
+        for label in (index_base - 1, index_base + 3):
+            arguments["target"][1, 2] = label
+            message = rf"target\[1, 2\] is {label}, outside \[{index_base}, {index_base + 3}\)"
+            assert_all_refuse(FUNCTIONS, arguments, IndexError, message)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +340,7 @@ def test_label_of_a_batch():
         nll.nll_loss(np.zeros((4, 3)), [0, 1, -7, 9])
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+@pairwise(indirect=["threads"], function=FUNCTIONS, layout=LAYOUTS, threads=THREADS)
 def test_position_is_in_the_coordinates_of_target(function, layout, threads):
     """Of several bad labels it is the lowest in C order, wherever they lie in memory."""
     target = np.zeros((3, 20, 15, 18), np.int16)
@@ -340,8 +358,7 @@ def test_position_is_in_the_coordinates_of_target(function, layout, threads):
     assert_refuses(function, arguments, IndexError, rf"target\[{place}\] is 9, outside \[0, 4\)")
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("position", [0, 70_001, 99_999])
+@pairwise(indirect=["threads"], function=FUNCTIONS, position=[0, 70_001, 99_999], threads=THREADS)
 def test_one_bad_label_among_many(function, position, threads):
     target = np.zeros(100_000, np.uint8)
     target[position] = target[-1] = 200
@@ -404,25 +421,22 @@ OUT = [
 OUT_OF_INPUT = {row.id for row in OUT} - {"overlaps-target", "overlaps-weight"}
 
 
-@pytest.mark.parametrize("function", INTO_OUT, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("change", "error", "message"), OUT)
-def test_out_is_refused(function, change, error, message):
-    assert_refuses(function, valid() | change, error, message)
+def test_out_is_refused(change, error, message):
+    assert_all_refuse(INTO_OUT, valid() | change, error, message)
 
 
-@pytest.mark.parametrize("function", BACKWARD, ids=lambda f: f.__name__)
-def test_out_that_overlaps_grad_output(function):
+def test_out_that_overlaps_grad_output():
     buffer = np.zeros(24, np.float32)
     arguments = valid() | {"grad_output": buffer[:8].reshape(2, 4), "out": buffer.reshape(2, 3, 4), "reduction": "none"}
-    assert_refuses(function, arguments, ValueError, r"out.*grad_output")
+    assert_all_refuse(BACKWARD, arguments, ValueError, r"out.*grad_output")
 
 
-@pytest.mark.parametrize("function", [nll_loss_backward, nll_loss_value_and_grad], ids=lambda f: f.__name__)
-def test_out_in_the_place_of_input_is_refused(function):
+def test_out_in_the_place_of_input_is_refused():
     """The gradient does not need input's values, but whoever calls may."""
     arguments = valid()
     arguments["out"] = arguments["input"]
-    assert_refuses(function, arguments, ValueError, r"out.*input")
+    assert_all_refuse([nll_loss_backward, nll_loss_value_and_grad], arguments, ValueError, r"out.*input")
 
 
 @pytest.mark.parametrize("function", INTO_OUT, ids=lambda f: f.__name__)
@@ -449,14 +463,12 @@ GRAD_OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize("function", BACKWARD, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("change", "error", "message"), GRAD_OUTPUTS)
-def test_unreduced_grad_output_is_refused(change, error, message, function):
-    assert_refuses(function, valid() | {"reduction": "none"} | change, error, message)
+def test_unreduced_grad_output_is_refused(change, error, message):
+    assert_all_refuse(BACKWARD, valid() | {"reduction": "none"} | change, error, message)
 
 
 @pytest.mark.parametrize("reduced", ["sum", "mean"])
-@pytest.mark.parametrize("function", INTO_OUT, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
     ("grad_output", "error", "message"),
     [
@@ -468,28 +480,26 @@ def test_unreduced_grad_output_is_refused(change, error, message, function):
         pytest.param(np.datetime64(1, "s"), TypeError, r"grad_output", id="date"),
     ],
 )
-def test_reduced_grad_output_is_refused(function, reduced, grad_output, error, message):
-    assert_refuses(function, valid() | {"reduction": reduced, "grad_output": grad_output}, error, message)
+def test_reduced_grad_output_is_refused(reduced, grad_output, error, message):
+    assert_all_refuse(INTO_OUT, valid() | {"reduction": reduced, "grad_output": grad_output}, error, message)
 
 
-@pytest.mark.parametrize("function", VALUE_AND_GRAD, ids=lambda f: f.__name__)
-def test_value_and_grad_of_none(function):
-    assert_refuses(function, valid() | {"reduction": "none"}, ValueError, r"reduction is '?none'?.*'mean'")
+def test_value_and_grad_of_none():
+    message = r"reduction is '?none'?.*'mean'"
+    assert_all_refuse(VALUE_AND_GRAD, valid() | {"reduction": "none"}, ValueError, message)
 
 
 # ---- dtype
 
 
-@pytest.mark.parametrize("function", FORWARD, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("dtype", [int, np.complex64, ml_dtypes.float8_e5m2, "i8", np.longdouble, object])
-def test_dtype_of_no_loss(function, dtype):
-    assert_refuses(function, valid() | {"dtype": dtype}, TypeError, r"dtype")
+def test_dtype_of_no_loss(dtype):
+    assert_all_refuse(FORWARD, valid() | {"dtype": dtype}, TypeError, r"dtype")
 
 
-@pytest.mark.parametrize("function", FORWARD, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("dtype", ["no such name", 3.5])
-def test_dtype_that_numpy_does_not_know(dtype, function):
-    assert_refuses(function, valid() | {"dtype": dtype}, TypeError, r".")
+def test_dtype_that_numpy_does_not_know(dtype):
+    assert_all_refuse(FORWARD, valid() | {"dtype": dtype}, TypeError, r".")
 
 
 # ---- sizes
@@ -535,10 +545,9 @@ SMOOTHING = [
 ]
 
 
-@pytest.mark.parametrize("function", CROSS_ENTROPY, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("change", "error", "message"), SMOOTHING)
-def test_label_smoothing_is_refused(function, change, error, message):
-    assert_refuses(function, valid() | change, error, message)
+def test_label_smoothing_is_refused(change, error, message):
+    assert_all_refuse(CROSS_ENTROPY, valid() | change, error, message)
 
 
 def log_softmax(*, target: Any = None, **arguments: Any) -> Any:
@@ -556,26 +565,23 @@ ALMOST_IN_PLACE = [
 ]
 
 
-@pytest.mark.parametrize("function", IN_PLACE, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("input", "out"), ALMOST_IN_PLACE)
-def test_out_that_is_almost_in_place(input, out, function):
-    assert_refuses(function, valid() | {"input": input, "out": out}, ValueError, r"out shares memory with input")
+def test_out_that_is_almost_in_place(input, out):
+    assert_all_refuse(IN_PLACE, valid() | {"input": input, "out": out}, ValueError, r"out shares memory with input")
 
 
-@pytest.mark.parametrize("function", IN_PLACE[1:], ids=lambda f: f.__name__)
-def test_logits_in_place_that_another_argument_shares(function):
+def test_logits_in_place_that_another_argument_shares():
     buffer = np.arange(24, dtype=np.float32)
     logits = buffer.reshape(2, 3, 4)
     labels, weight = buffer[4:12].view(np.int32).reshape(2, 4), buffer[5:8]
     for change, name in (({"target": labels}, "target"), ({"weight": weight}, "weight")):
         arguments = valid() | {"input": logits, "out": logits} | change
-        assert_refuses(function, arguments, ValueError, rf"out shares memory with {name}")
+        assert_all_refuse(IN_PLACE[1:], arguments, ValueError, rf"out shares memory with {name}")
 
 
 def test_read_only_logits_in_place():
     logits = read_only(valid()["input"])
-    for function in IN_PLACE:
-        assert_refuses(function, valid() | {"input": logits, "out": logits}, ValueError, r"out.*(read-only|writ)")
+    assert_all_refuse(IN_PLACE, valid() | {"input": logits, "out": logits}, ValueError, r"out.*(read-only|writ)")
 
 
 def test_repeated_logits_in_place():
@@ -629,26 +635,22 @@ class RefusingDeviceArray(DeviceArray):
 
 @pytest.mark.parametrize("array", [DeviceArray(), RefusingDeviceArray()], ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("argument", ["input", "target", "weight"])
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_device_array(function, argument, array):
-    assert_refuses(function, valid() | {argument: array}, TypeError, rf"{argument}.*(device|CUDA|CPU)")
+def test_device_array(argument, array):
+    assert_all_refuse(FUNCTIONS, valid() | {argument: array}, TypeError, rf"{argument}.*(device|CUDA|CPU)")
 
 
-@pytest.mark.parametrize("function", INTO_OUT, ids=lambda f: f.__name__)
-def test_device_array_as_out(function):
-    assert_refuses(function, valid() | {"out": DeviceArray()}, TypeError, r"out")
+def test_device_array_as_out():
+    assert_all_refuse(INTO_OUT, valid() | {"out": DeviceArray()}, TypeError, r"out")
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_torch_tensor_that_requires_a_gradient(function, torch):
+def test_torch_tensor_that_requires_a_gradient(torch):
     tensor = torch.zeros(2, 3, 4, requires_grad=True)
-    assert_refuses(function, valid() | {"input": tensor}, TypeError, r"input.*\.detach\(\)")
+    assert_all_refuse(FUNCTIONS, valid() | {"input": tensor}, TypeError, r"input.*\.detach\(\)")
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
-def test_torch_bfloat16_tensor(function, torch):
+def test_torch_bfloat16_tensor(torch):
     tensor = torch.zeros(2, 3, 4, dtype=torch.bfloat16)
-    assert_refuses(function, valid() | {"input": tensor}, TypeError, r"input.*bfloat16.*(nll\.torch|\.view\()")
+    assert_all_refuse(FUNCTIONS, valid() | {"input": tensor}, TypeError, r"input.*bfloat16.*(nll\.torch|\.view\()")
 
 
 def test_torch_tensor_on_no_device(torch):

@@ -2,17 +2,15 @@
 """Every reduced loss is the correctly rounded value of the true sum or mean.
 
 Whatever the numbers, the threads and the processor's settings are. The sums below are of unweighted losses, -input, in
-blocks of 512 consecutive samples.
+blocks of consecutive samples.
 """
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -25,25 +23,20 @@ import numpy as np
 import pytest
 
 import nll
-import oracle
-from oracle import FORMATS, assert_same_bits
-from samples import FLOAT_DTYPES, random_input
+from support import oracle
+from support.constants import BLOCK_SIZE
+from support.losses import assert_exact
+from support.oracle import FORMATS, assert_same_bits
+from support.pairs import pairwise
+from support.samples import FLOAT_DTYPES, random_input
 
 FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = FLOAT_DTYPES
-BLOCK = 512
 
 
 def column(values, dtype=np.float64) -> tuple[np.ndarray, np.ndarray]:
     """Input (N, 1) and target (N,) whose losses are -values."""
     values = np.asarray(values, dtype)
     return values[:, None], np.zeros(len(values), np.int64)
-
-
-def assert_exact(input, target, weight=None, **keywords):
-    actual = nll.nll_loss(input, target, weight, return_total_weight=True, **keywords)
-    expected = oracle.nll_loss(input, target, weight, **keywords)
-    assert_same_bits(actual[0], expected.loss)
-    assert_same_bits(actual[1], expected.total_weight)
 
 
 # ---- the limits up to which a block may be added in double without any rounding
@@ -128,7 +121,7 @@ def test_the_worst_cases_are_lost_at_the_first_unsafe_span(limit):
     precision = FORMATS[limit.dtype].precision
     for span in range(limit.span - 3, limit.first_unsafe + 3):
         block, _ = limit.blocks(precision, span)
-        assert len(block) == BLOCK
+        assert len(block) == BLOCK_SIZE
         exact = sum(map(Fraction, block.tolist()))
         assert (add_in_slices(block, limit) == exact) == (span < limit.first_unsafe)
 
@@ -148,7 +141,7 @@ def test_worst_blocks(worst_blocks):
 
 def test_worst_blocks_in_any_order(worst_blocks, rng):
     for values in worst_blocks:
-        shuffled = np.concatenate([rng.permutation(values[:BLOCK]), rng.permutation(values[BLOCK:])])
+        shuffled = np.concatenate([rng.permutation(values[:BLOCK_SIZE]), rng.permutation(values[BLOCK_SIZE:])])
         assert_exact(*column(shuffled, values.dtype), reduction="sum")
 
 
@@ -230,8 +223,7 @@ def test_cancellation_inside_and_across_blocks(dtype, rng):
     assert_exact(*column(rng.permutation(values), dtype), reduction="sum")
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("reduced", ["sum", "mean"])
+@pairwise(indirect=["threads"], reduced=["sum", "mean"], weighted=[False, True], threads=[1, 2, 3], dtype=FLOAT_DTYPES)
 def test_cancellation_between_the_partials_of_threads(reduced, weighted, threads, dtype, rng):
     """The first half of the samples takes the second away but for a few bits far below."""
     half = random_input(rng, 35_000, dtype, (-2, 10))
@@ -305,11 +297,11 @@ def test_mean_a_last_bit_beside_a_tie(places, dtype):
 
 
 @pytest.mark.parametrize("samples", [2, 3, 4, 8])
-@pytest.mark.parametrize("units", range(1, 8))
-def test_mean_between_subnormals(units, samples, dtype):
+def test_mean_between_subnormals(samples, dtype):
     """At ties, beside them, and below the smallest of all."""
     smallest = np.ldexp(1.0, FORMATS[dtype].lowest_place)
-    assert_exact(*column([-units * smallest] + [0] * (samples - 1), dtype))
+    for units in range(1, 8):
+        assert_exact(*column([-units * smallest] + [0] * (samples - 1), dtype))
 
 
 @pytest.mark.parametrize("samples", [3, 7, 49, 1000, 4095])
@@ -346,9 +338,12 @@ def test_products_above_the_largest_double():
     assert nll.nll_loss(*column([-1e200, 1e200]), [1e200], reduction="sum") == 0
 
 
-@pytest.mark.parametrize("reduced", ["sum", "mean"])
-@pytest.mark.parametrize("exponents", [(-30, 30), (-400, 400), (-1074, 1023), (-1074, -1000), (900, 1023)], ids=str)
-def test_products_of_every_magnitude(exponents, reduced, dtype, rng):
+@pairwise(
+    reduced=["sum", "mean"],
+    exponents=[(-30, 30), (-400, 400), (-1074, 1023), (-1074, -1000), (900, 1023)],
+    dtype=FLOAT_DTYPES,
+)
+def test_products_of_every_magnitude(reduced, exponents, dtype, rng):
     lowest, highest = np.clip(exponents, *whole_range(dtype))
     input = random_input(rng, (1200, 50), dtype, (lowest, highest + 1))
     weight = random_input(rng, 50, np.float64, exponents)
@@ -410,67 +405,23 @@ def test_any_finite_numbers_rounded_to_any_dtype(reduced, dtype, data):
 
 # ---- the processor's settings in the calling thread
 
-ROUNDING_MODES = {
-    "x86_64": {"down": 0x400, "up": 0x800, "to-zero": 0xC00},
-    "AMD64": {"down": 0x400, "up": 0x800, "to-zero": 0xC00},
-    "aarch64": {"down": 0x800000, "up": 0x400000, "to-zero": 0xC00000},
-    "arm64": {"down": 0x800000, "up": 0x400000, "to-zero": 0xC00000},
-}.get(platform.machine(), {})
-
-
-def rounding_of_additions() -> tuple[bool, bool]:
-    """Whether 1 + tiny and -1 - tiny move away from ±1: tells the four modes but for nearest and to-zero."""
-    one, tiny = np.float64(1), np.float64(1e-30)
-    return bool(one + tiny > one), bool(-one - tiny < -one)
-
-
-@pytest.fixture(params=["nearest", "down", "up", "to-zero"])
-def rounding_mode(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
-    """A function that sets the mode, which is undone after the test."""
-    library = ctypes.util.find_library("m")
-    if library is None or not (request.param == "nearest" or request.param in ROUNDING_MODES):
-        pytest.skip("this platform's names of rounding modes are not known")
-    libm = ctypes.CDLL(library)
-    mode = ROUNDING_MODES.get(request.param, 0)
-    yield lambda: libm.fesetround(mode)
-    libm.fesetround(0)
-
-
-def test_rounding_mode_of_the_caller_has_no_effect_and_stays(rounding_mode, threads, dtype, rng):
-    input = random_input(rng, (10_000, 2), dtype, (-24, 8))
-    target, weight = rng.integers(0, 2, 10_000), rng.uniform(0.1, 1, 2)
-    losses = [oracle.nll_loss(input, target, weight, reduction=reduction) for reduction in ("none", "sum", "mean")]
-    gradient = oracle.nll_loss_backward(0.3, input, target, weight)
-    rounding_mode()
-    before = rounding_of_additions()
-    actual = [nll.nll_loss(input, target, weight, reduction=reduction) for reduction in ("none", "sum", "mean")]
-    actual_loss, actual_gradient = nll.nll_loss_value_and_grad(input, target, weight, grad_output=0.3)
-    after = rounding_of_additions()
-    nll_backward = nll.nll_loss_backward(0.3, input, target, weight)
-    ctypes.CDLL(ctypes.util.find_library("m")).fesetround(0)
-    assert after == before
-    for loss, expected in zip([*actual, actual_loss], [*losses, losses[-1]], strict=True):
-        assert_same_bits(loss, expected.loss)
-    assert_same_bits(actual_gradient, gradient)
-    assert_same_bits(nll_backward, gradient)
-
 
 def test_worst_blocks_in_every_rounding_mode(limit, rounding_mode):
     precision = FORMATS[limit.dtype].precision
     spans = range(limit.span - 2, limit.first_unsafe + 2)
     cases = [column(np.concatenate(limit.blocks(precision, span)), limit.dtype) for span in spans]
     expected = [oracle.nll_loss(*case, reduction="sum").loss for case in cases]
-    rounding_mode()
-    actual = [nll.nll_loss(*case, reduction="sum") for case in cases]
-    ctypes.CDLL(ctypes.util.find_library("m")).fesetround(0)
+    with rounding_mode:
+        actual = [nll.nll_loss(*case, reduction="sum") for case in cases]
     for loss, exact in zip(actual, expected, strict=True):
         assert_same_bits(loss, exact)
 
 
 FLUSHED = """
 import ctypes, sys
-import numpy as np, oracle, nll
-from samples import FLOAT_DTYPES, random_input
+import numpy as np, nll
+from support import oracle
+from support.samples import FLOAT_DTYPES, random_input
 
 rng = np.random.default_rng(0)
 cases = []
@@ -528,9 +479,11 @@ def test_flushing_of_subnormals_in_the_caller_has_no_effect_and_stays(tmp_path: 
 
 EVERY_PATH = """
 import sys
-import numpy as np, oracle, nll
-from samples import FLOAT_DTYPES, random_input, random_target
-from test_exactness import LIMITS, FORMATS, assert_exact, column, whole_range
+import numpy as np, nll
+from support import oracle
+from support.losses import assert_exact
+from support.samples import FLOAT_DTYPES, random_input, random_target
+from test_exactness import LIMITS, FORMATS, column, whole_range
 
 assert nll.build_info()["instruction_set"] == INSTRUCTION_SET
 rng = np.random.default_rng(0)

@@ -14,14 +14,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nll
-from oracle import assert_same_bits
-from samples import random_input, random_target, random_weight
+from support.losses import CROSS_ENTROPY, NLL_LOSS
+from support.oracle import assert_same_bits
+from support.samples import random_input, random_target, random_weight
 
 VALUE_AND_GRAD = [nll.nll_loss_value_and_grad, nll.cross_entropy_value_and_grad]
 FUNCTIONS = [nll.nll_loss, nll.nll_loss_backward, nll.cross_entropy, nll.cross_entropy_backward, *VALUE_AND_GRAD]
@@ -35,19 +36,7 @@ PACKAGE = [nll.get_include, nll.get_cmake_dir, nll.build_info]
 # ---- NLLLoss, CrossEntropyLoss
 
 
-class Loss(NamedTuple):
-    """A loss as an object, and the functions that it stands for."""
-
-    bound: Any
-    value: Any
-    backward: Any
-    value_and_grad: Any
-
-
-LOSSES = [
-    Loss(nll.NLLLoss, nll.nll_loss, nll.nll_loss_backward, nll.nll_loss_value_and_grad),
-    Loss(nll.CrossEntropyLoss, nll.cross_entropy, nll.cross_entropy_backward, nll.cross_entropy_value_and_grad),
-]
+LOSSES = [NLL_LOSS, CROSS_ENTROPY]
 CHOICES: list[dict[str, Any]] = [
     {},
     {"reduction": "sum"},
@@ -58,7 +47,7 @@ CHOICES: list[dict[str, Any]] = [
 ]
 SMOOTHED: list[dict[str, Any]] = [{"label_smoothing": 0.1}, {"label_smoothing": 1, "weight": np.array([0.5, 2, 1])}]
 EVERY_CHOICE = [(loss, choices) for loss in LOSSES for choices in CHOICES]
-EVERY_CHOICE += [(LOSSES[1], choices) for choices in SMOOTHED]
+EVERY_CHOICE += [(CROSS_ENTROPY, choices) for choices in SMOOTHED]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.bound.__name__)
 every_choice = pytest.mark.parametrize(
     ("loss", "choices"),
@@ -175,7 +164,7 @@ def test_choices_are_given_by_keyword(function):
 def test_defaults(loss):
     parameters = inspect.signature(loss.value).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
-    smoothing = {"label_smoothing": 0.0} if loss.bound is nll.CrossEntropyLoss else {}
+    smoothing = {"label_smoothing": 0.0} if loss is CROSS_ENTROPY else {}
     assert defaults == smoothing | {
         "weight": None,
         "ignore_index": -100,
@@ -208,10 +197,10 @@ def test_headers_and_cmake_package_are_there():
 
 def test_public_names():
     """Each is documented, and nothing else is offered."""
-    public = {f.__name__ for f in CALLABLES + THREADS + PACKAGE}
-    assert public <= set(nll.__all__)
-    for name in nll.__all__:
-        assert hasattr(nll, name)
+    public = {f.__name__ for f in CALLABLES + THREADS + PACKAGE} | {"__version__"}
+    assert set(nll.__all__) == public
+    offered = {name for name in dir(nll) if not name.startswith("_")}
+    assert {name for name in offered if not inspect.ismodule(getattr(nll, name))} == public - {"__version__"}
 
 
 def test_importing_needs_numpy_only(run_python):

@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import oracle
-from oracle import FORMATS, assert_same_bits, bits_of, from_bits
-from samples import FLOAT_DTYPES, random_input, random_target, random_weight
+from support import oracle
+from support.oracle import FORMATS, assert_same_bits, bits_of, from_bits
+from support.samples import FLOAT_DTYPES, random_input, random_target, random_weight
 
 
 def random_finite(rng: np.random.Generator, dtype: np.dtype) -> np.ndarray:

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 import nll
-from oracle import assert_same_bits
-from samples import FLOAT_DTYPES, INTEGER_DTYPES, random_input, random_target
+from support.oracle import assert_same_bits
+from support.pairs import pairwise
+from support.samples import (
+    FLOAT_DTYPES,
+    INTEGER_DTYPES,
+    REDUCTIONS,
+    random_grad_output,
+    random_input,
+    random_target,
+)
 
 # ---- their examples
 
@@ -194,23 +202,47 @@ def test_weight_has_one_dimension(shape):
         nll.nll_loss(np.zeros((1, 3, 2, 4)), np.zeros((1, 2, 4), int), np.ones(shape))
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("shape", [(40, 7), (6, 5, 4), (3, 4, 5, 2)], ids=str)
-def test_agrees_with_pytorch(shape, weighted, reduction, rng, torch):
-    """Loss and gradient of ordinary cases, within the error of PyTorch's own arithmetic."""
-    input = -rng.exponential(2, shape).astype(np.float32)
+SHAPES = [(40, 7), (6, 5, 4), (3, 80, 5, 2), (3, 200, 2)]
+WITHIN = {np.float32: {"rtol": 2e-6, "atol": 2e-6}, np.float64: {"rtol": 1e-12, "atol": 1e-14}}  # PyTorch's own errors
+
+
+def assert_agrees_with_pytorch(torch, name, shape, weighted, dtype, rng, *, reduction, **choices):
+    """Loss and gradient of ordinary cases."""
+    input = np.minimum(rng.normal(size=shape), 0) if name == "nll_loss" else 3 * rng.normal(size=shape)
     target = random_target(rng, (shape[0], *shape[2:]), shape[1], ignored=-100)
-    weight = rng.uniform(0.5, 2, shape[1]).astype(np.float32) if weighted else None
-    grad_output = rng.normal(size=target.shape).astype(np.float32) if reduction == "none" else np.float32(0.7)
-    leaf = torch.tensor(input, requires_grad=True)
-    loss = torch.nn.functional.nll_loss(
-        leaf, torch.tensor(target), None if weight is None else torch.tensor(weight), reduction=reduction
-    )
-    loss.backward(torch.tensor(grad_output))
-    actual = nll.nll_loss(input, target, weight, reduction=reduction)
-    np.testing.assert_allclose(actual, loss.detach().numpy(), rtol=1e-6, atol=0)
-    gradient = nll.nll_loss_backward(grad_output, input, target, weight, reduction=reduction)
-    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=1e-6, atol=0)
+    weight = rng.uniform(0.5, 2, shape[1]).astype(dtype) if weighted else None
+    arrays, choices = (input.astype(dtype), target, weight), choices | {"reduction": reduction}
+    grad_output = random_grad_output(rng, target.shape, reduction, dtype)
+    tensors = [None if array is None else torch.tensor(array) for array in arrays]
+    leaf = tensors[0].requires_grad_()
+    loss = getattr(torch.nn.functional, name)(*tensors, **choices)
+    loss.backward(torch.tensor(grad_output, dtype=leaf.dtype))
+    np.testing.assert_allclose(getattr(nll, name)(*arrays, **choices), loss.detach().numpy(), **WITHIN[dtype])
+    gradient = getattr(nll, name + "_backward")(grad_output, *arrays, **choices)
+    np.testing.assert_allclose(gradient, leaf.grad.numpy(), **WITHIN[dtype])
+
+
+@pairwise(shape=SHAPES, weighted=[False, True], dtype=[np.float32, np.float64], reduction=REDUCTIONS)
+def test_nll_loss_agrees_with_pytorch(shape, weighted, dtype, reduction, rng, torch):
+    assert_agrees_with_pytorch(torch, "nll_loss", shape, weighted, dtype, rng, reduction=reduction)
+
+
+@pairwise(
+    shape=SHAPES,
+    label_smoothing=[0.0, 0.1, 1.0],
+    weighted=[False, True],
+    dtype=[np.float32, np.float64],
+    reduction=REDUCTIONS,
+)
+def test_cross_entropy_agrees_with_pytorch(shape, label_smoothing, weighted, dtype, reduction, rng, torch):
+    choices = {"label_smoothing": label_smoothing, "reduction": reduction}
+    assert_agrees_with_pytorch(torch, "cross_entropy", shape, weighted, dtype, rng, **choices)
+
+
+def test_log_softmax_agrees_with_pytorch(rng, torch):
+    input = 3 * rng.normal(size=(6, 50, 3))
+    expected = torch.log_softmax(torch.tensor(input), 1).numpy()
+    np.testing.assert_allclose(nll.log_softmax(input), expected, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -220,26 +252,6 @@ def test_confident_cross_entropy_is_not_zero(dtype):
     assert f"{loss:.6e}" == "4.122307e-09"
     assert loss == pytest.approx(4.1223072363804075e-09, rel=6e-8)
     np.testing.assert_allclose(gradient, [[-4.1223072278837e-09, 2.0611536139418e-09, 2.0611536139418e-09]], rtol=6e-8)
-
-
-@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("shape", [(40, 7), (6, 5, 4), (3, 200, 2)], ids=str)
-def test_cross_entropy_agrees_with_pytorch(shape, smoothing, weighted, reduction, rng, torch):
-    """Loss and gradient of ordinary cases, within the error of PyTorch's own arithmetic."""
-    input = rng.normal(size=shape).astype(np.float32)
-    target = random_target(rng, (shape[0], *shape[2:]), shape[1], ignored=-100)
-    weight = rng.uniform(0.5, 2, shape[1]).astype(np.float32) if weighted else None
-    grad_output = rng.normal(size=target.shape).astype(np.float32) if reduction == "none" else np.float32(0.7)
-    leaf, choices = torch.tensor(input, requires_grad=True), {"reduction": reduction, "label_smoothing": smoothing}
-    loss = torch.nn.functional.cross_entropy(
-        leaf, torch.tensor(target), None if weight is None else torch.tensor(weight), **choices
-    )
-    loss.backward(torch.tensor(grad_output))
-    actual = nll.cross_entropy(input, target, weight, **choices)
-    np.testing.assert_allclose(actual, loss.detach().numpy(), rtol=2e-6, atol=2e-6)
-    gradient = nll.cross_entropy_backward(grad_output, input, target, weight, **choices)
-    np.testing.assert_allclose(gradient, leaf.grad.numpy(), rtol=2e-6, atol=1e-6)
 
 
 # ---- ONNX and ONNX Runtime

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import oracle
-import softmax_oracle
-from oracle import FORMATS
-from samples import random_input, random_target
-from softmax_oracle import multiple_precision, ulp, ulp_errors
+from support import oracle, softmax_oracle
+from support.oracle import FORMATS
+from support.samples import random_input, random_target
+from support.softmax_oracle import multiple_precision, ulp, ulp_errors
 
 mpmath = pytest.importorskip("mpmath")
 

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 import nll
-import oracle
-from oracle import assert_same_bits
-from samples import random_input, random_target, random_weight
+from support import oracle
+from support.oracle import assert_same_bits
+from support.pairs import pairwise
+from support.samples import FLOAT_DTYPES, random_input, random_target, random_weight
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into Linux's /proc, or asks Linux's scheduler")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
@@ -225,8 +226,7 @@ assert len(os.listdir("/proc/self/task")) == start + 2
 """)
 
 
-@pytest.mark.parametrize("reduced", ["sum", "mean"])
-@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pairwise(reduced=["sum", "mean"], weighted=[False, True], dtype=FLOAT_DTYPES)
 def test_one_to_seven_threads_give_the_same_bits(reduced, weighted, dtype, rng):
     input, target = random_input(rng, (100_000, 3), dtype), random_target(rng, 100_000, 3, np.uint8, ignored=255)
     arrays = input, target, random_weight(rng, 3, np.float64) if weighted else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Random arrays for the tests: inputs, targets and class weights of every dtype."""
+"""Random arrays for the tests: inputs, targets, class weights and gradients of every dtype."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ import numpy as np
 
 FLOAT_DTYPES = [np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)]
 INTEGER_DTYPES = [np.dtype(t) for t in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")]
+WEIGHT_DTYPES = [None, *FLOAT_DTYPES, *INTEGER_DTYPES]
+REDUCTIONS = ["none", "sum", "mean"]
 
 
 def random_input(rng: np.random.Generator, shape: Any, dtype: Any, exponents: tuple[int, int] = (-24, 8)) -> np.ndarray:
     """Numbers of both signs with every significand bit in use, their exponents spread evenly over [low, high)."""
     values = rng.choice([-1.0, 1.0], shape) * rng.uniform(1, 2, shape)
     return np.ldexp(values, rng.integers(*exponents, shape)).astype(dtype)
+
+
+def random_logits(rng: np.random.Generator, shape: Any, dtype: Any, scale: float = 3) -> np.ndarray:
+    """Normally distributed numbers."""
+    return (scale * rng.normal(size=shape)).astype(dtype)
 
 
 def random_target(
@@ -40,3 +47,8 @@ def random_weight(rng: np.random.Generator, class_count: int, dtype: Any) -> np.
         weight[-1] = -weight[-1] / 16
     weight[0] = 0
     return weight
+
+
+def random_grad_output(rng: np.random.Generator, target_shape: Any, reduction: str, dtype: Any = np.float64) -> Any:
+    """Numbers that use every bit of the dtype, one for each sample; one double for a reduced loss."""
+    return np.asarray(rng.normal(size=target_shape)).astype(dtype) if reduction == "none" else rng.normal()

@@ -8,12 +8,13 @@ compared in ULP of their own dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from oracle import FORMATS
+from support.oracle import FORMATS
 
 BOUNDS = {dtype: 4.0 if dtype == np.float64 else 0.51 for dtype in FORMATS}  # ULP
 
@@ -121,7 +122,7 @@ class Rows(NamedTuple):
 
 def rows_of(input: np.ndarray, axis: int, arithmetic: Arithmetic) -> Rows:
     classes_last = np.moveaxis(input, 0 if input.ndim == 1 else axis, -1)
-    logits = classes_last.astype(np.float64).reshape(-1, classes_last.shape[-1])
+    logits = classes_last.astype(np.float64).reshape(math.prod(classes_last.shape[:-1]), classes_last.shape[-1])
     largest = logits.argmax(1) if logits.size else np.zeros(len(logits), np.intp)
     at_largest = np.arange(len(logits)), largest
     top = logits[at_largest] if logits.size else np.zeros(len(logits))
@@ -161,11 +162,15 @@ def cross_entropy(
     reduction: str = "none",
     axis: int = 1,
     index_base: int = 0,
+    empty: str = "nan",
     label_smoothing: float = 0.0,
     grad_output: Any = 1.0,
     arithmetic: Arithmetic = ARITHMETIC,
 ) -> Expected:
-    """The losses or their sum or weighted mean, and its gradient times grad_output."""
+    """The losses or their sum or weighted mean, and its gradient times grad_output.
+
+    A mean whose total weight is 0 must be one of no samples.
+    """
     real, zero, one = arithmetic.real, arithmetic.real(0.0), arithmetic.real(1.0)
     target_shape = np.shape(target)
     rows = rows_of(input, axis, arithmetic)
@@ -176,7 +181,10 @@ def cross_entropy(
     doubles = np.ones(class_count) if weight is None else np.asarray(weight).astype(np.float64)
     weights = real(doubles)
     if not kept.any():  # then there may be no class
-        loss, gradient = np.full(count, zero), np.full(rows.powers.shape, zero)
+        loss = np.full(count, zero) if reduction == "none" else zero
+        if reduction == "mean" and empty == "nan":
+            loss = real(np.nan)
+        gradient = np.full(rows.powers.shape, zero)
         return Expected(*(finish(a, target_shape, input, axis, reduction) for a in (loss, gradient, loss, gradient)))
     at_target = np.arange(count), classes
     w = np.where(kept, weights[classes], zero)
@@ -221,13 +229,11 @@ def cross_entropy(
 
 
 def finish(array: Any, target_shape: tuple[int, ...], input: np.ndarray, axis: int, reduction: str) -> np.ndarray:
-    """In the shape of the result: (R,) is a loss, (R, C) a gradient."""
+    """In the shape of the result: () is a reduced loss, (R,) one of each sample, (R, C) a gradient."""
     array = np.asarray(array)
     if array.ndim == 2:
         return like_input(array, input, axis)
-    if reduction == "none":
-        return array.reshape(target_shape)
-    return array.sum() if array.ndim else array
+    return array.reshape(target_shape) if reduction == "none" else array
 
 
 def like_input(rows: np.ndarray, input: np.ndarray, axis: int) -> np.ndarray:
