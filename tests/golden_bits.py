@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-import layouts
+from support import layouts
 import nll
 
 Axes = dict[str, list[Any]]

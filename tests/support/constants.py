@@ -14,15 +14,12 @@ import nll
 HEADERS = [path.read_text("utf-8") for path in sorted(Path(nll.get_include(), "nll").rglob("*.hpp"))]
 
 
-def constant(*names: str) -> int:
-    """The integer that the headers define under the first of these names that they know."""
-    for name in names:
-        definition = re.compile(rf"\bconstexpr\s+\w+\s+{name}\s*=\s*([\w\s<{{}}]+);")
-        values = {value_of(expression) for header in HEADERS for expression in definition.findall(header)}
-        if values:
-            assert len(values) == 1, f"{name} is {values}"
-            return values.pop()
-    raise AssertionError(f"none of {len(HEADERS)} headers defines {' or '.join(names)}")
+def constant(name: str) -> int:
+    """The integer that the headers define under this name."""
+    definition = re.compile(rf"\bconstexpr\s+\w+\s+{name}\s*=\s*([\w\s<{{}}]+);")
+    values = {value_of(expression) for header in HEADERS for expression in definition.findall(header)}
+    assert len(values) == 1, f"{name} is {values} in {len(HEADERS)} headers"
+    return values.pop()
 
 
 def value_of(expression: str) -> int:
@@ -33,10 +30,10 @@ def value_of(expression: str) -> int:
 
 BLOCK_SIZE = constant("block_size")  # samples that are taken at a time, and values that are summed at a time
 CHUNK_SIZE = constant("chunk_size")  # classes whose exponentials are summed before they meet those of others
-MAX_SEQUENTIAL_CLASSES = constant("max_sequential_classes", "in_turn")  # of more, classes are summed in lanes
-MAX_TABLED_CLASSES = constant("max_tabled_classes", "block_size")  # of more, each weight is looked up where it is
-MAX_KEPT_CLASSES = constant("max_kept_classes", "most_kept")  # of more, exponentials are computed twice
-MIN_PARALLEL_SAMPLES = constant("min_parallel_samples", "serial_samples")  # fewer are left to one thread
+MAX_SEQUENTIAL_CLASSES = constant("max_sequential_classes")  # of more, classes are summed in lanes
+MAX_TABLED_CLASSES = constant("max_tabled_classes")  # of more, each weight is looked up where it is
+MAX_KEPT_CLASSES = constant("max_kept_classes")  # of more, exponentials are computed twice
+MIN_PARALLEL_SAMPLES = constant("min_parallel_samples")  # fewer are left to one thread
 LANES = constant("lanes")
 
 

@@ -87,9 +87,12 @@ inline Partial run_elements(const Plan& plan, Kernel kernel, index_t block, inde
 // Runs parts of a row on all threads of a call.
 class ThreadTeam final : public Team {
 public:
-    ThreadTeam(int threads, bool (*interrupt)()) : threads_(threads), interrupt_(interrupt) {}
-    // Throws Interrupted if a signal asks to stop.
+    ThreadTeam(int threads, bool (*interrupt)())
+        : threads_(threads), interrupt_(interrupt), interruptible_(interrupt) {}
+    // Throws Interrupted if a signal asks to stop. It is asked between runs, too, which may be many
+    // and short.
     void run(index_t count, void* context, void (*work)(void*, index_t, index_t)) override {
+        interruptible_.ask();
         struct Nothing {
         } nothing;
         const index_t most = max_piece_elements / chunk_size;
@@ -106,6 +109,7 @@ public:
 private:
     int threads_;
     bool (*interrupt_)();
+    parallel::Interruptible interruptible_;
 };
 
 }  // namespace NLL_INSTRUCTION_SET
