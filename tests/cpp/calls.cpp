@@ -28,7 +28,8 @@ void values() {
     CHECK(nll_loss(input3, target, {.axis = 0}).value == (1 + 5 + 9) / 3.0);
 
     std::vector<double> losses(3);
-    CHECK(std::isnan(nll_loss(input3, target, View<double, 1>{losses.data(), {3}}, weighted).value));
+    CHECK(
+        std::isnan(nll_loss(input3, target, View<double, 1>{losses.data(), {3}}, weighted).value));
     CHECK((losses == std::vector<double>{1, 10, 45}));
 
     std::vector<float> gradient(9, 7);
@@ -50,12 +51,14 @@ void logits() {
     const Options options{.ignore_index = 255, .reduction = Reduction::sum};
     CHECK(cross_entropy(input, target, options).value == static_cast<float>(2 * std::log(4.0)));
     std::vector<double> losses(3);
-    CHECK(std::isnan(cross_entropy(input, target, View<double, 1>{losses.data(), {3}}, options).value));
+    CHECK(std::isnan(
+        cross_entropy(input, target, View<double, 1>{losses.data(), {3}}, options).value));
     CHECK(std::fabs(losses[0] - std::log(4.0)) < 1e-15 && losses[1] == 0 && losses[2] == losses[0]);
 
     std::vector<float> gradient(zeros);
     const View<float, 2> in_place{gradient.data(), {3, 4}};
-    const std::vector<float> expected{-0.75f, 0.25f, 0.25f, 0.25f, 0, 0, 0, 0, 0.25f, 0.25f, 0.25f, -0.75f};
+    const std::vector<float> expected{-0.75f, 0.25f, 0.25f, 0.25f, 0,     0,
+                                      0,      0,     0.25f, 0.25f, 0.25f, -0.75f};
     const Loss loss = cross_entropy_value_and_grad(in_place, target, in_place, options);
     CHECK(loss.value == static_cast<float>(2 * std::log(4.0)) && loss.count == 2);
     CHECK(gradient == expected);
@@ -63,21 +66,25 @@ void logits() {
     cross_entropy_backward(1.0, input, target, in_place, options);
     CHECK(gradient == expected);
     const float grad_output[] = {1, 7, 1};
-    cross_entropy_backward(View<const float, 1>{grad_output, {3}}, input, target, in_place, options);
+    cross_entropy_backward(View<const float, 1>{grad_output, {3}}, input, target, in_place,
+                           options);
     CHECK(gradient == expected);
     log_softmax(input, in_place);
     CHECK(gradient == std::vector<float>(12, static_cast<float>(-std::log(4.0))));
 
     const auto smoothed = [&](double smoothing) {
-        return message_of<std::invalid_argument>([&] { cross_entropy(input, target, {.label_smoothing = smoothing}); });
+        return message_of<std::invalid_argument>(
+            [&] { cross_entropy(input, target, {.label_smoothing = smoothing}); });
     };
     CHECK(smoothed(1.5) == "label_smoothing is 1.5, outside [0, 1]");
     CHECK(smoothed(std::numeric_limits<double>::quiet_NaN()) != "nothing was thrown");
-    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input, target, {.label_smoothing = 0.1}); }) ==
+    CHECK(message_of<std::invalid_argument>(
+              [&] { nll_loss(input, target, {.label_smoothing = 0.1}); }) ==
           "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
     const std::vector<float> before(gradient);
-    CHECK(message_of<std::out_of_range>([&] { cross_entropy_value_and_grad(input, target, in_place); }) ==
-          "target[1] is 255, outside [0, 4) (ignore_index is -100)");
+    CHECK(message_of<std::out_of_range>([&] {
+              cross_entropy_value_and_grad(input, target, in_place);
+          }) == "target[1] is 255, outside [0, 4) (ignore_index is -100)");
     CHECK(gradient == before);
 }
 
@@ -108,8 +115,9 @@ void errors_leave_everything() {
     std::vector<float> gradient(9, 7), losses(3, 7);
     const std::vector<float> before(gradient);
     const View<float, 2> grad_input{gradient.data(), {3, 3}};
-    CHECK(message_of<std::out_of_range>([&] { nll_loss_value_and_grad(input3, target, grad_input); }) ==
-          "target[1] is -1, outside [0, 3) (ignore_index is -100)");
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss_value_and_grad(input3, target, grad_input);
+          }) == "target[1] is -1, outside [0, 3) (ignore_index is -100)");
     CHECK(message_of<std::out_of_range>([&] {
               nll_loss_backward(1.0, target, grad_input);
           }).starts_with("target[1] is -1"));
@@ -126,29 +134,36 @@ void errors_leave_everything() {
     CHECK(invalid({.index_base = std::numeric_limits<index_t>::max() - 1}) ==
           "index_base 9223372036854775806 and 3 classes go beyond 2^63");
     const float two[] = {1, 1};
-    CHECK(invalid({.weight = View<const float, 1>{two, {2}}}) == "weight has shape (2,), but there are 3 classes");
+    CHECK(invalid({.weight = View<const float, 1>{two, {2}}}) ==
+          "weight has shape (2,), but there are 3 classes");
     const std::int64_t large[] = {1, -(std::int64_t{1} << 53) - 1, 1};
     CHECK(invalid({.weight = View<const std::int64_t, 1>{large, {3}}}) ==
           "weight[1] is -9007199254740993, beyond 2^53: as a double it would be another number");
     CHECK(invalid({.reduction = Reduction::none}) != "nothing was thrown");
-    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input3, View<std::int32_t, 1>{labels, {2}}); }) ==
+    CHECK(message_of<std::invalid_argument>(
+              [&] { nll_loss(input3, View<std::int32_t, 1>{labels, {2}}); }) ==
           "target has shape (2,), but input of shape (3, 3) with its classes on axis 1 needs (3,)");
     CHECK(message_of<std::invalid_argument>([&] {
-              nll_loss_value_and_grad(input3, target, View<float, 2>{gradient.data(), {3, 3}, {0, 1}});
+              nll_loss_value_and_grad(input3, target,
+                                      View<float, 2>{gradient.data(), {3, 3}, {0, 1}});
           }) == "out has stride 0 on axis 0: elements that share memory cannot be written");
     constexpr index_t huge = index_t{1} << 40;
     CHECK(message_of<std::invalid_argument>([&] {
               nll_loss(View<const float, 3>{data.data(), {huge, 1, huge}, {0, 0, 0}},
                        View<std::int32_t, 2>{labels, {huge, huge}, {0, 0}});
           }) ==
-          "input of shape (1099511627776, 1, 1099511627776) has more elements, or a longer reach, than 64 bits can "
-          "count");
+          "input of shape (1099511627776, 1, 1099511627776) has more elements, or a longer reach, "
+          "than 64 bits can count");
     const std::int32_t none[] = {-100, -100, -100};
     CHECK(message_of<std::invalid_argument>([&] {
               nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::raise});
-          }) == "the total weight of the 0 samples that are not ignored is 0: they have no mean (empty is 'raise')");
+          }) ==
+          "the total weight of the 0 samples that are not ignored is 0: they have no mean (empty "
+          "is 'raise')");
     CHECK(std::isnan(nll_loss(input3, View<const std::int32_t, 1>{none, {3}}).value));
-    CHECK(same_bits(nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::zero}).value, 0.0));
+    CHECK(same_bits(
+        nll_loss(input3, View<const std::int32_t, 1>{none, {3}}, {.empty = Empty::zero}).value,
+        0.0));
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Blocks at the limits of the certificate: the largest values and the smallest odd one that a slice has to hold.
-// A limit that is one exponent too wide for rounding to nearest loses the last bit of one of them.
-#include <nll/exact_sum.hpp>
+// Blocks at the limits of the certificate: the largest values and the smallest odd one that a slice
+// has to hold. A limit that is one exponent too wide for rounding to nearest loses the last bit of
+// one of them.
+#include <nll/detail/rounding.hpp>
 
 #include <cfenv>
 #include <vector>
@@ -9,25 +10,31 @@
 #include "check.hpp"
 
 using namespace nll;
+using namespace nll::detail;
 
 namespace {
 
-// The sum of a block and of a second one that takes all but a few bits away, by the block sum and value by value.
-template <class Real> void check_pair(const std::vector<Real>& block, const std::vector<Real>& taken_away) {
+// Adds a block, and a second one that takes all but a few of its bits away: by blocks, and value by
+// value.
+template <class Real>
+void check_pair(const std::vector<Real>& block, const std::vector<Real>& taken_away) {
     ExactSum fast, slow;
     for (const std::vector<Real>* values : {&block, &taken_away}) {
         alignas(64) Real padded_block[block_size] = {};
         std::copy(values->begin(), values->end(), padded_block);
         const auto count = static_cast<index_t>(values->size());
-        add_block(fast, padded_block, count, survey(padded_block, count), certified<Real>);
+        add_block(fast, padded_block, count, block_range(padded_block, count), certified<Real>);
         for (const Real value : *values) add(slow, value);
     }
     CHECK(same_bits(rounded(fast, format_of<double>), rounded(slow, format_of<double>)));
 }
 
-template <class Real> Real power(int exponent) { return static_cast<Real>(std::ldexp(1.0, exponent)); }
+template <class Real> Real power(int exponent) {
+    return static_cast<Real>(std::ldexp(1.0, exponent));
+}
 
-// One slice: 511 largest values fill the top of the sum's 53 bits, one value's odd last bit is the bottom.
+// One slice: 511 largest values fill the top of the sum's 53 bits, the odd last bit of one value is
+// the bottom.
 template <class Real> void one_slice(int span) {
     constexpr int bits = format_of<Real>.precision;
     std::vector<Real> block(block_size, 2 - power<Real>(1 - bits));
@@ -38,7 +45,8 @@ template <class Real> void one_slice(int span) {
     check_pair(block, away);
 }
 
-// Two slices of float: 510 values that are nothing but remainder, just below half of the first slice's unit.
+// Two slices of float: 510 values that are nothing but remainder, just below half of the first
+// slice's unit.
 void two_slices_of_float(int span) {
     const float remainder = static_cast<float>(std::ldexp(2 - 0x1p-23, -44));
     std::vector<float> block(block_size, remainder);
@@ -50,17 +58,20 @@ void two_slices_of_float(int span) {
     check_pair(block, away);
 }
 
-// Slices of double: values that leave a remainder of almost half a unit of the slice before the last (2^unit) and an
-// odd last bit, 2^(-span - 52). From the second block each has that bit more, so that only those bits are left.
+// Slices of double: values that leave a remainder of almost half a unit of the slice before the
+// last (2^unit) and an odd last bit, 2^(-span - 52). Each of the second block has that bit more, so
+// that only those bits are left.
 void slices_of_double(int span, int unit) {
     for (index_t count = 500; count < block_size; ++count) {
         const double together = std::ldexp(1.0, -span) + std::ldexp(1.0, unit);
-        std::vector<double> block(static_cast<std::size_t>(count + 1), together - std::ldexp(1.0, -span - 52));
+        std::vector<double> block(static_cast<std::size_t>(count + 1),
+                                  together - std::ldexp(1.0, -span - 52));
         std::vector<double> away(static_cast<std::size_t>(count + 1), -together);
         block[0] = 1, away[0] = -1;
         check_pair(block, away);
         for (int odd = 1; odd <= 3; ++odd) {
-            std::vector<double> remainders(static_cast<std::size_t>(count + 1), std::ldexp(2 - 0x1p-52, unit - 1));
+            std::vector<double> remainders(static_cast<std::size_t>(count + 1),
+                                           std::ldexp(2 - 0x1p-52, unit - 1));
             remainders[0] = 2 - 0x1p-52;
             remainders[static_cast<std::size_t>(odd)] = std::ldexp(1 + 0x1p-52, -span);
             std::vector<double> rest(remainders);

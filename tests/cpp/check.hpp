@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Just enough to write a test as a program: CHECK counts failures and says where, main returns failures().
+// Just enough to write a test as a program: CHECK counts failures and says where; main returns
+// whether there were some.
 #pragma once
 
 #include <bit>
@@ -20,7 +21,9 @@ inline int& failures() {
         }                                                                       \
     } while (false)
 
-inline bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }
+inline bool same_bits(double a, double b) {
+    return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
+}
 
 template <class Error, class Call> std::string message_of(Call&& call) {
     try {

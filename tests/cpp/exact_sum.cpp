@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The accumulator and its rounding, against themselves by exact identities and against integers.
-#include <nll/exact_sum.hpp>
+#include <nll/detail/rounding.hpp>
 
 #include <algorithm>
 #include <random>
@@ -9,18 +9,22 @@
 #include "check.hpp"
 
 using namespace nll;
+using namespace nll::detail;
 
 namespace {
 
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 std::mt19937_64 random_bits(1);
 
 double any_double() {  // of any exponent, subnormals included
     for (;;)
-        if (const double value = std::bit_cast<double>(random_bits()); std::isfinite(value)) return value;
+        if (const double value = std::bit_cast<double>(random_bits()); std::isfinite(value))
+            return value;
 }
 
 double mid_double() {
-    return std::ldexp(static_cast<double>(random_bits() >> 11) - 0x1p52, static_cast<int>(random_bits() % 60));
+    return std::ldexp(static_cast<double>(random_bits() >> 11) - 0x1p52,
+                      static_cast<int>(random_bits() % 60));
 }
 
 ExactSum sum_of(const std::vector<double>& values) {
@@ -90,10 +94,11 @@ void products_are_exact() {
     CHECK(value.count == 1);
     CHECK(value.exponent <= -2148);
     add_product(least, std::numeric_limits<double>::max(), -std::numeric_limits<double>::max());
-    CHECK(same_bits(rounded(least, format_of<double>), -std::numeric_limits<double>::infinity()));
+    CHECK(same_bits(rounded(least, format_of<double>), -infinity));
 }
 
-// q is a/b rounded to nearest if no neighbour n has |a - n·b| < |a - q·b|: exact, since both are ExactSums.
+// q is a/b rounded to nearest if no neighbour n has |a - n·b| < |a - q·b|, which ExactSums tell
+// exactly.
 void quotients_are_nearest() {
     const auto residue = [](const ExactSum& a, double q, double b) {
         ExactSum left = a;
@@ -102,7 +107,8 @@ void quotients_are_nearest() {
         m.negative = false;
         return m;
     };
-    const auto less = [](const Magnitude& a, const Magnitude& b) {  // digits have no zeros at the ends
+    // Digits have no zeros at the ends.
+    const auto less = [](const Magnitude& a, const Magnitude& b) {
         const int top_a = a.count ? a.exponent / 32 + a.count : -1000,
                   top_b = b.count ? b.exponent / 32 + b.count : -1000;
         if (top_a != top_b) return top_a < top_b;
@@ -117,7 +123,8 @@ void quotients_are_nearest() {
         ExactSum a, b;
         const int terms = 1 + static_cast<int>(random_bits() % 4);
         for (int i = 0; i < terms; ++i) add(a, mid_double());
-        const double divisor = round % 3 ? mid_double() : static_cast<double>(1 + random_bits() % 1000000);
+        const double divisor =
+            round % 3 ? mid_double() : static_cast<double>(1 + random_bits() % 1000000);
         if (divisor == 0) continue;
         add(b, divisor);
         const double q = rounded_quotient(a, b, format_of<double>);
@@ -146,7 +153,7 @@ void rounds_once() {
     CHECK(same_bits(rounded_to({1, 0x1p-24, -0x1p-100}, format_of<float>), 1));
     CHECK(same_bits(rounded_to({1 + 0x1p-23, 0x1p-24}, format_of<float>), 1 + 0x1p-22));
     CHECK(same_bits(rounded_to({65519}, format_of<float16>), 65504));
-    CHECK(same_bits(rounded_to({65520}, format_of<float16>), std::numeric_limits<double>::infinity()));
+    CHECK(same_bits(rounded_to({65520}, format_of<float16>), infinity));
     CHECK(same_bits(rounded_to({-0x1p-25}, format_of<float16>), -0.0));
     CHECK(same_bits(rounded_to({-0x1p-25, -0x1p-80}, format_of<float16>), -0x1p-24));
     CHECK(same_bits(rounded_to({0x1.8p-24}, format_of<float16>), 0x1p-23));
@@ -156,26 +163,25 @@ void rounds_once() {
     CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p969}, format_of<double>),
                     std::numeric_limits<double>::max()));
     CHECK(same_bits(rounded_to({std::numeric_limits<double>::max(), 0x1p970}, format_of<double>),
-                    std::numeric_limits<double>::infinity()));
+                    infinity));
 }
 
 // Whichever part has the digits, and whichever the special.
 void merging_keeps_specials() {
-    const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
     for (const double special : {infinity, -infinity, nan}) {
         const auto merged = [](std::initializer_list<double> a, std::initializer_list<double> b) {
             ExactSum sum = sum_of(a);
             merge(sum, sum_of(b));
             return rounded(sum, format_of<double>);
         };
-        for (const double sum : {merged({special}, {1}), merged({1}, {special}), merged({special}, {}),
-                                 merged({}, {special}), merged({1, special}, {2})})
+        for (const double sum :
+             {merged({special}, {1}), merged({1}, {special}), merged({special}, {}),
+              merged({}, {special}), merged({1, special}, {2})})
             CHECK(special == special ? sum == special : std::isnan(sum));
     }
 }
 
 void specials_are_ieee() {
-    const double infinity = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
     const auto quotient = [](std::initializer_list<double> a, std::initializer_list<double> b) {
         return rounded_quotient(sum_of(a), sum_of(b), format_of<double>);
     };

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The walk over strided samples: each exactly once, at its own offsets, and its place in target.
-#include <nll/targets.hpp>
+#include <nll/detail/samples.hpp>
 
 #include <map>
 #include <numeric>
 #include <random>
+#include <vector>
 
 #include "check.hpp"
 
 using namespace nll;
+using namespace nll::detail;
 
 namespace {
 
 std::mt19937_64 random_bits(2);
-index_t below(index_t limit) { return static_cast<index_t>(random_bits() % static_cast<std::uint64_t>(limit)); }
+index_t below(index_t limit) {
+    return static_cast<index_t>(random_bits() % static_cast<std::uint64_t>(limit));
+}
 
+// Returns an array with its axes in any order of memory: backwards, broadcast and padded, too.
 Array array_of(const std::vector<index_t>& shape) {
     Array array;
     array.data = nullptr;
@@ -25,23 +30,36 @@ Array array_of(const std::vector<index_t>& shape) {
     if (below(3)) std::shuffle(order.begin(), order.end(), random_bits);
     index_t stride = 1;
     for (const int a : order) {
-        array.shape[static_cast<std::size_t>(a)] = shape[static_cast<std::size_t>(a)];
-        array.strides[static_cast<std::size_t>(a)] = below(8) ? (below(4) ? stride : -stride) : 0;
-        stride *= shape[static_cast<std::size_t>(a)] + (below(3) ? 0 : 2);
+        array.shape[a] = shape[a];
+        array.strides[a] = below(8) ? (below(4) ? stride : -stride) : 0;
+        stride *= shape[a] + (below(3) ? 0 : 2);
     }
     return array;
 }
 
+// Returns the offset of a sample in an operand.
+index_t offset_of(const Array& array, int operand, int axis,
+                  const std::array<index_t, max_rank>& coordinate, int rank) {
+    index_t offset = 0;
+    for (int a = 0; a < rank; ++a)
+        offset += coordinate[a] * array.strides[has_class_axis(operand) && a >= axis ? a + 1 : a];
+    return offset;
+}
+
 void every_sample_once() {
     const int axis = static_cast<int>(below(3));
-    std::vector<index_t> shape(static_cast<std::size_t>(axis + 1 + below(4)));
+    std::vector<index_t> shape(axis + 1 + below(4));
     for (index_t& extent : shape) extent = 1 + below(6);
     std::vector<index_t> samples_shape(shape);
     samples_shape.erase(samples_shape.begin() + axis);
-    const Array in = array_of(shape), labels = array_of(samples_shape), losses = array_of(samples_shape),
-                grad = array_of(shape);
-    const std::array<const Array*, operands> arrays{below(2) ? &in : nullptr, &labels, below(2) ? &losses : nullptr,
-                                                    &grad};
+    const int rank = static_cast<int>(samples_shape.size());
+    const Array of_input = array_of(shape), of_target = array_of(samples_shape);
+    const Array of_losses = array_of(samples_shape), of_grad_output = array_of(samples_shape);
+    const Array of_gradient = array_of(shape);
+    std::array<const Array*, operands> arrays{&of_input, &of_target, &of_losses, &of_grad_output,
+                                              &of_gradient};
+    for (const Operand optional : {input, losses, grad_output})
+        if (below(2)) arrays[optional] = nullptr;
     const Samples samples = samples_of(arrays, axis, gradient);
 
     std::map<index_t, int> seen;
@@ -55,15 +73,11 @@ void every_sample_once() {
                 std::array<index_t, max_rank> coordinate;
                 ++seen[position(samples, first + run.begin + i, coordinate)];
                 for (int o = 0; o < operands; ++o) {
-                    index_t offset = 0;
-                    for (int a = 0; arrays[static_cast<std::size_t>(o)] && a < labels.rank; ++a) {
-                        const bool has_classes = o == input || o == gradient;
-                        offset += coordinate[static_cast<std::size_t>(a)] *
-                                  arrays[static_cast<std::size_t>(o)]
-                                      ->strides[static_cast<std::size_t>(has_classes && a >= axis ? a + 1 : a)];
-                    }
-                    CHECK(run.offset[static_cast<std::size_t>(o)] + i * samples.stride(static_cast<Operand>(o)) ==
-                          offset);
+                    const index_t offset =
+                        arrays[o] ? offset_of(*arrays[o], o, axis, coordinate, rank) : 0;
+                    const index_t found =
+                        run.offset[o] + i * samples.stride(static_cast<Operand>(o));
+                    CHECK(found == offset);
                 }
             }
         });
@@ -71,22 +85,47 @@ void every_sample_once() {
         first += count;
     }
     CHECK(static_cast<index_t>(seen.size()) == samples.count);
-    for (const auto& [place, times] : seen) CHECK(times == 1 && place >= 0 && place < samples.count);
+    for (const auto& [place, times] : seen)
+        CHECK(times == 1 && place >= 0 && place < samples.count);
+}
+
+// A run may be found from any sample, as writers of tiles do; for_each tells each offset.
+void runs_from_anywhere() {
+    const std::vector<index_t> shape{1 + below(5), 1 + below(5), 1 + below(5), 1 + below(5)};
+    const Array of_gradient = array_of(shape);
+    const Array of_target = array_of({shape[0], shape[2], shape[3]});
+    const Samples samples =
+        samples_of({nullptr, &of_target, nullptr, nullptr, &of_gradient}, 1, gradient);
+    index_t visited = 0;
+    for (const Operand operand : {target, gradient})
+        samples.for_each(operand, 0, samples.count, [&](index_t i, index_t offset) {
+            std::array<index_t, max_rank> at;
+            const Samples::Run run = samples.run_from(i, at);
+            CHECK(run.offset[operand] == offset && run.length > 0 &&
+                  i + run.length <= samples.count);
+            const index_t last = i + run.length - 1;
+            CHECK(samples.run_from(last, at).offset[operand] ==
+                  offset + (run.length - 1) * samples.stride(operand));
+            ++visited;
+        });
+    CHECK(visited == 2 * samples.count);
 }
 
 void contiguous_axes_merge() {
-    const Array rows(View<float, 4>(nullptr, {4, 5, 6, 3})), labels(View<int, 3>(nullptr, {4, 5, 6}));
-    CHECK(samples_of({&rows, &labels, nullptr, nullptr}, 3, input).rank == 1);  // channels-last
-    const Array planes(View<float, 4>(nullptr, {4, 3, 5, 6}));
-    CHECK(samples_of({&planes, &labels, nullptr, nullptr}, 1, input).rank == 2);
-    const Array window(View<float, 4>(nullptr, {4, 3, 5, 6}, {3 * 7 * 8, 7 * 8, 8, 1}));
-    CHECK(samples_of({&window, &labels, nullptr, nullptr}, 1, input).rank == 3);
+    const auto rank = [](const View<float, 4>& view, int axis) {
+        const Array of_input(view), of_target(View<int, 3>(nullptr, {4, 5, 6}));
+        return samples_of({&of_input, &of_target, nullptr, nullptr, nullptr}, axis, input).rank;
+    };
+    CHECK(rank({nullptr, {4, 5, 6, 3}}, 3) == 1);  // channels-last
+    CHECK(rank({nullptr, {4, 3, 5, 6}}, 1) == 2);
+    CHECK(rank({nullptr, {4, 3, 5, 6}, {3 * 7 * 8, 7 * 8, 8, 1}}, 1) == 3);  // a window
 }
 
 }  // namespace
 
 int main() {
     for (int round = 0; round < 3000; ++round) every_sample_once();
+    for (int round = 0; round < 300; ++round) runs_from_anywhere();
     contiguous_axes_merge();
     return failures() != 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The same bits for any number of threads, from several threads at once, within somebody else's region, after a fork,
-// and in any floating-point environment.
+// The same bits for any number of threads, from several threads at once, within somebody else's
+// region, after a fork, and in any floating-point environment.
 #include <nll/nll.hpp>
 
 #include <atomic>
@@ -27,14 +27,16 @@ const View<const float, 2> input_view{data.data(), {samples, classes}};
 const View<const std::int16_t, 1> target_view{labels.data(), {samples}};
 
 double loss_with(int threads) {
-    return nll_loss(input_view, target_view, {.reduction = Reduction::sum, .num_threads = threads}).value;
+    return nll_loss(input_view, target_view, {.reduction = Reduction::sum, .num_threads = threads})
+        .value;
 }
 
 void any_number_of_threads(double expected) {
     for (int threads = 1; threads <= 9; ++threads) CHECK(same_bits(loss_with(threads), expected));
     std::vector<float> gradient(data.size()), first;
     for (const int threads : {1, 3}) {
-        nll_loss_value_and_grad(input_view, target_view, View<float, 2>{gradient.data(), {samples, classes}},
+        nll_loss_value_and_grad(input_view, target_view,
+                                View<float, 2>{gradient.data(), {samples, classes}},
                                 {.num_threads = threads});
         if (threads == 1) first = gradient;
     }
@@ -67,7 +69,8 @@ void lowest_bad_label() {
     bad[50000] = -1;
     for (const int threads : {1, 2, 5})
         CHECK(message_of<std::out_of_range>([&] {
-                  nll_loss(input_view, View<const std::int16_t, 1>{bad.data(), {samples}}, {.num_threads = threads});
+                  nll_loss(input_view, View<const std::int16_t, 1>{bad.data(), {samples}},
+                           {.num_threads = threads});
               }) == "target[50000] is -1, outside [0, 7) (ignore_index is -100)");
 }
 
@@ -78,7 +81,8 @@ void a_bad_label_ends_the_call() {
     for (const int threads : {1, 2})
         CHECK(message_of<std::out_of_range>([&] {
                   nll_loss(View<const float, 2>{&one, {many, 1}, {0, 0}},
-                           View<const std::uint8_t, 1>{&label, {many}, {0}}, {.num_threads = threads});
+                           View<const std::uint8_t, 1>{&label, {many}, {0}},
+                           {.num_threads = threads});
               }) == "target[0] is 7, outside [0, 1) (ignore_index is -100)");
 }
 
@@ -91,8 +95,9 @@ void lowest_bad_label_in_any_order() {  // walked in Fortran order, position (0,
     classes_of[150 + 300 * 7] = 6;  // (150, 7)
     classes_of[300 * 399] = -8;     // (0, 399)
     for (const int threads : {1, 2, 3})
-        CHECK(message_of<std::out_of_range>([&] { nll_loss(input, target, {.num_threads = threads}); }) ==
-              "target[0, 399] is -8, outside [0, 1) (ignore_index is -100)");
+        CHECK(message_of<std::out_of_range>([&] {
+                  nll_loss(input, target, {.num_threads = threads});
+              }) == "target[0, 399] is -8, outside [0, 1) (ignore_index is -100)");
 }
 
 void rounding_modes(double expected) {
@@ -116,7 +121,8 @@ void interrupted() {
         bool stopped = false;
         asked = 0;
         try {
-            nll_loss(same, same_label, {.num_threads = threads, .interrupt = [] { return ++asked == 2; }});
+            nll_loss(same, same_label,
+                     {.num_threads = threads, .interrupt = [] { return ++asked == 2; }});
         } catch (const Interrupted&) {
             stopped = true;
         }
@@ -161,6 +167,7 @@ int main() {
     rounding_modes(expected);
     interrupted();
     forked(expected);
-    CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) == "num_threads is 0, outside [1, 256]");
+    CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) ==
+          "num_threads is 0, outside [1, 256]");
     return failures() != 0;
 }
