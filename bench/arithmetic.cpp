@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The limit that arithmetic sets to cross-entropy: exponentials and their sum, from the first-level cache, by one
-// thread. Prints one JSON object: dtype -> nanoseconds per logit.
+// The limit that arithmetic sets to cross-entropy: exponentials and their sum, from the first-level
+// cache, by one thread. Prints one JSON object: dtype -> nanoseconds per logit.
 #include <nll/softmax.hpp>
 
 #include <algorithm>
@@ -25,7 +25,8 @@ template <class Arithmetic> double nanoseconds() {
         for (int r = 0; r < repetitions; ++r)
             visit_guard<Arithmetic>(reference.guard(), [&](auto guard) {
                 exponentials_of_row<guard.value>(values.data(), classes, reference,
-                                                 reinterpret_cast<const std::byte*>(values.data()), 0, nullptr, row);
+                                                 reinterpret_cast<const std::byte*>(values.data()),
+                                                 0, nullptr, row);
             });
         one = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     }
@@ -34,6 +35,6 @@ template <class Arithmetic> double nanoseconds() {
 }
 
 int main() {
-    std::printf("{\"float32\": %.4f, \"bfloat16\": %.4f, \"float64\": %.4f}\n", nanoseconds<Single>(),
-                nanoseconds<Half>(), nanoseconds<Double>());
+    std::printf("{\"float32\": %.4f, \"bfloat16\": %.4f, \"float64\": %.4f}\n",
+                nanoseconds<Single>(), nanoseconds<Half>(), nanoseconds<Double>());
 }

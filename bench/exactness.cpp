@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What exactness costs: the library's forward kernel beside the same kernel whose blocks go into a plain double sum.
-// One JSON line a case. Both gather alike, in threads alike, and take turns; the medians of their times are printed.
+// What exactness costs: the library's forward kernel beside the same kernel whose blocks go into a
+// plain double sum. One JSON line a case. Both gather alike, in threads alike, and take turns; the
+// medians of their times are printed.
 #include <nll/nll.hpp>
 
 #include <algorithm>
@@ -19,7 +20,8 @@ struct PlainPartial : Partial {
 };
 
 // What the forward kernel calls for a PlainPartial.
-Survey<double> add_weights(const SampleWeights&, double* weights, index_t count, PlainPartial& partial) {
+Survey<double> add_weights(const SampleWeights&, double* weights, index_t count,
+                           PlainPartial& partial) {
     pad(weights, count);
     partial.weight += plain_sum(count, [&](index_t i) { return weights[i]; });
     return {};
@@ -34,13 +36,16 @@ void add_losses(const Real* losses, const double* weights, const Survey<double>&
 }
 
 template <class Scalar>
-double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> target, const Options& options) {
+double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> target,
+                  const Options& options) {
     const Array from(input), labels(target);
     const Plan plan({&from, &labels, nullptr, nullptr}, 1, options);
     PlainPartial total;
-    const index_t pieces = std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
+    const index_t pieces =
+        std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
     parallel::reduce(
-        total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads), nullptr,
+        total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads),
+        nullptr,
         [&](index_t first, index_t last, PlainPartial& part) {
             nll_sweep<Scalar>(plan, first, last, part);
             return true;
@@ -53,14 +58,19 @@ double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> targe
     return total.loss / (options.weight ? total.weight : static_cast<double>(total.count));
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
 
 double median(std::vector<double> times) {
-    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+    std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
+                     times.end());
     return times[times.size() / 2];
 }
 
-template <class Scalar> void measure(const char* name, index_t N, index_t C, bool weighted, int threads, int rounds) {
+template <class Scalar>
+void measure(const char* name, index_t N, index_t C, bool weighted, int threads, int rounds) {
     std::vector<Scalar> data(static_cast<std::size_t>(N * C));
     std::vector<std::int64_t> labels(static_cast<std::size_t>(N));
     std::vector<float> weight(static_cast<std::size_t>(C));
@@ -97,7 +107,8 @@ template <class Scalar> void measure(const char* name, index_t N, index_t C, boo
 
 // exactness [threads] [rounds]
 int main(int count, char** words) {
-    const int threads = count > 1 ? std::atoi(words[1]) : 2, rounds = count > 2 ? std::atoi(words[2]) : 31;
+    const int threads = count > 1 ? std::atoi(words[1]) : 2,
+              rounds = count > 2 ? std::atoi(words[2]) : 31;
     measure<float>("float32", 4000000, 10, false, threads, rounds);
     measure<float>("float32", 200000, 1000, false, threads, rounds);
     measure<float>("float32 weighted", 4000000, 10, true, threads, rounds);

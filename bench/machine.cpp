@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// What the machine's memory can do: the yardstick that the benchmarks stand beside, measured in the same rounds.
+// What the machine's memory can do: the yardstick that the benchmarks stand beside, measured in the
+// same rounds.
 //
-// A C face for ctypes. Every function returns the seconds of one pass over `bytes` (a multiple of 64 for each thread
-// to have whole cache lines) by a team of `threads`, the team's start and end included. -1: not on this machine.
+// A C face for ctypes. Every function returns the seconds of one pass over `bytes` (a multiple of
+// 64 for each thread to have whole cache lines) by a team of `threads`, the team's start and end
+// included. -1: not on this machine.
 #include <omp.h>
 
 #include <chrono>
@@ -57,7 +59,8 @@ double read_seconds(const Word* array, std::size_t bytes, int threads) {
 
 // Plain stores. The hardware may read each line before it is overwritten; that is not counted.
 double fill_seconds(Word* array, std::size_t bytes, int threads) {
-    return seconds(threads, bytes / sizeof(Word), [&](std::size_t begin, std::size_t end) { fill(array, begin, end); });
+    return seconds(threads, bytes / sizeof(Word),
+                   [&](std::size_t begin, std::size_t end) { fill(array, begin, end); });
 }
 
 // Stores that pass the caches by. `array` stands at a multiple of 64.
@@ -66,7 +69,8 @@ double fill_nontemporal_seconds(Word* array, std::size_t bytes, int threads) {
     return seconds(threads, bytes / sizeof(Word), [&](std::size_t begin, std::size_t end) {
 #if defined(__AVX512F__)
         const __m512i value = _mm512_set1_epi64(static_cast<long long>(pattern));
-        for (std::size_t i = begin; i < end; i += 8) _mm512_stream_si512(reinterpret_cast<__m512i*>(array + i), value);
+        for (std::size_t i = begin; i < end; i += 8)
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(array + i), value);
 #elif defined(__AVX__)
         const __m256i value = _mm256_set1_epi64x(static_cast<long long>(pattern));
         for (std::size_t i = begin; i < end; i += 4) _mm256_stream_si256(reinterpret_cast<__m256i*>(array + i), value);
@@ -86,9 +90,11 @@ double fill_nontemporal_seconds(Word* array, std::size_t bytes, int threads) {
 double first_touch_seconds(std::size_t bytes, int threads, int huge) {
 #if defined(__linux__)
     constexpr std::size_t huge_page = std::size_t{2} << 20;
-    void* const memory = mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* const memory = mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) return -1;
-    const auto address = (reinterpret_cast<std::uintptr_t>(memory) + huge_page - 1) / huge_page * huge_page;
+    const auto address =
+        (reinterpret_cast<std::uintptr_t>(memory) + huge_page - 1) / huge_page * huge_page;
     Word* const array = reinterpret_cast<Word*>(address);
     madvise(array, bytes, huge != 0 ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     const double time = fill_seconds(array, bytes, threads);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Training steps of a linear classifier: three clouds of points in the plane, the loss and its gradient from nll.
+// Training steps of a linear classifier: three clouds of points in the plane, the loss and its
+// gradient from nll.
 #include <nll/nll.hpp>
 
 #include <array>
@@ -25,7 +26,8 @@ int main() {
     }
 
     std::array<float, classes * features> parameter{};  // (C, F)
-    std::vector<float> logits(samples * classes);       // (N, C); then their gradient, in the same memory
+    std::vector<float> logits(samples *
+                              classes);  // (N, C); then their gradient, in the same memory
     const nll::View<float, 2> input{logits.data(), {samples, classes}};
     const nll::View<const std::uint8_t, 1> target{label.data(), {samples}};
     const nll::Options options{.ignore_index = 255};
@@ -35,7 +37,8 @@ int main() {
             for (int c = 0; c < classes; ++c) {
                 float& logit = logits[n * classes + c];
                 logit = 0;
-                for (int f = 0; f < features; ++f) logit += parameter[c * features + f] * point[n * features + f];
+                for (int f = 0; f < features; ++f)
+                    logit += parameter[c * features + f] * point[n * features + f];
             }
         const nll::Loss loss = nll::cross_entropy_value_and_grad(input, target, input, options);
         if (step % 10 == 0)
@@ -45,7 +48,8 @@ int main() {
         for (int n = 0; n < samples; ++n)
             for (int c = 0; c < classes; ++c)
                 for (int f = 0; f < features; ++f)
-                    parameter[c * features + f] -= logits[n * classes + c] * point[n * features + f];
+                    parameter[c * features + f] -=
+                        logits[n * classes + c] * point[n * features + f];
     }
 
     label[4] = 7;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The exponentials of exponential.hpp, and the logarithms and sums of softmax.hpp, against arithmetic of more digits.
+// The exponentials of exponential.hpp, and the logarithms and sums of softmax.hpp, against
+// arithmetic of more digits.
 #include <nll/softmax.hpp>
 
 #include <cmath>
@@ -16,15 +17,16 @@ namespace {
 double ulps(double value, long double exact) {
     int exponent;
     std::frexp(exact, &exponent);
-    return static_cast<double>(std::fabs(value - exact) / std::ldexp(1.0L, std::max(exponent - 53, -1074)));
+    return static_cast<double>(std::fabs(value - exact) /
+                               std::ldexp(1.0L, std::max(exponent - 53, -1074)));
 }
 
 void exponentials_of_doubles() {
     std::mt19937_64 random(1);
     double worst = 0;
     for (int i = 0; i < 200'000; ++i) {
-        const double x =
-            -std::ldexp(std::uniform_real_distribution<double>(1, 2)(random), static_cast<int>(i % 70) - 60);
+        const double x = -std::ldexp(std::uniform_real_distribution<double>(1, 2)(random),
+                                     static_cast<int>(i % 70) - 60);
         worst = std::max(worst, ulps(exp_of(x, 0), std::exp(static_cast<long double>(x))));
         const double low = x * 0x1p-54;
         worst = std::max(worst, ulps(exp_of(x, low), std::exp(static_cast<long double>(x) + low)));
@@ -70,9 +72,11 @@ void logarithms() {
     // Quotients below 1, too: where the sum of all powers is less than the power of the offset.
     double worst_of_quotients = 0;
     for (int i = 0; i < 200'000; ++i) {
-        const double unit = std::ldexp(fraction(random), 280), all = std::ldexp(fraction(random), i % 1000 - 220);
+        const double unit = std::ldexp(fraction(random), 280),
+                     all = std::ldexp(fraction(random), i % 1000 - 220);
         const long double exact = std::log(static_cast<long double>(all) / unit);
-        const double error = std::fabs(log_quotient_of<Single>(all, unit, all - unit) - static_cast<double>(exact));
+        const double error =
+            std::fabs(log_quotient_of<Single>(all, unit, all - unit) - static_cast<double>(exact));
         worst_of_quotients = std::max(worst_of_quotients, error);
     }
     CHECK(worst_of_quotients < 0x1p-39);
@@ -82,7 +86,8 @@ void logarithms() {
 void logarithms_of_sums() {
     for (const double rest : {0.0, 1e-9, 0.9, 1.1, 50257.0, 1e200}) {
         const double unit = 0x1p260, logit = -20 / log2_e;  // the power of the offset, 0, is 2^280
-        const LogSum found = log_sum_of<Single>(unit * (1 + rest), 0, unit, unit * rest, logit, 0, 0x1p280);
+        const LogSum found =
+            log_sum_of<Single>(unit * (1 + rest), 0, unit, unit * rest, logit, 0, 0x1p280);
         CHECK(found.center == (rest < 1 ? logit : 0));
         CHECK(std::fabs(found.center + found.log - (logit + std::log1p(rest))) < 1e-11);
         if (rest < 1) CHECK(std::fabs(found.log - std::log1p(rest)) <= 2e-12 * std::log1p(rest));
@@ -92,22 +97,27 @@ void logarithms_of_sums() {
     CHECK(std::isnan(log_sum_of<Double>(nan, 0, 1, nan, 0, 0, 1).log));
 }
 
-// A power as rows take it; and whether the value was near enough to do without a guard, or without another.
+// A power as rows take it; and whether the value was near enough to do without a guard, or without
+// another.
 template <class Arithmetic> struct Found {
     typename Arithmetic::Power power;
     bool near;
 };
 template <Guard guard, class Arithmetic>
-Found<Arithmetic> taken(const Reference<Arithmetic, 1>& reference, typename Arithmetic::Real value) {
+Found<Arithmetic> taken(const Reference<Arithmetic, 1>& reference,
+                        typename Arithmetic::Real value) {
     std::vector<typename Arithmetic::Real> values(pair_size, value);
     std::vector<typename Arithmetic::Power> powers(pair_size);
     RowLanes<Arithmetic> row;
-    exponentials_of_row<guard>(values.data(), pair_size, reference, reinterpret_cast<const std::byte*>(values.data()),
-                               0, powers.data(), row);
-    for (const auto power : powers) CHECK(same_bits(static_cast<double>(power), static_cast<double>(powers[0])));
+    exponentials_of_row<guard>(values.data(), pair_size, reference,
+                               reinterpret_cast<const std::byte*>(values.data()), 0, powers.data(),
+                               row);
+    for (const auto power : powers)
+        CHECK(same_bits(static_cast<double>(power), static_cast<double>(powers[0])));
     return {powers[0], row.all_near(guard)};
 }
-template <class Arithmetic> auto power_of(const Reference<Arithmetic, 1>& reference, typename Arithmetic::Real value) {
+template <class Arithmetic>
+auto power_of(const Reference<Arithmetic, 1>& reference, typename Arithmetic::Real value) {
     const auto power = reference.power_of(value, 0);
     visit_guard<Arithmetic>(reference.guard(), [&](auto guard) {
         auto found = taken<guard.value>(reference, value);
@@ -117,7 +127,9 @@ template <class Arithmetic> auto power_of(const Reference<Arithmetic, 1>& refere
     return power;
 }
 
-double error_of(double value, double exponent) { return std::fabs(value / std::exp2(exponent) - 1); }
+double error_of(double value, double exponent) {
+    return std::fabs(value / std::exp2(exponent) - 1);
+}
 
 void fractions_of_eighths() {
     double worst = 0;
@@ -126,7 +138,8 @@ void fractions_of_eighths() {
         worst = std::max(worst, error_of(Single::power_of_two(f), f));
     }
     CHECK(worst < 8e-11);
-    for (int n = -1302 * 8; n < 743 * 8 - Group::size; ++n) {  // those whose step is a normal number
+    for (int n = -1302 * 8; n < 743 * 8 - Group::size;
+         ++n) {  // those whose step is a normal number
         const auto fraction = static_cast<double>(std::exp2(static_cast<long double>(n % 8) / 8));
         CHECK(same_bits(step_of(n / 8.0 + to_eighths), std::ldexp(fraction, n / 8 + 280)));
         double at[Group::size], out[Group::size];
@@ -141,21 +154,24 @@ void fractions_of_eighths() {
 void fractions_of_halves() {
     double worst = 0;
     for (int step = 0; step < 1 << 15; ++step) {  // all fractions of x·log2(e) that there are
-        const float f = 1 + std::ldexp(static_cast<float>(step), -15), value = Half::power_of_two(f);
+        const float f = 1 + std::ldexp(static_cast<float>(step), -15),
+                    value = Half::power_of_two(f);
         CHECK(value >= 1 && value < 2);
         worst = std::max(worst, error_of(static_cast<double>(value), static_cast<double>(f) - 1));
     }
     CHECK(worst < 3e-7);
 }
 
-constexpr float most = std::numeric_limits<float>::max(), infinite = std::numeric_limits<float>::infinity();
+constexpr float most = std::numeric_limits<float>::max(),
+                infinite = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 // What is too far below is next to nothing, or is seen, and is nothing with a guard; NaN stays one.
 void values_beyond_eighths() {
     const Reference<Single, 1> reference, guarded = reference.more_guarded();
     CHECK(reference.guard() == Guard::none && guarded.guard() == Guard::all);
-    for (float value = -500; value <= 500; value += 0.03125f) CHECK(taken<Guard::none>(reference, value).near);
+    for (float value = -500; value <= 500; value += 0.03125f)
+        CHECK(taken<Guard::none>(reference, value).near);
     for (const float value : {501.0f, 600.0f, 1e4f, most, infinite}) {
         const auto found = taken<Guard::none>(reference, value);
         CHECK(!found.near || !reference.holds(found.power, 1));
@@ -169,16 +185,19 @@ void values_beyond_eighths() {
     low.push_back(-infinite);
     for (const float value : low) {
         const auto found = taken<Guard::all>(guarded, value);
-        CHECK(found.near && same_bits(found.power, 0.0) && same_bits(guarded.power_of(value, 0), 0.0));
+        CHECK(found.near && same_bits(found.power, 0.0) &&
+              same_bits(guarded.power_of(value, 0), 0.0));
     }
     CHECK(!taken<Guard::none>(reference, -infinite).near);
     for (const float value : {not_a_number, -not_a_number}) {
         CHECK(!taken<Guard::none>(reference, value).near);
-        CHECK(std::isnan(taken<Guard::all>(guarded, value).power) && std::isnan(guarded.power_of(value, 0)));
+        CHECK(std::isnan(taken<Guard::all>(guarded, value).power) &&
+              std::isnan(guarded.power_of(value, 0)));
     }
 }
 
-// Values that are too far from the center are seen, and with a guard count as next to nothing; NaN stays one.
+// Values that are too far from the center are seen, and with a guard count as next to nothing; NaN
+// stays one.
 void values_beyond_halves() {
     constexpr float above = 24, below = 150;
     for (const float center : {0.0f, 3.5f, -100.0f, 127.0f}) {
@@ -199,15 +218,18 @@ void values_beyond_halves() {
             CHECK(found.power < 0x1p-120f);
         }
         for (const float value : {not_a_number, -not_a_number}) {
-            CHECK(!taken<Guard::none>(reference, value).near && !taken<Guard::low>(reference, value).near);
+            CHECK(!taken<Guard::none>(reference, value).near &&
+                  !taken<Guard::low>(reference, value).near);
             CHECK(std::isnan(reference.power_of(value, 0)));
         }
         CHECK(reference.power_of(infinite, 0) == infinite);
     }
 }
 
-// The largest relative error of a quotient of powers, where the reference's center is so far from the largest value.
-template <class Arithmetic> double worst_of(typename Arithmetic::Real largest, double reach, float center_off = 0) {
+// The largest relative error of a quotient of powers, where the reference's center is so far from
+// the largest value.
+template <class Arithmetic>
+double worst_of(typename Arithmetic::Real largest, double reach, float center_off = 0) {
     const auto center = static_cast<typename Arithmetic::Real>(largest + center_off);
     const Reference<Arithmetic, 1> reference(&center, 1);
     CHECK(reference.reaches(&largest, 1));
@@ -217,22 +239,25 @@ template <class Arithmetic> double worst_of(typename Arithmetic::Real largest, d
     for (int i = 0; i < 100'000; ++i) {
         const auto x = static_cast<typename Arithmetic::Real>(largest + below(random));
         const long double exact = std::exp(static_cast<long double>(x) - largest);
-        const auto quotient =
-            static_cast<double>(power_of<Arithmetic>(reference, x)) / power_of<Arithmetic>(reference, largest);
+        const auto quotient = static_cast<double>(power_of<Arithmetic>(reference, x)) /
+                              power_of<Arithmetic>(reference, largest);
         worst = std::max(worst, static_cast<double>(std::fabs(quotient / exact - 1)));
     }
     return worst;
 }
 
 void exponentials_relative_to_a_center() {
-    // Of x·log2(e) as a float, without fused operations the product is rounded, too. 0.01 ULP of bfloat16 is 3.9e-5.
+    // Of x·log2(e) as a float, without fused operations the product is rounded, too. 0.01 ULP of
+    // bfloat16 is 3.9e-5.
     const double half = multiply_add(1 + 0x1p-30, 1 - 0x1p-30, -1.0) != 0 ? 2e-5 : 3.5e-5;
-    for (const float largest : {0.0f, 3.25f, -17.5f, 127.0f, -350.0f, 350.0f, 1234.5f, -16000.0f, 1e6f, -3e8f, 3e38f}) {
+    for (const float largest :
+         {0.0f, 3.25f, -17.5f, 127.0f, -350.0f, 350.0f, 1234.5f, -16000.0f, 1e6f, -3e8f, 3e38f}) {
         CHECK(worst_of<Single>(largest, 500) < 1.6e-10);
         CHECK(worst_of<Half>(largest, 100) < half);
         CHECK(worst_of<Double>(largest, 600) < 0x1p-52);
     }
-    for (const float away : {-20.0f, -17.0f, 0.25f, 20.0f}) CHECK(worst_of<Half>(100.5f, 100, away) < half);
+    for (const float away : {-20.0f, -17.0f, 0.25f, 20.0f})
+        CHECK(worst_of<Half>(100.5f, 100, away) < half);
 }
 
 // Which center it is changes no bit of a quotient; out of its reach, another is asked for.
@@ -240,11 +265,13 @@ void powers_of_other_centers() {
     std::mt19937_64 random(5);
     std::uniform_real_distribution<float> near(-Half::reach, Half::reach), below(-100, 0);
     for (int i = 0; i < 100'000; ++i) {
-        const float largest = near(random), value = largest + below(random), center = near(random) / 2;
+        const float largest = near(random), value = largest + below(random),
+                    center = near(random) / 2;
         const Reference<Half, 1> own(&largest, 1), other(&center, 1);
         if (!other.reaches(&largest, 1)) continue;
         const auto quotient = [&](const auto& reference) {
-            return static_cast<double>(power_of<Half>(reference, value)) / power_of<Half>(reference, largest);
+            return static_cast<double>(power_of<Half>(reference, value)) /
+                   power_of<Half>(reference, largest);
         };
         CHECK(same_bits(quotient(own), quotient(other)));
     }
@@ -268,7 +295,8 @@ template <class Arithmetic> void reach_of(float reach, float far) {
         }
     }
     CHECK(static_cast<float>(held) > 3 * reach);
-    for (const double sum : {0.0, infinity, -1.0, static_cast<double>(not_a_number)}) CHECK(!zero.holds(sum, 1));
+    for (const double sum : {0.0, infinity, -1.0, static_cast<double>(not_a_number)})
+        CHECK(!zero.holds(sum, 1));
     const float infinities[] = {0, -infinite};
     CHECK(!zero.reaches(infinities, 2));
     const float undefined[] = {0, not_a_number};
@@ -278,7 +306,8 @@ template <class Arithmetic> void reach_of(float reach, float far) {
     CHECK(distant.guard() == Guard::all && distant.reaches(&at, 1) && !distant.reaches(&beside, 1));
     const float border = far, over = std::nextafter(far, 2 * far);
     const Reference<Arithmetic, 1> at_border(&border, 1);
-    CHECK(at_border.guard() == Guard::none && at_border.reaches(&border, 1) && !at_border.reaches(&over, 1));
+    CHECK(at_border.guard() == Guard::none && at_border.reaches(&border, 1) &&
+          !at_border.reaches(&over, 1));
 }
 
 // A row, and the same numbers as one column of a tile, have the same sums to the last bit.
@@ -292,7 +321,8 @@ template <class Arithmetic> void sums_of_rows_and_tiles(int classes) {
     std::vector<double> lane(lanes, 0.0);
     for (std::size_t c = 0; c < powers.size() / 16; c += pair_size)
         for (std::size_t l = 0; l < lane.size(); ++l)
-            lane[l] += static_cast<double>(powers[(c + l) * 16 + 5] + powers[(c + l + lanes) * 16 + 5]);
+            lane[l] +=
+                static_cast<double>(powers[(c + l) * 16 + 5] + powers[(c + l + lanes) * 16 + 5]);
     LaneSums<16, false> once, twice;
     once.add_classes(powers.data(), classes, 16, 16);
     once.finish(16);
@@ -336,7 +366,8 @@ void chunks() {
     CHECK(sum_of_others(powers, pair_size, 0x1p60) == 5 + 0x1p-40);
     CHECK(rest_of<Single>(3, 0.5, 2) == 1.5);
     CHECK(rest_of<Single>(2 + 0x1p-50, 0, 2) == 0x1p-50);
-    CHECK(same_bits(rest_of<Single>(2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
+    CHECK(
+        same_bits(rest_of<Single>(2, 0x1p-741, 2), 0.0));  // powers that were too small to be exact
     CHECK(rest_of<Double>(2, 0x1p-741, 2) == 0x1p-741);
     const double nan = std::numeric_limits<double>::quiet_NaN();
     for (const double none : {0.0, infinity, nan}) CHECK(std::isnan(defined(none)));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Gradients that are written past the caches, or only where they are not zero, are the same as those that are written
-// plainly, at any alignment, in every layout, alone and in one sweep with the losses; and so are those of
-// cross-entropy, and log_softmax.
+// Gradients that are written past the caches, or only where they are not zero, are the same as
+// those that are written plainly, at any alignment, in every layout, alone and in one sweep with
+// the losses; and so are those of cross-entropy, and log_softmax.
 #include <nll/kernels.hpp>
 
 #include <initializer_list>
@@ -18,8 +18,8 @@ namespace {
 std::mt19937_64 random_bits(4);
 
 template <class Scalar>
-void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift, bool with_losses,
-                   bool weighted) {
+void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift,
+                   bool with_losses, bool weighted) {
     const auto [N, C, D] = shape;
     std::array<index_t, 3> strides;  // in memory, the axes are in this order
     index_t stride = 1;
@@ -31,16 +31,20 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     for (std::int32_t& label : labels)
         label = static_cast<std::int32_t>(random_bits() % static_cast<std::uint64_t>(C + 1)) - 1;
     std::vector<Scalar> logs(static_cast<std::size_t>(N * C * D));
-    for (Scalar& log : logs) log = from_double<Scalar>(-static_cast<double>(random_bits() % 1024) / 64);
+    for (Scalar& log : logs)
+        log = from_double<Scalar>(-static_cast<double>(random_bits() % 1024) / 64);
     const Array input_array(View<const Scalar, 3>{logs.data(), shape});
     std::vector<double> weight(static_cast<std::size_t>(C));
-    for (std::size_t c = 0; c < weight.size(); ++c) weight[c] = 0.5 + static_cast<double>(c % 7) / 16;
+    for (std::size_t c = 0; c < weight.size(); ++c)
+        weight[c] = 0.5 + static_cast<double>(c % 7) / 16;
     Options options{.ignore_index = -1};
     if (weighted) options.weight = View<double, 1>{weight.data(), {C}};
     const Array target_array(View<std::int32_t, 2>{labels.data(), {N, D}});
     const auto size = static_cast<std::size_t>(N * C * D + shift);
-    std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain), zeroed(plain);
-    std::fill_n(zeroed.begin() + shift * index_t{sizeof(Scalar)}, logs.size() * sizeof(Scalar), std::uint8_t{0});
+    std::vector<std::uint8_t> plain((size + 1) * sizeof(Scalar), 0xee), streamed(plain),
+        zeroed(plain);
+    std::fill_n(zeroed.begin() + shift * index_t{sizeof(Scalar)}, logs.size() * sizeof(Scalar),
+                std::uint8_t{0});
     Plan forward({&input_array, &target_array, nullptr, nullptr}, 1, options);
     Partial losses;
     nll_sweep<Scalar>(forward, 0, forward.samples.count, losses);
@@ -54,22 +58,31 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         Partial partial;
         nll_sweep<Scalar>(plan, 0, plan.samples.count, partial);
         CHECK(partial.bad_sample < 0 && partial.count == losses.count);
-        if (with_losses) CHECK(rounded(partial.loss, format_of<double>) == rounded(losses.loss, format_of<double>));
+        if (with_losses)
+            CHECK(rounded(partial.loss, format_of<double>) ==
+                  rounded(losses.loss, format_of<double>));
     }
     CHECK(plain == streamed);
     CHECK(plain == zeroed);
-    CHECK(plain.back() == 0xee && (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
+    CHECK(plain.back() == 0xee &&
+          (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
 
     for (const bool with_gradient : {true, false}) {  // or log_softmax
-        std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee), softmax_streamed(softmax);
+        std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee),
+            softmax_streamed(softmax);
         for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
-            const Array to(View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
+            const Array to(
+                View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
             Plan plan({&input_array, &target_array, nullptr, &to}, 1, options);
             plan.streams = memory == &softmax_streamed;
             plan.divisor = 3;
             Partial partial;
-            if (with_gradient) cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
-            else log_softmax_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count, partial);
+            if (with_gradient)
+                cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count,
+                                                                  partial);
+            else
+                log_softmax_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count,
+                                                                partial);
             CHECK(partial.bad_sample < 0 && partial.count == (with_gradient ? losses.count : 0));
         }
         CHECK(softmax == softmax_streamed);
@@ -80,15 +93,17 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
 }  // namespace
 
 int main() {
-    const std::array<index_t, 3> shapes[] = {{700, 10, 1},  {3, 20000, 1}, {1, 5, 3000}, {2, 7, 600},  {300, 10, 4},
-                                             {5, 900, 30},  {40, 3, 512},  {1, 1, 1},    {600, 1, 1},  {2, 9000, 3},
-                                             {3, 70000, 1}, {1100, 2, 1},  {530, 64, 1}, {600, 65, 1}, {17, 229, 27}};
+    const std::array<index_t, 3> shapes[] = {
+        {700, 10, 1},  {3, 20000, 1}, {1, 5, 3000}, {2, 7, 600},  {300, 10, 4},
+        {5, 900, 30},  {40, 3, 512},  {1, 1, 1},    {600, 1, 1},  {2, 9000, 3},
+        {3, 70000, 1}, {1100, 2, 1},  {530, 64, 1}, {600, 65, 1}, {17, 229, 27}};
     for (const auto& shape : shapes)
         for (const index_t shift : {0, 1, 5})
-            for (const auto& order :
-                 {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0}, std::array{1, 0, 2}})
+            for (const auto& order : {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0},
+                                      std::array{1, 0, 2}})
                 for (const auto& [with_losses, weighted] :
-                     std::initializer_list<std::pair<bool, bool>>{{false, true}, {true, true}, {true, false}}) {
+                     std::initializer_list<std::pair<bool, bool>>{
+                         {false, true}, {true, true}, {true, false}}) {
                     same_as_plain<float>(shape, order, shift, with_losses, weighted);
                     same_as_plain<double>(shape, order, shift, with_losses, weighted);
                     same_as_plain<float16>(shape, order, shift, with_losses, weighted);

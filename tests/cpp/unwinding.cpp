@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// A thread may be ended where it asks whether to stop: Python ends its daemon threads so, by unwinding them from there.
+// A thread may be ended where it asks whether to stop: Python ends its daemon threads so, by
+// unwinding them from there.
 #include <nll/nll.hpp>
 
 #include <pthread.h>

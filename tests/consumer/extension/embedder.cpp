@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// An extension module, EMBEDDER, that embeds nll: in one process with others, which embed other builds of it.
+// An extension module, EMBEDDER, that embeds nll: in one process with others, which embed other
+// builds of it.
 #include <Python.h>
 
 #include <cstdint>
