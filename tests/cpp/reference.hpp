@@ -22,7 +22,8 @@
 //
 // A product and a sum have one rounding where the instruction set has such an operation (`fused`):
 // step * fraction is then added to its lane without being rounded. Results are rounded once to
-// their element type; losses and gradients are never -0.
+// their element type; losses and gradients are never -0. (bfloat16, whose exponentials are of
+// float and whose entries are rounded twice, has its own section.)
 #pragma once
 
 #include <nll/types.hpp>
@@ -123,8 +124,8 @@ template <class Term> double in_pairs(index_t count, Term&& term) {
 struct Single {
     using Scale = double;
     static constexpr bool compensated = false;
-    static constexpr double flushed = 0x1p-740;
-    double shift, base = 0x1p280;  // base: that of x = shift
+    static constexpr double negligible = 0x1p-740, scale = 0x1p280;
+    double shift;
 
     explicit Single(double largest)
         : shift(std::fabs(largest) > 350 && std::fabs(largest) < infinity ? largest : 0) {}
@@ -181,8 +182,8 @@ struct Single {
 struct Double {
     using Scale = DoubleDouble;
     static constexpr bool compensated = true;
-    static constexpr double flushed = 0;
-    double shift, base = 1;
+    static constexpr double negligible = 0, scale = 1;
+    double shift;
 
     explicit Double(double largest) : shift(largest == -infinity ? 0 : largest) {}
 
@@ -253,14 +254,14 @@ public:
             }
         }
         others_ = (sum.sum - exp_pivot_) + sum.error;
-        if (others_ < Precision::flushed * exp_pivot_) others_ = 0;
+        if (others_ < Precision::negligible * exp_pivot_) others_ = 0;
         if (others_ < exp_pivot_) {
             center_ = x[pivot];
             log_ = Precision::log_of_quotient(exp_pivot_ + others_, exp_pivot_, others_);
         } else {
-            const double but_base = (sum.sum - exp_.base) + sum.error;
+            const double but_scale = (sum.sum - Precision::scale) + sum.error;
             center_ = exp_.shift;
-            log_ = Precision::log_of_quotient(sum.sum, exp_.base, but_base);
+            log_ = Precision::log_of_quotient(sum.sum, Precision::scale, but_scale);
         }
     }
 
@@ -283,28 +284,26 @@ private:
 
 // ---------------------------------------------------------------- for results in bfloat16
 
-// 2^(92 - n) exp(x - shift) with a relative error of 2e-5, where n is the largest x - shift times
-// log2(e), rounded. x - shift counts as 149 less than its largest if it is less than that.
-struct Half {
+// 2^92 exp(x - shift) in float, with a relative error of 2e-5. Samples are shifted unless their
+// largest logit is in [-32, 19.5]. What is 149 below the shift counts as that.
+struct Bfloat16 {
     using Scale = double;
     static constexpr bool compensated = false;
-    static constexpr double flushed = 0x1p-160;
-    double shift, base;
-    float lowest, origin;
+    static constexpr double negligible = 0x1p-160, scale = 0x1p92;
+    double shift;
 
-    explicit Half(double largest) {
-        shift = std::fabs(largest) > 128 && std::fabs(largest) < infinity ? largest : 0;
-        const double kept = largest - shift, n = nearest_integer(kept * log2_e);
-        lowest = static_cast<float>(kept - 149);
-        origin = static_cast<float>(n - n == 0 ? 2 + (92 + 127 - n) / 128 : nan);
-        base = origin == origin ? std::ldexp(1, 92 - static_cast<int>(n)) : nan;
-    }
-    // The exponent of the result with its bias, and the fraction, are a number of [0, 256): it is
-    // added to the integers of [2, 4) / 128.
+    explicit Bfloat16(double largest)
+        : shift(largest >= -32 && largest <= 19.5 ? 0
+                : largest - largest == 0          ? largest
+                                                  : nan) {}
+
+    // The biased exponent of the result, and its fraction, are a number of [0, 256): at is that in
+    // steps of 1 / 128, from 2 on.
     float power(double x) const {
         const float below = static_cast<float>(x) - static_cast<float>(shift);
-        const float value = below < lowest ? lowest : below;
-        const float at = multiply_add(value, static_cast<float>(log2_e) / 128, origin);
+        const float value = below < -149 ? -149 : below;
+        const float at =
+            multiply_add(value, static_cast<float>(log2_e) / 128, 2 + (127 + 92) / 128.0f);
         if (!(at < 4)) return at;
         const float biased = (at - 2) * 128, exponent = std::floor(biased);
         const float fraction =
@@ -313,7 +312,7 @@ struct Half {
         return std::ldexp(fraction, static_cast<int>(exponent) - 127);
     }
     double exp(double x) const { return power(x); }
-    // Pairs of classes are added in float, but not where there is one lane.
+    // Sums pairs in float, but not where there is one lane.
     Compensated sum(const double* x, index_t count, int lanes) const {
         if (lanes > 1) return {in_pairs(count, [&](index_t c) { return power(x[c]); })};
         return {in_lanes<double>(1, count, [&](double& lane, index_t c) { lane += exp(x[c]); })};
@@ -324,15 +323,12 @@ struct Half {
     static double log_of_quotient(double all, double part, double others) {
         return Single::log_of_quotient(all, part, others);
     }
-    // Rounds to bfloat16, halves away from zero, a product of the exponential, the fraction of the
-    // factor, and its power of 2.
+    // Multiplies with the fraction of a factor, and with its power of 2.
     static double entry(double factor, double exp) {
-        const double power_of_2 =
-            std::bit_cast<double>(std::bit_cast<std::uint64_t>(factor) & 0x7ff0000000000000);
-        const double within = std::clamp(power_of_2, 0x1p-126, 0x1p126);
-        const float entry = static_cast<float>(exp) * static_cast<float>(factor / within) *
-                            static_cast<float>(within);
-        return std::bit_cast<float>((std::bit_cast<std::uint32_t>(entry) + 0x8000) & 0xffff0000);
+        const auto bits = std::bit_cast<std::uint64_t>(factor) & 0x7ff0000000000000;
+        const double power = std::clamp(std::bit_cast<double>(bits), 0x1p-126, 0x1p126);
+        const auto fraction = static_cast<float>(factor == factor ? factor / power : nan);
+        return static_cast<float>(exp) * fraction * static_cast<float>(power);
     }
 };
 
