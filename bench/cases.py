@@ -23,7 +23,6 @@ LINE = 64  # bytes of a cache line
 class Case:
     """One row of the table."""
 
-    name: str
     shape: tuple[int, ...]  # (N, C, d1, ..., dk), whatever the layout
     floors: dict[str, float] = field(default_factory=dict)  # peer -> the least ratio of its time to ours
     loss: str = "nll_loss"
@@ -36,6 +35,27 @@ class Case:
     values: str = "usual"  # a kind that the loss's `draw` knows
     cached: bool = False  # small: measured warm, in the caches; otherwise the data come from memory
     faults: dict[str, str] = field(default_factory=dict)  # peer -> why its value is known to be wrong
+
+    @property
+    def name(self) -> str:
+        """What is measured, as the table says it."""
+        gradient = {None: "", "fresh": " + gradient, fresh", "out": " + gradient, into out="}[self.gradient]
+        loss = (
+            "cross-entropy" if self.loss == "cross_entropy" else "forward" if gradient else f"forward {self.reduction}"
+        )
+        choices = [
+            "weighted" * self.weighted,
+            self.dtype if self.dtype != "float32" else "",
+            "("
+            + ", ".join(f"{extent:,}".replace(",", " ") if extent > 99_999 else str(extent) for extent in self.shape)
+            + ")",
+        ]
+        layout = [
+            "" if len(self.shape) == 2 or self.loss == "cross_entropy" else ", patches" if self.patches else ", random",
+            ", channels-last" * self.channels_last,
+            ", confident predictions" * (self.values == "wide"),
+        ]
+        return " ".join([loss + gradient, *filter(None, choices)]) + "".join(layout)
 
     @property
     def axis(self) -> int:
@@ -286,87 +306,44 @@ def span_of_memory() -> int:
 IMAGES = (4, 19, 512, 1024)  # a batch for segmentation: 19 classes of street scenes
 TOKENS = (4096, 50257)  # a batch for a language model with GPT-2's vocabulary
 
+HUGE_ROW = (1, 8_000_000)  # which all threads share
+
 CASES = [
-    Case("forward mean (64, 10)", (64, 10), {"torch": 1.5}, cached=True),
-    Case("forward mean (1024, 1000)", (1024, 1000), {"torch": 1.2}, cached=True),
-    Case("forward mean (1 000 000, 10)", (1_000_000, 10), {"torch": 1.5}),
-    Case("forward mean (1 000 000, 10), confident predictions", (1_000_000, 10), values="wide"),
-    Case("forward mean (100 000, 1000)", (100_000, 1000), {"torch": 2}),
-    Case("forward mean weighted (4, 19, 512, 1024), patches", IMAGES, {"torch": 2.5}, weighted=True, patches=True),
-    Case("forward mean weighted (4, 19, 512, 1024), random", IMAGES, {"torch": 2.5}, weighted=True),
-    Case(
-        "forward mean weighted (4, 19, 512, 1024), patches, channels-last",
-        IMAGES,
-        {"torch": 10},
-        weighted=True,
-        patches=True,
-        channels_last=True,
-    ),
-    Case(
-        "forward mean weighted (4, 19, 512, 1024), random, channels-last",
-        IMAGES,
-        {"torch": 10},
-        weighted=True,
-        channels_last=True,
-    ),
-    Case("forward none (4, 19, 512, 1024), patches", IMAGES, {"torch": 1.5}, reduction="none", patches=True),
-    Case("forward mean bfloat16 (1 000 000, 10)", (1_000_000, 10), {"torch": 1.5}, dtype="bfloat16"),
-    Case(
-        "forward mean float16 (1 000 000, 10)",
-        (1_000_000, 10),
-        {"torch": 1.5},
-        dtype="float16",
-        faults={"torch": "adds up in float16, which overflows"},
-    ),
-    Case("forward + gradient, fresh (1 000 000, 10)", (1_000_000, 10), {"torch": 2.5}, gradient="fresh"),
-    Case("forward + gradient, fresh (4096, 50257)", TOKENS, {"torch": 2.5}, gradient="fresh"),
-    Case(
-        "forward + gradient, fresh (4, 19, 512, 1024), patches", IMAGES, {"torch": 2.5}, gradient="fresh", patches=True
-    ),
-    Case("forward + gradient, into out= (1 000 000, 10)", (1_000_000, 10), {"torch": 6}, gradient="out"),
-    Case("forward + gradient, into out= (4096, 50257)", TOKENS, {"torch": 6}, gradient="out"),
-    Case(
-        "forward + gradient, into out= (4, 19, 512, 1024), patches", IMAGES, {"torch": 6}, gradient="out", patches=True
-    ),
+    Case((64, 10), {"torch": 1.5}, cached=True),
+    Case((1024, 1000), {"torch": 1.2}, cached=True),
+    Case((1_000_000, 10), {"torch": 1.5}),
+    Case((1_000_000, 10), values="wide"),
+    Case((100_000, 1000), {"torch": 2}),
+    Case(IMAGES, {"torch": 2.5}, weighted=True, patches=True),
+    Case(IMAGES, {"torch": 2.5}, weighted=True),
+    Case(IMAGES, {"torch": 10}, weighted=True, patches=True, channels_last=True),
+    Case(IMAGES, {"torch": 10}, weighted=True, channels_last=True),
+    Case(IMAGES, {"torch": 1.5}, reduction="none", patches=True),
+    Case((1_000_000, 10), {"torch": 1.5}, dtype="bfloat16"),
+    Case((1_000_000, 10), {"torch": 1.5}, dtype="float16", faults={"torch": "adds up in float16, which overflows"}),
+    Case((1_000_000, 10), {"torch": 2.5}, gradient="fresh"),
+    Case(TOKENS, {"torch": 2.5}, gradient="fresh"),
+    Case(IMAGES, {"torch": 2.5}, gradient="fresh", patches=True),
+    Case((1_000_000, 10), {"torch": 6}, gradient="out"),
+    Case(TOKENS, {"torch": 6}, gradient="out"),
+    Case(IMAGES, {"torch": 6}, gradient="out", patches=True),
     *(
-        Case(f"cross-entropy {kind}{shape_text}", shape, floors, "cross_entropy", gradient, dtype=dtype, cached=cached)
-        for kind, gradient, shape_text, shape, dtype, cached, floors in [
-            ("", None, "(64, 10)", (64, 10), "float32", True, {"torch": 3, "jax": 5}),
-            ("", None, "(1 000 000, 10)", (1_000_000, 10), "float32", False, {"torch": 10, "jax": 2}),
-            ("", None, "(4096, 50257)", TOKENS, "float32", False, {"torch": 5.5, "jax": 8}),
-            ("", None, "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 6, "jax": 2}),
-            ("+ gradient, fresh ", "fresh", "(64, 10)", (64, 10), "float32", True, {"torch": 8, "jax": 5}),
-            (
-                "+ gradient, fresh ",
-                "fresh",
-                "(1 000 000, 10)",
-                (1_000_000, 10),
-                "float32",
-                False,
-                {"torch": 5, "jax": 2},
-            ),
-            ("+ gradient, fresh ", "fresh", "(4096, 50257)", TOKENS, "float32", False, {"torch": 6, "jax": 2}),
-            ("+ gradient, fresh ", "fresh", "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 4, "jax": 2}),
-            (
-                "+ gradient, into out= ",
-                "out",
-                "(1 000 000, 10)",
-                (1_000_000, 10),
-                "float32",
-                False,
-                {"torch": 10, "jax": 4},
-            ),
-            ("+ gradient, into out= ", "out", "(4096, 50257)", TOKENS, "float32", False, {"torch": 12, "jax": 4}),
-            ("+ gradient, into out= ", "out", "(4, 19, 512, 1024)", IMAGES, "float32", False, {"torch": 7, "jax": 3}),
-            (
-                "+ gradient, into out= bfloat16 ",
-                "out",
-                "(4096, 50257)",
-                TOKENS,
-                "bfloat16",
-                False,
-                {"torch": 12, "jax": 3},
-            ),
+        Case(shape, floors, "cross_entropy", gradient, dtype=dtype, cached=shape == (64, 10))
+        for gradient, shape, dtype, floors in [
+            (None, (64, 10), "float32", {"torch": 3, "jax": 5}),
+            (None, (1_000_000, 10), "float32", {"torch": 10, "jax": 2}),
+            (None, TOKENS, "float32", {"torch": 5.5, "jax": 8}),
+            (None, IMAGES, "float32", {"torch": 6, "jax": 2}),
+            (None, HUGE_ROW, "float32", {}),
+            ("fresh", (64, 10), "float32", {"torch": 8, "jax": 5}),
+            ("fresh", (1_000_000, 10), "float32", {"torch": 5, "jax": 2}),
+            ("fresh", TOKENS, "float32", {"torch": 6, "jax": 2}),
+            ("fresh", IMAGES, "float32", {"torch": 4, "jax": 2}),
+            ("out", (1_000_000, 10), "float32", {"torch": 10, "jax": 4}),
+            ("out", TOKENS, "float32", {"torch": 12, "jax": 4}),
+            ("out", IMAGES, "float32", {"torch": 7, "jax": 3}),
+            ("out", HUGE_ROW, "float32", {}),
+            ("out", TOKENS, "bfloat16", {"torch": 12, "jax": 3}),
         ]
     ),
 ]

@@ -35,8 +35,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from support import layouts
 import nll
+from support import layouts
 
 Axes = dict[str, list[Any]]
 Hashes = dict[str, str]  # by the names of results

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import nll
 from nll import _arguments
-from oracle import assert_same_bits
+from support.oracle import assert_same_bits
 
 INPUT = -np.arange(12, dtype=np.float32).reshape(4, 3)
 TARGET = np.array([0, 2, 1, 1])
