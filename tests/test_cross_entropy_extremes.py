@@ -226,3 +226,79 @@ def test_the_same_far_logits_in_every_sample(far, axis, dtype):
     logits += np.asarray(far, dtype)
     input, target = np.ascontiguousarray(logits if axis else logits.T), np.arange(400) % 10
     assert_cross_entropy(input, target, reduction="none", axis=axis)
+
+
+# ---- weights at the ends of what numbers can be, with label smoothing
+
+
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        ([1, INFINITY], INFINITY),
+        ([INFINITY, 1], INFINITY),
+        ([0, INFINITY], INFINITY),
+        ([INFINITY, INFINITY], INFINITY),
+        ([-INFINITY, 1], -INFINITY),
+        ([INFINITY, -INFINITY], NAN),
+        ([NAN, 1], NAN),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("logits", [[0, 1], [1, 0], [0, 60], [-700, 0], [5, 5]], ids=str)
+def test_smoothed_loss_with_infinite_weights(logits, weight, expected, label, dtype):
+    """log S - x_c is more than 0 for every class, at the largest logit, too: an infinite weight makes it infinite."""
+    for axis, input in ((1, [logits]), (0, np.transpose([logits]))):
+        loss = nll.cross_entropy(
+            np.asarray(input).astype(dtype), [label], weight, label_smoothing=0.5, reduction="sum", axis=axis
+        )
+        np.testing.assert_equal(float(loss), expected)
+
+
+def test_smoothed_loss_with_zero_weights(dtype):
+    """A weight of 0 is a number like others: 0 times the infinite loss of a masked class is NaN."""
+    wide = {"reduction": "sum", "dtype": FLOAT64}
+    smoothed = nll.cross_entropy(np.array([[0.0, 1.0]], dtype), [0], [1, 0], label_smoothing=0.5, **wide)
+    plain = nll.cross_entropy(np.array([[0.0, 1.0]], dtype), [0], **wide)
+    assert abs(smoothed - 0.75 * plain) < 4 * np.spacing(plain)
+    masked = nll.cross_entropy(np.array([[0.0, -INFINITY]], dtype), [0], [1, 0], label_smoothing=0.5)
+    assert np.isnan(masked)
+
+
+@pytest.mark.parametrize("size", [2.0**-501, 2.0**501, 2.0**1023, 5e-324])
+def test_smoothing_says_which_weights_it_serves(size):
+    logits = np.zeros((2, 3))
+    rule = r"weight\[1\] is -?[\d.e+-]+; with label_smoothing, weights are 0, infinite, or of 2\^-500 to 2\^500"
+    with pytest.raises(ValueError, match=rule):
+        nll.cross_entropy(logits, [0, 1], [1.0, -size, 1.0], label_smoothing=0.1)
+    assert np.isfinite(nll.cross_entropy(logits, [0, 1], [1.0, -size, 1.0], reduction="sum"))
+    nearest = np.clip(size, 2.0**-500, 2.0**500)
+    assert np.isfinite(nll.cross_entropy(logits, [0, 1], [1.0, nearest, 1.0], label_smoothing=0.1))
+
+
+# ---- what a result depends on
+
+
+@pytest.mark.parametrize("grad_output", [1.0, -3.7, 2.0**21, 1e30, 1e200])
+@pytest.mark.parametrize("classes", [10, MAX_SEQUENTIAL_CLASSES + 1])
+def test_the_loss_does_not_depend_on_grad_output(classes, grad_output, dtype, rng):
+    input, target = random_logits(rng, (70, classes), dtype, 40), random_target(rng, 70, classes)
+    loss, gradient = nll.cross_entropy_value_and_grad(input, target, grad_output=grad_output, reduction="sum")
+    assert_same_bits(loss, nll.cross_entropy(input, target, reduction="sum"))
+    alone = nll.cross_entropy_backward(grad_output, input, target, reduction="sum")
+    assert_same_bits(gradient, alone)
+
+
+@pytest.mark.parametrize("far", [30, 300, 3e4, -INFINITY, INFINITY, NAN], ids=str)
+@pytest.mark.parametrize("classes", [10, MAX_SEQUENTIAL_CLASSES + 1, 1024])
+def test_a_sample_does_not_depend_on_its_neighbours(classes, far, dtype, rng):
+    """One whose logits are far from 0, masked or undefined changes how others are computed, but none of their bits."""
+    input = random_logits(rng, (40, classes), dtype, 9)
+    target = random_target(rng, 40, classes)
+    disturbed = input.copy()
+    disturbed[::7, 0] = far
+    losses = nll.cross_entropy(disturbed, target, reduction="none")
+    gradient = nll.cross_entropy_backward(np.ones(40), disturbed, target, reduction="none")
+    for i in range(1, 6):
+        assert_same_bits(losses[i], nll.cross_entropy(input[i], target[i], reduction="none"))
+        assert_same_bits(gradient[i], nll.cross_entropy_backward(np.array(1.0), input[i], target[i], reduction="none"))

@@ -527,6 +527,24 @@ assert nll.nll_loss(input[:100_000], target[:100_000]) == 1
 
 
 @needs_fork
+@pytest.mark.parametrize("reduction", ["'mean'", "'none'"])
+def test_interrupt_stops_a_call_of_many_long_rows(reduction):
+    """A piece of work is bounded in elements: so many rows of a large vocabulary would be one of seconds."""
+    interrupt(f"""
+import signal
+import numpy as np, nll
+signal.signal(signal.SIGINT, signal.default_int_handler)
+input = np.broadcast_to(np.zeros((1, 262_144), np.float16), (400_000, 262_144))
+target = np.zeros(400_000, np.int64)
+try:
+    print("ready", flush=True)
+    nll.cross_entropy(input, target, reduction={reduction})
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+""")
+
+
+@needs_fork
 def test_interrupt_stops_a_long_row():
     """Whose classes take many seconds, though it is but one sample."""
     interrupt("""
