@@ -197,8 +197,8 @@ NLL_API BuildInfo build_info();
 
 // ---------------------------------------------------------------- arrays of run-time type
 
-// The same calls for arrays whose element type and rank are known at run time only. Operands that a
-// call does without are nullptr: losses but for Reduction::none, grad_outputs likewise.
+// Call what is above for arrays whose element type and rank are known at run time only. An operand
+// that a call does without is nullptr: losses but for Reduction::none, grad_outputs likewise.
 
 #if defined(NLL_COMPILED)
 #define NLL_ON_USE inline

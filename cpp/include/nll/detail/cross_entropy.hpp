@@ -7,9 +7,9 @@
 //     gradient = g·w_t·(e^x_c/S - [c = t]),   g: grad_output over a mean's divisor
 //     smoothed = g·[(1 - ε)·w_t + ε/C·Σ w]·e^x_c/S - g·ε/C·w_c - [c = t]·g·(1 - ε)·w_t
 //
-// Where e^x_t is most of S, log S - x_t and e^x_t/S - 1 would lose every digit. So the pivot is
-// taken out of the sum, the target's logit (log_softmax: the largest): others = Σ e^x_c, c != t.
-// Then
+// Two differences lose every digit where e^x_t is most of S: log S - x_t and e^x_t/S - 1. So the
+// pivot is taken out of the sum, the target's logit (log_softmax: the largest): others = Σ e^x_c, c
+// != t. Then
 //
 //     log S - x_t   = log(1 + others/e^x_t)
 //     e^x_t/S - 1   = -others/S

@@ -35,7 +35,7 @@ void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBl
     static constexpr Scalar zero{};
     alignas(cache_line) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
-    // Of a short row every line will be wanted soon, whichever class is.
+    // Every line of a short row will be wanted soon, whichever class is.
     const bool short_rows = class_stride == 1 && bytes_of<Scalar>(absolute(stride)) <= cache_line;
     const index_t far_ahead = short_rows ? block_size / 2 : block.count;
     const double* const table = sample_weights.table();

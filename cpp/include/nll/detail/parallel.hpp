@@ -60,8 +60,8 @@ inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
 });
 #endif
 
-// CPUs that the process's control group grants (Linux), or max_threads. The group above may grant
-// less than our own.
+// Returns the CPUs that the process's control group grants (Linux), or max_threads. The group above
+// may grant less than our own.
 inline int cgroup_quota() {
     static const int quota = [] {
         double least = max_threads;
@@ -100,8 +100,8 @@ inline int cgroup_quota() {
     return quota;
 }
 
-// Threads that a large call would use: `chosen` if not 0, else as set, else what OpenMP, affinity
-// and quota allow.
+// Returns the threads that a large call would use: `chosen` if not 0, else as set, else what
+// OpenMP, affinity and quota allow.
 inline int limit([[maybe_unused]] int chosen) {
 #if defined(_OPENMP)
     if (state.serial_child) return 1;
@@ -119,7 +119,7 @@ inline void set_limit(int threads) {
     state.serial_child = false;
 }
 
-// Rounding to nearest and no flushing of subnormals in this scope, whatever the caller, or a
+// Sets rounding to nearest and no flushing of subnormals in its scope, whatever the caller, or a
 // library, has set.
 class DefaultFloatingPoint {
 public:
@@ -142,7 +142,7 @@ private:
 #endif
 };
 
-// Whether so many threads more can be created now.
+// Tells whether so many threads more can be created now.
 inline bool can_create(int threads) {
     std::mutex gate;
     std::vector<std::thread> created;
@@ -165,7 +165,7 @@ inline bool can_create(int threads) {
 
 inline constexpr auto patience = std::chrono::milliseconds(50);
 
-// For calls of many short regions: asks between them, every 50 ms, whether to stop.
+// Asks every 50 ms whether to stop, between the regions of a call that has many short ones.
 class Interruptible {
 public:
     explicit Interruptible(bool (*interrupt)()) : interrupt_(interrupt) {}

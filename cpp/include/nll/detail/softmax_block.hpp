@@ -57,7 +57,7 @@ public:
     alignas(cache_line) index_t classes[block_size];
     alignas(cache_line) double weights[block_size];
     alignas(cache_line) double losses[block_size];
-    // As in GradScale, of each sample.
+    // Hold the GradScale of each sample.
     alignas(cache_line) Scale target_scale[block_size], smoothing_scale[block_size];
     alignas(cache_line) Scale total_scale[block_size];
 

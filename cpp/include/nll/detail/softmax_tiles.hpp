@@ -8,7 +8,7 @@
 //         take the pivots out of the sums
 //         losses; then the gradient, class after class, from the exponentials
 //
-// Of more classes than a tile holds, the steps load and compute part after part.
+// The steps load and compute part after part where there are more classes than a tile holds.
 #pragma once
 
 #include "gradient_writer.hpp"
@@ -335,7 +335,7 @@ private:
     const Scalar* next_ = nullptr;  // the next tile's first sample
     Shift shift_;
     bool in_range_ = true;
-    // As in ExpSum and Pivot, of each sample; pivot_chunk_of_ is the chunk, pivot_chunk_ its sum.
+    // Hold ExpSum and Pivot of each sample; pivot_chunk_of_ is the chunk, pivot_chunk_ its sum.
     alignas(cache_line) Real pivot_[max_tile_samples], max_[max_tile_samples];
     alignas(cache_line) double sum_[max_tile_samples], error_[max_tile_samples];
     alignas(cache_line) double smoothing_[max_tile_samples], pivot_chunk_[max_tile_samples];

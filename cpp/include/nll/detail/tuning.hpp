@@ -38,7 +38,7 @@ inline constexpr index_t buffer_bytes = 16 << 10;
 inline constexpr int max_tile_samples = 128;
 
 // Classes whose exponentials are kept between the loss and the gradient of a row: 512 KiB, which
-// the second cache holds. Of longer rows they are computed again.
+// the second cache holds. Those of longer rows are computed again.
 inline constexpr index_t max_kept_classes = 64 << 10;
 
 // Class weights that are looked up in a table of doubles, 4 KiB.

@@ -21,10 +21,10 @@
 // Stands at the start of a loop's body that works on one group of lanes: GCC would vectorise over
 // several groups, whose elements it then has to shuffle.
 #define NLL_ONE_GROUP_OF_LANES __asm__ volatile("")
-// Stands in the body of a loop: tells GCC that its function stores to memory. GCC 12.1 to 12.3, 13.1
-// and 13.2 overlook a store whose address they compute from integers alone (GCC's bug 113787), take
-// the function for pure, and delete its calls: on Arm, where one index serves arrays of float and of
-// double in one object.
+// Stands in the body of a loop: tells GCC that its function stores to memory. GCC 12.1
+// to 12.3, 13.1 and 13.2 overlook a store whose address they compute from integers alone (GCC's bug
+// 113787), take the function for pure, and delete its calls: on Arm, where one index serves arrays
+// of float and of double in one object.
 #define NLL_STORES __asm__ volatile("" ::: "memory")
 #else
 #define NLL_STORES ((void)0)
