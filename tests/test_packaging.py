@@ -238,7 +238,7 @@ assert losses.dtype == np.float32 and losses.shape == (2,)
 images = np.asfortranarray(np.zeros((2, 3, 5, 7), np.float32))
 out = np.empty_like(images)
 assert nll.nll_loss_backward(1.0, images, np.zeros((2, 5, 7), np.int16), out=out) is out
-assert out[:, 0].sum() == np.float32(-1) and not out[:, 1:].any()
+assert abs(out[:, 0].sum() + 1) < 1e-6 and not out[:, 1:].any()
 large = np.zeros((100_000, 3), np.float32)
 assert nll.NLLLoss(reduction="sum")(large, np.zeros(100_000, np.int64)) == 0
 for call, error in [
