@@ -12,7 +12,7 @@ import pytest
 import nll
 from support import oracle
 from support.oracle import assert_same_bits
-from support.samples import FLOAT_DTYPES, random_grad_output, random_input, random_target, random_weight
+from support.samples import FLOAT_DTYPES, random_grad_output, random_input, random_target
 
 INPUT = -np.arange(12, dtype=np.float64).reshape(4, 3)
 TARGET = np.array([0, 2, 1, 1])
@@ -135,7 +135,10 @@ ODD_DTYPES = [
 @pytest.mark.parametrize(("odd", "dtype"), ODD_DTYPES)
 def test_odd_memory(loss, odd, dtype, reduction, rng):
     input, target = loss.random_input(rng, (50, 5), dtype), random_target(rng, 50, 5, np.int32, ignored=-100)
-    arrays, grad_output = (input, target, random_weight(rng, 5, np.float32)), random_grad_output(rng, 50, reduction)
+    arrays, grad_output = (
+        (input, target, loss.random_weight(rng, 5, np.float32)),
+        random_grad_output(rng, 50, reduction),
+    )
     odd_arrays = tuple(map(odd, arrays))
     odd_grad_output = odd(grad_output) if reduction == "none" else grad_output
     assert not odd_arrays[0].flags.aligned or not odd_arrays[0].dtype.isnative

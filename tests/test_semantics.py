@@ -24,7 +24,6 @@ from support.samples import (
     WEIGHT_DTYPES,
     random_grad_output,
     random_target,
-    random_weight,
 )
 
 SHAPE = (3, 5, 4, 2, 3)  # (N, C, d1, d2, d3)
@@ -53,14 +52,14 @@ def test_every_dtype_and_layout(loss, dtype, weight_dtype, target_dtype, grad_dt
     grad_output = random_grad_output(rng, TARGET_SHAPE, reduction, grad_dtype)
     if reduction == "none":
         grad_output = layout(grad_output)
-    weight = random_weight(rng, 5, weight_dtype)
+    weight = loss.random_weight(rng, 5, weight_dtype)
     loss.assert_right(input, target, weight, grad_output=grad_output, ignore_index=100, reduction=reduction)
 
 
 @pairwise(dtype=FLOAT_DTYPES, result_dtype=FLOAT_DTYPES, weight_dtype=[None, *FLOAT_DTYPES], reduction=REDUCTIONS)
 def test_dtype_is_that_of_the_loss(loss, dtype, result_dtype, weight_dtype, reduction, rng):
     input, target = loss.random_input(rng, (200, 5), dtype), random_target(rng, 200, 5)
-    loss.assert_right(input, target, random_weight(rng, 5, weight_dtype), dtype=result_dtype, reduction=reduction)
+    loss.assert_right(input, target, loss.random_weight(rng, 5, weight_dtype), dtype=result_dtype, reduction=reduction)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_axis_names_the_class_axis(loss, axis, reduction, rng):
 
 @pairwise(axis=[1, 0, -1], dtype=FLOAT_DTYPES, reduction=REDUCTIONS)
 def test_one_dimensional_input_has_one_axis(loss, axis, dtype, reduction, rng):
-    input, weight = loss.random_input(rng, 5, dtype), random_weight(rng, 5, dtype)
+    input, weight = loss.random_input(rng, 5, dtype), loss.random_weight(rng, 5, dtype)
     grad_output = random_grad_output(rng, (), reduction)
     loss.assert_right(input, np.array(3), weight, grad_output=grad_output, axis=axis, reduction=reduction)
 
@@ -116,7 +115,7 @@ def test_ignore_index_for_every_target_dtype(loss, ignore_index, target_dtype, r
     limits = np.iinfo(target_dtype)
     fits = ignore_index is not None and limits.min <= ignore_index <= limits.max
     target = random_target(rng, 60, 5, target_dtype, ignored=ignore_index if fits else None)
-    input, weight = loss.random_input(rng, (60, 5), np.float32), random_weight(rng, 5, np.float32)
+    input, weight = loss.random_input(rng, (60, 5), np.float32), loss.random_weight(rng, 5, np.float32)
     loss.assert_right(input, target, weight, ignore_index=ignore_index, reduction=reduction)
 
 
@@ -204,13 +203,15 @@ def test_images_around_a_block(loss, images, reduction, rng):
     indirect=["threads"],
     shape=[(2 * MIN_PARALLEL_SAMPLES + 7, 3), (2, 3, MIN_PARALLEL_SAMPLES + 1), (7, 30_000)],
     threads=THREADS,
+    weighted=[False, True],
     dtype=FLOAT_DTYPES,
     reduction=REDUCTIONS,
 )
-def test_every_thread_count(loss, shape, threads, dtype, reduction, rng):
+def test_every_thread_count(loss, shape, threads, weighted, dtype, reduction, rng):
     target_shape = (shape[0], *shape[2:])
     input, target = loss.random_input(rng, shape, dtype), random_target(rng, target_shape, shape[1], ignored=-100)
-    weight, grad_output = random_weight(rng, shape[1], np.float64), random_grad_output(rng, target_shape, reduction)
+    weight = loss.random_weight(rng, shape[1], np.float64) if weighted else None
+    grad_output = random_grad_output(rng, target_shape, reduction)
     target.flat[0] = 1
     loss.assert_right(input, target, weight, grad_output=grad_output, reduction=reduction)
 
@@ -302,7 +303,7 @@ def test_out_beside_other_data_is_written_only_where_it_lies(loss, threads, rng)
 
 
 def test_arguments_are_only_read(loss, dtype, reduction, rng):
-    arrays = loss.random_input(rng, (40, 5), dtype), random_target(rng, 40, 5), random_weight(rng, 5, np.float64)
+    arrays = loss.random_input(rng, (40, 5), dtype), random_target(rng, 40, 5), loss.random_weight(rng, 5, np.float64)
     grad_output = random_grad_output(rng, 40, reduction)
     before = [np.asarray(array).tobytes() for array in (*arrays, grad_output)]
     loss.value(*arrays, reduction=reduction)

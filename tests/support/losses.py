@@ -13,7 +13,7 @@ import numpy as np
 import nll
 from support import oracle, softmax_oracle
 from support.oracle import assert_same_bits
-from support.samples import random_input, random_logits
+from support.samples import random_input, random_logits, random_weight
 from support.softmax_oracle import assert_within_bound
 
 
@@ -27,6 +27,7 @@ class Loss:
     value_and_grad: Callable[..., Any]
     bound: Callable[..., Any]
     random_input: Callable[..., np.ndarray]  # of (rng, shape, dtype)
+    random_weight: Callable[..., np.ndarray | None]  # of (rng, class_count, dtype)
     assert_right: Callable[..., None]
 
     def __str__(self) -> str:
@@ -110,6 +111,12 @@ def assert_the_same_in_one_call(loss: Loss, grad_output: Any, *arrays: Any, **ch
     assert_same_bits(gradient, loss.backward(grad_output, *arrays, **choices))
 
 
+def positive_weight(*arguments: Any) -> np.ndarray | None:
+    """Weights without a sign, as smoothed losses need: their terms must not cancel beyond the bound."""
+    weight = random_weight(*arguments)
+    return None if weight is None else abs(weight)
+
+
 NLL_LOSS = Loss(
     "nll_loss",
     nll.nll_loss,
@@ -117,6 +124,7 @@ NLL_LOSS = Loss(
     nll.nll_loss_value_and_grad,
     nll.NLLLoss,
     random_input,
+    random_weight,
     assert_nll_loss,
 )
 CROSS_ENTROPY = Loss(
@@ -126,6 +134,7 @@ CROSS_ENTROPY = Loss(
     nll.cross_entropy_value_and_grad,
     nll.CrossEntropyLoss,
     random_logits,
+    random_weight,
     assert_cross_entropy,
 )
 SMOOTHED = Loss(
@@ -140,6 +149,7 @@ SMOOTHED = Loss(
         )
     ),
     random_logits,
+    positive_weight,
     partial(assert_cross_entropy, label_smoothing=0.1),
 )
 LOSSES = [NLL_LOSS, CROSS_ENTROPY, SMOOTHED]
