@@ -1,85 +1,90 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The module nll._core: the core's functions for native arguments.
-#include "arrays.hpp"
+// The module nll._core: the core's functions for Python's arguments.
+#include "arguments.hpp"
+#include "threads.hpp"
 
 namespace nll::python {
 namespace {
 
-// num_threads(n) as a context manager: a context variable, so that it holds in its thread, task and block alone.
-py::handle thread_context() {
-    static const py::handle variable = PyContextVar_New("nll.num_threads", py::int_(0).ptr());
-    return variable;
-}
+// ---------------------------------------------------------------- calls of the core
 
-int threads_of_context() {
-    PyObject* value = nullptr;
-    if (PyContextVar_Get(thread_context().ptr(), nullptr, &value) < 0) throw py::error_already_set();
-    return static_cast<int>(PyLong_AsLong(py::reinterpret_steal<py::object>(value).ptr()));
-}
-
-bool signalled() {
-    const py::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
-}
-
-// The choices that all functions share, in the order in which Python hands them over.
-Options options_of(py::handle weight, py::handle ignore_index, py::handle reduction, py::handle axis,
-                   py::handle index_base, py::handle empty) {
-    Options options;
-    options.weight = weight_of(weight);
-    options.ignore_index = ignore_index_of(ignore_index);
-    options.reduction = reduction_of(reduction);
-    options.axis = integer_of(axis);
-    options.index_base = integer_of(index_base);
-    options.empty = empty_of(empty);
-    options.num_threads = threads_of_context();
-    return options;
-}
-
-// Calls the core; without the GIL if the work is worth more than handing it over.
-template <class Call> auto call(const Array& largest, Options& options, Call&& core) {
+// Calls the core, with options that say how; without the GIL if the work is worth more than handing
+// it over.
+template <class Core>
+auto call(const Array& largest, Options& options, bool out_is_new, Core&& core) {
+    options.out_is_new = out_is_new;
     constexpr index_t worth = 4096;  // elements
     index_t elements = 1;
     for (int a = 0; a < largest.rank && elements < worth; ++a)
         elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
     if (elements < worth) return core();
-    options.interrupt = signalled;
+    if (PyThread_get_thread_ident() == main_thread) options.interrupt = signalled;
     try {
-        const py::gil_scoped_release released;
+        const ReleasedGil released;
         return core();
     } catch (const Interrupted&) {
         throw py::error_already_set();
     }
 }
 
-// A new array for the gradient of an input, in its memory order. Beyond what malloc may keep of freed memory, zeros
-// cost nothing: they are how pages come from the system.
-py::object new_gradient(py::handle input, Options& options) {
-    constexpr py::ssize_t kept_by_malloc = 32 << 20;
-    const auto* array = proxy(input);
-    if (!(array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)) return numpy().empty_like(input);
-    std::vector<py::ssize_t> shape(array->dimensions, array->dimensions + array->nd);
-    const auto dtype = py::reinterpret_borrow<py::dtype>(array->descr);
-    py::ssize_t bytes = dtype.itemsize();
-    for (const py::ssize_t extent : shape) bytes *= extent;
-    options.out_is_new = bytes > kept_by_malloc;
-    if (!options.out_is_new) return py::array(dtype, std::move(shape));
-    return numpy().zeros(input.attr("shape"), dtype);
+// Reads the choices that all losses share.
+bool read_options(const Arguments& given, Options& options) {
+    options.num_threads = threads_of_context();
+    return read(given[weight], options.weight) && read(given[ignore_index], options.ignore_index) &&
+           read(given[reduction], options.reduction) && read(given[axis], options.axis) &&
+           read(given[index_base], options.index_base) && read(given[empty], options.empty) &&
+           (!given[label_smoothing] || read(given[label_smoothing], options.label_smoothing));
 }
 
-// Whether `out` can be written without a closer look: an array in C order of input's dtype and shape, whose memory is
-// far from that of the others, or where that is allowed input's own.
-bool is_plain_out(py::handle out, py::handle input, bool in_place, const py::args& apart_from) {
+// The array that a call writes in the shape of its input.
+struct Written {
+    py::object returned;
+    Array memory;
+    bool is_new = false;
+};
+
+// Allocates it in the memory order of input. Beyond what malloc may keep of freed memory, zeros
+// cost nothing: they are how pages come from the system.
+bool allocate(py::handle input, Written& written) {
+    constexpr py::ssize_t kept_by_malloc = 32 << 20;
+    const auto* array = proxy(input);
+    if (array->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) {
+        std::vector<py::ssize_t> shape(array->dimensions, array->dimensions + array->nd);
+        const auto dtype = py::reinterpret_borrow<py::dtype>(array->descr);
+        py::ssize_t bytes = dtype.itemsize();
+        for (const py::ssize_t extent : shape) bytes *= extent;
+        written.is_new = bytes > kept_by_malloc;
+        written.returned = written.is_new ? packages().zeros(input.attr("shape"), dtype)
+                                          : py::array(dtype, std::move(shape));
+    } else {
+        written.returned = packages().empty_like(input);
+    }
+    return read_floats(written.returned, written.memory);
+}
+
+// Tells whether `out` can be written without a closer look: an array in C order of input's dtype
+// and shape, whose memory is far from that of the others, or where that is allowed input's own.
+bool is_plain_out(const Arguments& given) {
     using api = py::detail::npy_api;
-    if (!is_array(out) || !is_array(input)) return false;
-    const auto *to = proxy(out), *from = proxy(input);
-    constexpr int needed = api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_WRITEABLE_ | api::NPY_ARRAY_ALIGNED_;
-    if ((to->flags & needed) != needed || to->descr != from->descr || to->nd != from->nd) return false;
+    if (!is_array(given[out]) || !is_array(given[input])) return false;
+    const auto *to = proxy(given[out]), *from = proxy(given[input]);
+    constexpr int needed =
+        api::NPY_ARRAY_C_CONTIGUOUS_ | api::NPY_ARRAY_WRITEABLE_ | api::NPY_ARRAY_ALIGNED_;
+    if ((to->flags & needed) != needed || to->descr != from->descr || to->nd != from->nd)
+        return false;
     if (!std::equal(to->dimensions, to->dimensions + to->nd, from->dimensions)) return false;
     const bool same = to->data == from->data && (from->flags & api::NPY_ARRAY_C_CONTIGUOUS_);
-    if (!(in_place && same) && stretches_meet(out, input)) return false;
-    return std::none_of(apart_from.begin(), apart_from.end(),
-                        [&](py::handle other) { return is_array(other) && stretches_meet(out, other); });
+    const auto meets = [&](Name name) {
+        return given[name] && is_array(given[name]) && stretches_meet(given[out], given[name]);
+    };
+    if (!(given.in_place && same) && meets(input)) return false;
+    return !meets(target) && !meets(weight) && !meets(grad_output);
+}
+
+bool read_out(const Arguments& given, Written& written) {
+    if (given[out].is_none()) return allocate(given[input], written);
+    written.returned = py::reinterpret_borrow<py::object>(given.returned);
+    return (given.converted || is_plain_out(given)) && read_floats(given[out], written.memory);
 }
 
 // ---------------------------------------------------------------- what the losses share
@@ -87,131 +92,121 @@ bool is_plain_out(py::handle out, py::handle input, bool in_place, const py::arg
 using Forward = Loss(const Array&, const Array&, const Array*, const Options&);
 using ValueAndGrad = Loss(const Array&, const Array&, double, const Array&, const Options&);
 
-py::object loss_of(Forward* forward, Options& options, py::handle input, py::handle target, py::handle dtype,
-                   bool return_total_weight) {
-    const Array from = floating_of(input), labels = target_of(target);
-    options.dtype = dtype_of_result(dtype);
-    options.out_is_new = true;
+py::object loss_of(Forward* forward, const Arguments& given) {
+    Options options;
+    Array from, labels;
+    bool with_total_weight = false;
+    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
+        !read_options(given, options) || !read(given[dtype], options.dtype) ||
+        !read(given[return_total_weight], with_total_weight))
+        return {};
     Loss loss;
     py::object result;
     if (options.reduction == Reduction::none) {
-        const py::dtype element =
-            py::reinterpret_borrow<py::dtype>(options.dtype ? dtype : py::handle(proxy(input)->descr));
-        py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(), labels.shape.begin() + labels.rank));
-        const Array to = array_of(losses);
-        loss = call(from, options, [&] { return forward(from, labels, &to, options); });
+        const py::dtype element = py::reinterpret_borrow<py::dtype>(
+            options.dtype ? given[dtype] : py::handle(proxy(given[input])->descr));
+        py::array losses(element, std::vector<py::ssize_t>(labels.shape.begin(),
+                                                           labels.shape.begin() + labels.rank));
+        Array to;
+        read(losses, to);
+        loss = call(from, options, true, [&] { return forward(from, labels, &to, options); });
         result = labels.rank == 0 ? losses[py::tuple()].cast<py::object>() : losses;
     } else {
-        loss = call(from, options, [&] { return forward(from, labels, nullptr, options); });
-        result = scalar_of(loss.value, options.dtype.value_or(from.dtype), options.dtype ? dtype : input);
+        loss = call(from, options, true, [&] { return forward(from, labels, nullptr, options); });
+        result = scalar_of(loss.value, options.dtype.value_or(from.dtype),
+                           options.dtype ? given[dtype] : given[input]);
     }
-    if (!return_total_weight) return result;
+    if (!with_total_weight) return result;
     return py::make_tuple(result, scalar_of(loss.total_weight, DType::float64));
 }
 
-// backward(grad_outputs, grad_output, input, target, gradient): an array or a number.
-template <class Backward>
-py::object gradient_of(Backward&& backward, Options& options, py::handle grad_output, py::handle input,
-                       py::handle target, py::handle out) {
-    const Array like = floating_of(input), labels = target_of(target);
-    const bool number = PyFloat_CheckExact(grad_output.ptr());
-    if (number == (options.reduction == Reduction::none)) throw NotNative();
-    Array grad_outputs;
-    if (!number) grad_outputs = floating_of(grad_output);
-    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
-    const Array to = floating_of(result);
-    call(to, options, [&] {
-        backward(number ? nullptr : &grad_outputs, number ? PyFloat_AS_DOUBLE(grad_output.ptr()) : 1.0, like, labels,
-                 to);
+// Calls backward(grad_outputs, number, input, target, gradient, options), where grad_output is an
+// array or, with null for it, a number.
+template <class Backward> py::object gradient_of(Backward&& backward, const Arguments& given) {
+    Options options;
+    Array from, labels, grad_outputs;
+    double number = 1;
+    Written gradient;
+    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
+        !read_options(given, options))
+        return {};
+    const bool of_samples = options.reduction == Reduction::none;
+    if (of_samples ? !read_floats(given[grad_output], grad_outputs)
+                   : !read(given[grad_output], number))
+        return {};
+    if (!read_out(given, gradient)) return {};
+    call(from, options, gradient.is_new, [&] {
+        backward(of_samples ? &grad_outputs : nullptr, number, from, labels, gradient.memory,
+                 options);
     });
-    return result;
+    return gradient.returned;
 }
 
-py::object value_and_grad_of(ValueAndGrad* value_and_grad, Options& options, py::handle input, py::handle target,
-                             py::handle grad_output, bool return_total_weight, py::handle out) {
-    const Array from = floating_of(input), labels = target_of(target);
-    if (!PyFloat_CheckExact(grad_output.ptr())) throw NotNative();
-    py::object gradient = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
-    const Array to = floating_of(gradient);
-    const Loss loss = call(
-        from, options, [&] { return value_and_grad(from, labels, PyFloat_AS_DOUBLE(grad_output.ptr()), to, options); });
-    py::object value = scalar_of(loss.value, from.dtype, input);
-    if (!return_total_weight) return py::make_tuple(value, gradient);
-    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient);
+py::object value_and_grad_of(ValueAndGrad* value_and_grad, const Arguments& given) {
+    Options options;
+    Array from, labels;
+    double number = 1;
+    bool with_total_weight = false;
+    Written gradient;
+    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
+        !read_options(given, options) || !read(given[grad_output], number) ||
+        !read(given[return_total_weight], with_total_weight) || !read_out(given, gradient))
+        return {};
+    const Loss loss = call(from, options, gradient.is_new, [&] {
+        return value_and_grad(from, labels, number, gradient.memory, options);
+    });
+    const py::object value = scalar_of(loss.value, from.dtype, given[input]);
+    if (!with_total_weight) return py::make_tuple(value, gradient.returned);
+    return py::make_tuple(value, scalar_of(loss.total_weight, DType::float64), gradient.returned);
 }
 
 // ---------------------------------------------------------------- the module's functions
 
-py::object nll_loss(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
-                    py::handle reduction, py::handle axis, py::handle index_base, py::handle empty, py::handle dtype,
-                    bool return_total_weight) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    return loss_of(nll::nll_loss, options, input, target, dtype, return_total_weight);
+py::object nll_loss(const Arguments& given) { return loss_of(nll::nll_loss, given); }
+
+py::object nll_loss_backward(const Arguments& given) {
+    const auto backward = [](const Array* grad_outputs, double number, const Array&,
+                             const Array& labels, const Array& to, const Options& options) {
+        nll::nll_loss_backward(grad_outputs, number, labels, to, options);
+    };
+    return gradient_of(backward, given);
 }
 
-py::object nll_loss_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
-                             py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
-                             py::handle empty, py::handle out) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    const auto backward = [&](const Array* grad_outputs, double number, const Array&, const Array& labels,
-                              const Array& to) { nll::nll_loss_backward(grad_outputs, number, labels, to, options); };
-    return gradient_of(backward, options, grad_output, input, target, out);
+py::object nll_loss_value_and_grad(const Arguments& given) {
+    return value_and_grad_of(nll::nll_loss_value_and_grad, given);
 }
 
-py::object nll_loss_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
-                                   py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
-                                   py::handle grad_output, bool return_total_weight, py::handle out) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    return value_and_grad_of(nll::nll_loss_value_and_grad, options, input, target, grad_output, return_total_weight,
-                             out);
-}
+py::object cross_entropy(const Arguments& given) { return loss_of(nll::cross_entropy, given); }
 
-py::object cross_entropy(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
-                         py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
-                         py::handle label_smoothing, py::handle dtype, bool return_total_weight) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    options.label_smoothing = float_of(label_smoothing);
-    return loss_of(nll::cross_entropy, options, input, target, dtype, return_total_weight);
-}
-
-py::object cross_entropy_backward(py::handle grad_output, py::handle input, py::handle target, py::handle weight,
-                                  py::handle ignore_index, py::handle reduction, py::handle axis, py::handle index_base,
-                                  py::handle empty, py::handle label_smoothing, py::handle out) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    options.label_smoothing = float_of(label_smoothing);
-    const auto backward = [&](const Array* grad_outputs, double number, const Array& from, const Array& labels,
-                              const Array& to) {
+py::object cross_entropy_backward(const Arguments& given) {
+    const auto backward = [](const Array* grad_outputs, double number, const Array& from,
+                             const Array& labels, const Array& to, const Options& options) {
         nll::cross_entropy_backward(grad_outputs, number, from, labels, to, options);
     };
-    return gradient_of(backward, options, grad_output, input, target, out);
+    return gradient_of(backward, given);
 }
 
-py::object cross_entropy_value_and_grad(py::handle input, py::handle target, py::handle weight, py::handle ignore_index,
-                                        py::handle reduction, py::handle axis, py::handle index_base, py::handle empty,
-                                        py::handle label_smoothing, py::handle grad_output, bool return_total_weight,
-                                        py::handle out) {
-    Options options = options_of(weight, ignore_index, reduction, axis, index_base, empty);
-    options.label_smoothing = float_of(label_smoothing);
-    return value_and_grad_of(nll::cross_entropy_value_and_grad, options, input, target, grad_output,
-                             return_total_weight, out);
+py::object cross_entropy_value_and_grad(const Arguments& given) {
+    return value_and_grad_of(nll::cross_entropy_value_and_grad, given);
 }
 
-py::object log_softmax(py::handle input, py::handle axis, py::handle out) {
+py::object log_softmax(const Arguments& given) {
     Options options;
-    options.axis = integer_of(axis);
     options.num_threads = threads_of_context();
-    const Array from = floating_of(input);
-    py::object result = out.is_none() ? new_gradient(input, options) : py::reinterpret_borrow<py::object>(out);
-    const Array to = floating_of(result);
-    call(from, options, [&] { nll::log_softmax(from, to, options); });
-    return result;
+    Array from;
+    Written result;
+    if (!read_floats(given[input], from) || !read(given[axis], options.axis) ||
+        !read_out(given, result))
+        return {};
+    call(from, options, result.is_new, [&] { nll::log_softmax(from, result.memory, options); });
+    return result.returned;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
-    numpy();
-    py::register_exception<NotNative>(m, "NotNative", PyExc_TypeError);
+    packages();
+    find_main_thread();
     py::register_exception_translator([](std::exception_ptr error) {
         try {
             std::rethrow_exception(error);
@@ -221,15 +216,22 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         }
     });
 
-    m.def("nll_loss", &nll_loss);
-    m.def("nll_loss_backward", &nll_loss_backward);
-    m.def("nll_loss_value_and_grad", &nll_loss_value_and_grad);
-    m.def("cross_entropy", &cross_entropy);
-    m.def("cross_entropy_backward", &cross_entropy_backward);
-    m.def("cross_entropy_value_and_grad", &cross_entropy_value_and_grad);
-    m.def("log_softmax", &log_softmax);
+    constexpr bool apart = false, in_place = true;  // where `out` may lie
+    define<nll_loss, apart, input, target, weight, ignore_index, reduction, axis, index_base, empty,
+           dtype, return_total_weight>(m, "nll_loss");
+    define<nll_loss_backward, apart, grad_output, input, target, weight, ignore_index, reduction,
+           axis, index_base, empty, out>(m, "nll_loss_backward");
+    define<nll_loss_value_and_grad, apart, input, target, weight, ignore_index, reduction, axis,
+           index_base, empty, grad_output, return_total_weight, out>(m, "nll_loss_value_and_grad");
+    define<cross_entropy, apart, input, target, weight, ignore_index, reduction, axis, index_base,
+           empty, label_smoothing, dtype, return_total_weight>(m, "cross_entropy");
+    define<cross_entropy_backward, in_place, grad_output, input, target, weight, ignore_index,
+           reduction, axis, index_base, empty, label_smoothing, out>(m, "cross_entropy_backward");
+    define<cross_entropy_value_and_grad, in_place, input, target, weight, ignore_index, reduction,
+           axis, index_base, empty, label_smoothing, grad_output, return_total_weight, out>(
+        m, "cross_entropy_value_and_grad");
+    define<log_softmax, in_place, input, axis, out>(m, "log_softmax");
 
-    m.def("is_plain_out", &is_plain_out);
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });
     m.def("set_num_threads", &nll::set_num_threads);
@@ -237,7 +239,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         const BuildInfo info = nll::build_info();
         return py::dict(py::arg("version") = info.version, py::arg("compiler") = info.compiler,
                         py::arg("instruction_set") = info.instruction_set,
-                        py::arg("openmp") = info.openmp ? py::object(py::int_(info.openmp)) : py::object(py::none()),
+                        py::arg("openmp") = info.openmp ? py::object(py::int_(info.openmp))
+                                                        : py::object(py::none()),
                         py::arg("num_threads") = nll::get_num_threads());
     });
 }

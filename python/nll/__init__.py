@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Negative log likelihood and cross-entropy for CPUs: exact, at the memory limit, nothing silent."""
+"""Negative log likelihood and cross-entropy for CPUs.
+
+Exact, as fast as memory allows, and silent about nothing.
+"""
 
 from ._build import build_info, get_cmake_dir, get_include
 from ._threads import get_num_threads, num_threads, set_num_threads

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Arguments that are not native: converted where nothing is lost, explained where not.
 
-The extension takes aligned arrays of its element types in the machine's byte order, ints and words as they are.
-Everything else comes here, and leaves as one of those or as an error that names argument, value and rule.
+The extension takes native arguments as they are: aligned arrays of its element types in the
+machine's byte order, ints, floats, bools and words. Anything else comes here. It leaves as one of
+those, or as an error that names argument, value and rule.
 """
 
 import operator
 import sys
 from numbers import Real
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from ._typing import Array
 
 CPU = 1  # of DLPack's device types
 FLOATS = "float16, bfloat16, float32 or float64"
@@ -29,8 +30,8 @@ def as_array(name: str, value: object) -> Array:
     """An ndarray that shares the memory of `value` where it can; native and aligned."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, whose mask would be lost; mark masked samples in target by ignore_index, "
-            f"for example with target.filled(ignore_index)"
+            f"{name} is a masked array, whose mask would be lost; mark masked samples in target by "
+            f"ignore_index, for example with target.filled(ignore_index)"
         )
     if isinstance(value, np.ndarray):
         array = value
@@ -44,14 +45,20 @@ def as_array(name: str, value: object) -> Array:
         except MemoryError:
             raise
         except Exception as error:
-            raise TypeError(f"{name} is a {kind_of(value)} that NumPy cannot take: {hint(value, error)}") from error
+            problem = f"that NumPy cannot take: {hint(value, error)}"
+            raise TypeError(f"{name} is a {kind_of(value)} {problem}") from error
         if isinstance(array, np.ma.MaskedArray):
             return as_array(name, array)
     array = np.asarray(array)  # a subclass's memory as it is
-    misaligned = not array.flags.aligned or any(stride % max(array.itemsize, 1) for stride in array.strides)
-    if misaligned or not array.dtype.isnative:
+    if not is_aligned(array) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="K", copy=True)
     return array
+
+
+def is_aligned(array: Array) -> bool:
+    """Tell whether the array lies in its memory in whole elements."""
+    itemsize = max(array.itemsize, 1)
+    return array.flags.aligned and not any(stride % itemsize for stride in array.strides)
 
 
 def kind_of(value: object) -> str:
@@ -62,7 +69,8 @@ def hint(value: object, error: Exception) -> str:
     if getattr(value, "requires_grad", False):
         return "it requires a gradient; pass it .detach()ed"
     if "bfloat16" in str(getattr(value, "dtype", "")):
-        return "NumPy has no bfloat16 of its own; pass tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
+        cure = "tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
+        return f"NumPy has no bfloat16 of its own; pass {cure}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -73,7 +81,8 @@ def check_device(name: str, value: object) -> None:
     try:
         device = int(locate()[0])
     except Exception as error:
-        raise TypeError(f"{name} is a {kind_of(value)} whose device cannot be told: {error}") from error
+        problem = f"whose device cannot be told: {error}"
+        raise TypeError(f"{name} is a {kind_of(value)} {problem}") from error
     if device != CPU:
         raise TypeError(
             f"{name} is a {kind_of(value)} on a device (DLPack type {device}); "
@@ -107,7 +116,8 @@ def as_weight(value: object) -> Array | None:
     if not is_floating(array.dtype) and array.dtype.kind not in "iu":
         raise TypeError(f"weight has dtype {array.dtype}; it must be {FLOATS}, or integer")
     if array.ndim != 1:
-        raise ValueError(f"weight has shape {array.shape}; it must have one number for each class, (C,)")
+        rule = "it must have one number for each class, (C,)"
+        raise ValueError(f"weight has shape {array.shape}; {rule}")
     return array
 
 
@@ -120,10 +130,17 @@ def as_integer(name: str, value: object) -> int:
         raise TypeError(f"{name} is {value!r}; it must be an integer") from None
 
 
-def as_int64(name: str, value: object) -> int:
-    integer = as_integer(name, value)
+def as_index_base(value: object) -> int:
+    integer = as_integer("index_base", value)
     if not -(2**63) <= integer < 2**63:
-        raise ValueError(f"{name} is {integer}, outside [-2^63, 2^63)")
+        raise ValueError(f"index_base is {integer}, outside [-2^63, 2^63)")
+    return integer
+
+
+def as_num_threads(value: object) -> int:
+    integer = as_integer("n", value)
+    if not 1 <= integer <= 256:
+        raise ValueError(f"n is {integer}; it must be 1 to 256 threads")
     return integer
 
 
@@ -145,12 +162,12 @@ def as_ignore_index(value: object) -> int | None:
 
 
 def as_word(name: str, value: object, words: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value in words:
+        return sys.intern(str(value))
     listed = ", ".join(repr(word) for word in words[:-1]) + f" or {words[-1]!r}"
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is {value!r}; it must be the string {listed}")
-    if value not in words:
+    if isinstance(value, str):
         raise ValueError(f"{name} is {value!r}; it must be {listed}")
-    return sys.intern(str(value))
+    raise TypeError(f"{name} is {value!r}; it must be the string {listed}")
 
 
 def as_reduction(value: object) -> str:
@@ -176,12 +193,16 @@ def as_dtype(value: object) -> np.dtype[Any] | None:
 
 def as_number(name: str, value: object) -> float:
     """A real number: of Python, a NumPy scalar, or an array without dimensions."""
+    if isinstance(value, float):
+        return float(value)
     if not isinstance(value, Real | np.generic):
         array = as_array(name, value)
         if array.ndim:
-            raise ValueError(f"{name} has shape {array.shape}; for a reduced loss it must be one number")
+            rule = "for a reduced loss it must be one number"
+            raise ValueError(f"{name} has shape {array.shape}; {rule}")
         value = array[()]
-    if isinstance(value, bool | np.bool_) or not (isinstance(value, Real) or is_floating(np.asarray(value).dtype)):
+    is_real = isinstance(value, Real) or is_floating(np.asarray(value).dtype)
+    if not is_real or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value!r}; it must be a real number")
     try:
         return float(value)
@@ -189,30 +210,14 @@ def as_number(name: str, value: object) -> float:
         raise ValueError(f"{name} is {value!r}, beyond the largest float64") from None
 
 
-def as_grad_output(value: object, reduction: str) -> float | Array:
-    if reduction != "none":
+def as_grad_output(value: object, *, of_samples: bool) -> float | Array:
+    """A number or, where each sample has its own, an array of floats."""
+    if not of_samples:
         return as_number("grad_output", value)
     array = as_array("grad_output", value)
     if not is_floating(array.dtype):
         raise TypeError(f"grad_output has dtype {array.dtype}; it must be {FLOATS}")
     return array
-
-
-Choices: TypeAlias = tuple[Array | None, int | None, str, int, int, str]
-
-
-def as_choices(
-    ndim: int, weight: object, ignore_index: object, reduction: object, axis: object, index_base: object, empty: object
-) -> Choices:
-    """What all functions share, in the order in which the extension takes it."""
-    return (
-        as_weight(weight),
-        as_ignore_index(ignore_index),
-        as_reduction(reduction),
-        as_axis(axis, ndim),
-        as_int64("index_base", index_base),
-        as_empty(empty),
-    )
 
 
 def as_label_smoothing(value: object) -> float:
@@ -222,52 +227,56 @@ def as_label_smoothing(value: object) -> float:
     return number
 
 
-def as_out(out: object, like: Array, *, in_place: bool = False, **apart_from: object) -> Array | None:
-    """The memory of `out`, if it can be written like `like`, and shares none with the arrays named.
+def as_return_total_weight(value: object) -> bool:
+    if value is not None and not hasattr(type(value), "__bool__"):
+        raise TypeError(f"return_total_weight is {value!r}; it must be True or False")
+    return bool(value)
 
-    In place, it may be that of `like`, element by element.
+
+def as_out(out: object, others: dict[str, Any], *, in_place: bool) -> Array | None:
+    """The memory of `out`, if it can be written like input, and shares none with other arguments.
+
+    In place, it may be that of input, element by element.
     """
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out is a {kind_of(out)}; it must be a numpy.ndarray")
+    like = others["input"]
     if out.dtype != like.dtype or not out.dtype.isnative:
-        raise TypeError(
-            f"out has dtype {out.dtype.str if not out.dtype.isnative else out.dtype}; it must be {like.dtype}"
-        )
+        found = out.dtype if out.dtype.isnative else out.dtype.str
+        raise TypeError(f"out has dtype {found}; it must be {like.dtype}")
     if out.shape != like.shape:
         raise ValueError(f"out has shape {out.shape}, but input has {like.shape}")
     if not out.flags.writeable:
         raise ValueError("out is read-only; it must be writeable")
-    if not out.flags.aligned or any(stride % out.itemsize for stride in out.strides):
+    if not is_aligned(out):
         raise ValueError("out is not aligned to its elements; it cannot be written in place")
-    if overlaps_itself(out):
-        raise ValueError(f"out has elements that share memory (strides {out.strides}); each must have its own")
-    for name, other in apart_from.items():
-        if isinstance(other, np.ndarray) and shares_memory(out, other):
-            if in_place and other is like and same_memory(out, other):
-                continue
-            rule = "be the same memory in the same strides, or have its own" if in_place else "have its own"
-            raise ValueError(f"out shares memory with {name}; it must {rule if other is like else 'have its own'}")
-    return np.asarray(out)
+    memory = np.asarray(out)
+    if overlaps_itself(memory):
+        problem = f"elements that share memory (strides {out.strides})"
+        raise ValueError(f"out has {problem}; each must have its own")
+    for name, other in others.items():
+        if not isinstance(other, np.ndarray) or not shares_memory(memory, other):
+            continue
+        may_be_same = in_place and other is like
+        if not may_be_same or not same_memory(memory, other):
+            same = "be the same memory in the same strides, or " if may_be_same else ""
+            raise ValueError(f"out shares memory with {name}; it must {same}have its own")
+    return memory
 
 
 def overlaps_itself(array: Array) -> bool:
-    reach = array.itemsize
-    for stride, extent in sorted((abs(s), n) for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
-        if stride < reach:
-            break  # it need not: interleaved elements can still be apart
-        reach += stride * (extent - 1)
-    else:
-        return False
-    if array.size == 0:
-        return False
-    if 0 in (s for s, n in zip(array.strides, array.shape, strict=True) if n > 1):
-        return True
-    offsets = np.zeros(1, np.int64)
-    for stride, extent in zip(array.strides, array.shape, strict=True):
-        offsets = np.add.outer(offsets, np.arange(extent, dtype=np.int64) * stride).ravel()
-    return bool(np.diff(np.sort(offsets)).min() < array.itemsize)
+    """Tell whether two elements share memory.
+
+    Two that do still share it if both move along an axis. So there are two that both have index 0
+    along the axes before the first one along which they differ; there, one has index 0.
+    """
+    while array.ndim and array.size:
+        if shares_memory(array[:1], array[1:]):
+            return True
+        array = array[0, ...]
+    return False
 
 
 def same_memory(one: Array, other: Array) -> bool:
@@ -275,7 +284,52 @@ def same_memory(one: Array, other: Array) -> bool:
 
 
 def shares_memory(one: Array, other: Array) -> bool:
+    """Tell whether two arrays have a byte in common: also if that takes too long to find out."""
     try:
         return np.shares_memory(one, other, max_work=10**6)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
-        return True  # not to be told apart in reasonable time
+        return True
+
+
+def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
+    """Convert the arguments of a call, by name; the first one that cannot be raises.
+
+    The extension calls this when an argument is not native, or when `out` needs a closer look.
+
+    Parameters
+    ----------
+    given : dict
+        Arguments as the user gave them: of a loss, or input, axis and out of `log_softmax`.
+    in_place : bool
+        Whether `out` may be input itself.
+
+    Returns
+    -------
+    dict
+        The same names, with native arguments.
+    """
+    array = as_input(given["input"])
+    native: dict[str, Any] = {"input": array}
+    is_loss = "target" in given
+    if is_loss:
+        native["target"] = as_target(given["target"])
+        native["weight"] = as_weight(given["weight"])
+        native["ignore_index"] = as_ignore_index(given["ignore_index"])
+        native["reduction"] = as_reduction(given["reduction"])
+    native["axis"] = as_axis(given["axis"], array.ndim)
+    if is_loss:
+        native["index_base"] = as_index_base(given["index_base"])
+        native["empty"] = as_empty(given["empty"])
+    if "label_smoothing" in given:
+        native["label_smoothing"] = as_label_smoothing(given["label_smoothing"])
+    if "grad_output" in given:
+        with_loss = "return_total_weight" in given  # which is reduced
+        of_samples = native["reduction"] == "none" and not with_loss
+        native["grad_output"] = as_grad_output(given["grad_output"], of_samples=of_samples)
+    if "dtype" in given:
+        native["dtype"] = as_dtype(given["dtype"])
+    if "out" in given:
+        native["out"] = as_out(given["out"], native, in_place=in_place)
+    if "return_total_weight" in given:
+        native["return_total_weight"] = as_return_total_weight(given["return_total_weight"])
+    return native

@@ -23,9 +23,10 @@ def build_info() -> BuildInfo:
     Returns
     -------
     dict
-        ``version``; ``compiler``; ``instruction_set`` of the kernels that were picked for this machine, or that the
-        environment variable ``NLL_INSTRUCTION_SET`` names (``x86-64``, ``x86-64-v3``, ``x86-64-v4`` or ``native``);
-        ``openmp``, the date of its specification, None without; ``num_threads`` that a large call would use.
+        ``version``; ``compiler``; ``instruction_set`` of the kernels that were picked for this
+        machine, or that the environment variable ``NLL_INSTRUCTION_SET`` names (``x86-64``,
+        ``x86-64-v3``, ``x86-64-v4`` or ``native``); ``openmp``, the date of its specification, None
+        without; ``num_threads`` that a large call would use.
 
     Raises
     ------

@@ -5,14 +5,7 @@ from contextvars import Token
 from types import TracebackType
 
 from . import _core
-from ._arguments import as_integer
-
-
-def _as_count(n: object) -> int:
-    count = as_integer("n", n)
-    if not 1 <= count <= 256:
-        raise ValueError(f"n is {count}; it must be 1 to 256 threads")
-    return count
+from ._arguments import as_num_threads
 
 
 def get_num_threads() -> int:
@@ -21,9 +14,10 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        As `num_threads` says where it is active, else as `set_num_threads` was told, else the least of what OpenMP
-        reports (``OMP_NUM_THREADS``, threadpoolctl), the process's CPU affinity and its control group's quota.
-        1 in a forked child until `set_num_threads` is called there, and in builds without OpenMP.
+        The `n` of the `num_threads` block around the call; else that of `set_num_threads`; else the
+        least of what OpenMP reports (``OMP_NUM_THREADS``, threadpoolctl), of the process's CPU
+        affinity and of its control group's quota. It is 1 in a forked child until `set_num_threads`
+        is called there, and in builds without OpenMP.
 
     Examples
     --------
@@ -54,7 +48,7 @@ def set_num_threads(n: int) -> None:
     >>> import nll
     >>> nll.set_num_threads(2)
     """
-    _core.set_num_threads(_as_count(n))
+    _core.set_num_threads(as_num_threads(n))
 
 
 class num_threads:
@@ -81,13 +75,16 @@ class num_threads:
     """
 
     def __init__(self, n: int) -> None:
-        self._n = _as_count(n)
+        self._n = as_num_threads(n)
         self._tokens: list[Token[int]] = []
 
     def __enter__(self) -> None:
         self._tokens.append(_core.thread_context.set(self._n))
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         _core.thread_context.reset(self._tokens.pop())

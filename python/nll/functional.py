@@ -1,63 +1,60 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The losses as functions of NumPy arrays.
 
-Each function hands its arguments to the extension as they are. Only if one of them is not native, or the result has
-to go into `out`, do they pass through `_arguments`, which converts or explains them.
+Each function hands its arguments to the extension as they are. The extension asks `_arguments` to
+convert those that are not native, or to say what is wrong with them.
 """
 
-from typing import Any
-
-from numpy.typing import ArrayLike, DTypeLike
-
-from . import _arguments, _core
+from . import _core
 
 
 def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    dtype: DTypeLike | None = None,
-    return_total_weight: bool = False,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    dtype=None,
+    return_total_weight=False,
+):
     r"""Compute the negative log likelihood loss of log-probabilities.
 
-    The loss of a sample with label :math:`t` and log-probabilities :math:`x` is :math:`-w_t x_t`, in nats if the
-    logarithms are natural. ``"sum"`` and ``"mean"`` are
+    The loss of a sample with label :math:`t` and log-probabilities :math:`x` is :math:`-w_t x_t`,
+    in nats if the logarithms are natural. ``"sum"`` and ``"mean"`` are
 
     .. math:: \sum_n -w_{t_n} x_{n, t_n} \qquad \frac{\sum_n -w_{t_n} x_{n, t_n}}{\sum_n w_{t_n}}
 
-    over the samples that are not ignored: the true values for the given numbers, rounded once. So they have the same
-    bits for any number of threads, order of the samples and memory layout.
+    over the samples that are not ignored. They are the true values for the given numbers, rounded
+    once: the same bits for any number of threads, order of the samples and memory layout.
 
     Parameters
     ----------
     input : array_like, shape (N, C, d1, ..., dk) or (C,)
-        Log-probabilities in float16, bfloat16 (of ml_dtypes), float32 or float64. Any strides are read in place; only
-        arrays that are unaligned or byte-swapped are copied.
+        Log-probabilities in float16, bfloat16 (of ml_dtypes), float32 or float64. Any strides are
+        read in place; only arrays that are unaligned or byte-swapped are copied.
     target : array_like of integers, shape (N, d1, ..., dk) or ()
         Labels: input's shape without the class axis, in any integer dtype.
     weight : array_like, shape (C,), optional
         Weight of each class, in any of the float dtypes or integers up to 2^53. 1 unless given.
     ignore_index : int or None
-        Label of samples to leave out: their loss is 0, and nothing of their input is used. Compared as an integer,
-        whatever target's dtype; None leaves out nothing.
+        Label of samples to leave out: their loss is 0, and nothing of their input is used. It is
+        compared with the labels as an integer, whatever their dtype. None leaves out nothing.
     reduction : {"mean", "sum", "none"}
-        "none" returns the loss of each sample, the product in float64 rounded to the result's dtype.
+        "none" returns the loss of each sample: the product in float64, rounded to the loss's dtype.
     axis : int
-        The class axis of input. 1 is also the only axis of a 1-d input; negative axes count from the end, so that
-        -1 is channels-last.
+        The class axis of input; negative axes count from the end, so that -1 is channels-last. For
+        a 1-d input, 1 means its only axis.
     index_base : int
-        Label of the first class: 1 for data that count from 1.
+        Label of the first class: 1 if the labels count from 1.
     empty : {"nan", "zero", "raise"}
-        What a mean is whose total weight is 0: the IEEE quotient (NaN, or infinite), +0, or ValueError.
+        What the mean is if the total weight is 0: "nan" gives the IEEE quotient, which is NaN or
+        infinite; "zero" gives +0; "raise" raises ValueError.
     dtype : dtype, optional
-        Of the loss; input's unless given.
+        The loss's dtype; input's unless given.
     return_total_weight : bool
         Return ``(loss, total_weight)``.
 
@@ -71,12 +68,13 @@ def nll_loss(
     Raises
     ------
     TypeError
-        If an argument has the wrong dtype or is the wrong kind of object, such as a masked array, or an array that
-        is not on the CPU or requires a gradient.
+        If an argument has the wrong dtype or is the wrong kind of object, such as a masked array,
+        or an array that is not on the CPU or requires a gradient.
     ValueError
         If a shape, length, word or value is wrong; numpy.exceptions.AxisError for `axis`.
     IndexError
-        If a label is neither ignored nor in [index_base, index_base + C). Names the first such position.
+        If a label is neither ignored nor in [index_base, index_base + C). The message names the
+        first such position.
 
     See Also
     --------
@@ -101,39 +99,38 @@ def nll_loss(
     >>> nll_loss(np.log(probabilities), [0, 1, 2], weight=[1.0, 0.5, 2.0], reduction="none")
     array([0.35667494, 0.11157178, 1.83258146])
     """
-    try:
-        return _core.nll_loss(
-            input, target, weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight
-        )
-    except _core.NotNative:
-        pass
-    array = _arguments.as_input(input)
     return _core.nll_loss(
-        array,
-        _arguments.as_target(target),
-        *_arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty),
-        _arguments.as_dtype(dtype),
-        bool(return_total_weight),
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        dtype,
+        return_total_weight,
     )
 
 
 def nll_loss_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    grad_output,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    out: Any = None,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    out=None,
+):
     r"""Compute the gradient of the negative log likelihood loss with respect to input.
 
-    It is :math:`-w_t g` at the target of each sample that is not ignored, for "mean" divided by :math:`\sum w_t`
-    (rounded to float64): in float64, in this order, rounded once. Elsewhere it is exactly +0.
+    It is :math:`-w_t g` at the target of each sample that is not ignored, and exactly +0 elsewhere.
+    For "mean" it is divided by :math:`\sum w_t`, rounded to float64. All this is computed in
+    float64, in this order, and rounded once.
 
     Parameters
     ----------
@@ -148,13 +145,14 @@ def nll_loss_backward(
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum", "none"}
-        Of the loss.
+        Reduction of the loss.
     axis : int
         The class axis of input.
     index_base : int
         Label of the first class.
     empty : {"nan", "zero", "raise"}
-        What the gradient of a mean is whose total weight is 0: the IEEE quotients, all +0, or ValueError.
+        What the gradient of the mean is if the total weight is 0: the IEEE quotients, all +0, or
+        ValueError.
     out : ndarray, optional
         Where to write the gradient: of input's shape and dtype, with memory of its own.
 
@@ -166,7 +164,7 @@ def nll_loss_backward(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `nll_loss` does. Then `out` is as it was.
+        As `nll_loss` does. `out` is then as it was.
 
     See Also
     --------
@@ -181,35 +179,25 @@ def nll_loss_backward(
     array([[-0.5,  0. ,  0. ],
            [ 0. ,  0. , -0.5]])
     """
-    if out is None or _core.is_plain_out(out, input, False, target, weight, grad_output):
-        try:
-            return _core.nll_loss_backward(
-                grad_output, input, target, weight, ignore_index, reduction, axis, index_base, empty, out
-            )
-        except _core.NotNative:
-            pass
-    array, labels = _arguments.as_input(input), _arguments.as_target(target)
-    choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
-    gradient = _arguments.as_grad_output(grad_output, reduction)
-    memory = _arguments.as_out(out, array, input=array, target=labels, weight=choices[0], grad_output=gradient)
-    result = _core.nll_loss_backward(gradient, array, labels, *choices, memory)
-    return result if out is None else out
+    return _core.nll_loss_backward(
+        grad_output, input, target, weight, ignore_index, reduction, axis, index_base, empty, out
+    )
 
 
 def nll_loss_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: bool = False,
-    out: Any = None,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    grad_output=1.0,
+    return_total_weight=False,
+    out=None,
+):
     """Compute the negative log likelihood loss and its gradient with respect to input.
 
     Parameters
@@ -223,7 +211,7 @@ def nll_loss_value_and_grad(
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum"}
-        Of the loss.
+        Reduction of the loss.
     axis : int
         The class axis of input.
     index_base : int
@@ -235,8 +223,8 @@ def nll_loss_value_and_grad(
     return_total_weight : bool
         Return ``(loss, total_weight, grad)``.
     out : ndarray, optional
-        Where to write the gradient: of input's shape and dtype, with memory of its own. Used again and again it
-        saves the time that new memory costs, which for large arrays is most of it.
+        Where to write the gradient: of input's shape and dtype, with memory of its own. One
+        array for many calls saves the time that new memory costs: for large arrays, most of it.
 
     Returns
     -------
@@ -250,7 +238,7 @@ def nll_loss_value_and_grad(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `nll_loss` does. Then `out` is as it was.
+        As `nll_loss` does. `out` is then as it was.
 
     See Also
     --------
@@ -260,91 +248,86 @@ def nll_loss_value_and_grad(
     --------
     >>> import numpy as np
     >>> from nll import nll_loss_value_and_grad
-    >>> loss, grad = nll_loss_value_and_grad(np.log([[0.5, 0.5], [0.25, 0.75]]), [0, 1], reduction="sum")
+    >>> input = np.log([[0.5, 0.5], [0.25, 0.75]])
+    >>> loss, grad = nll_loss_value_and_grad(input, [0, 1], reduction="sum")
     >>> loss
     np.float64(0.9808292530117262)
     >>> grad
     array([[-1.,  0.],
            [ 0., -1.]])
     """
-    if out is None or _core.is_plain_out(out, input, False, target, weight):
-        try:
-            return _core.nll_loss_value_and_grad(
-                input,
-                target,
-                weight,
-                ignore_index,
-                reduction,
-                axis,
-                index_base,
-                empty,
-                grad_output,
-                return_total_weight,
-                out,
-            )
-        except _core.NotNative:
-            pass
-    array, labels = _arguments.as_input(input), _arguments.as_target(target)
-    choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
-    number = _arguments.as_number("grad_output", grad_output)
-    memory = _arguments.as_out(out, array, input=array, target=labels, weight=choices[0])
-    *loss, grad = _core.nll_loss_value_and_grad(array, labels, *choices, number, bool(return_total_weight), memory)
-    return (*loss, grad if out is None else out)
+    return _core.nll_loss_value_and_grad(
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        grad_output,
+        return_total_weight,
+        out,
+    )
 
 
 def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: bool = False,
-) -> Any:
-    r"""Compute the cross-entropy of logits and labels, the negative log likelihood of their log-softmax.
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    dtype=None,
+    return_total_weight=False,
+):
+    r"""Compute the cross-entropy of logits and labels.
 
-    The loss of a sample with label :math:`t` and logits :math:`x` is
+    It is the negative log likelihood loss of the logits' log-softmax. The loss of a sample with
+    label :math:`t` and logits :math:`x` is
 
     .. math:: l = w_t \left( \log \sum_c e^{x_c} - x_t \right)
 
-    in nats. It is within 0.51 units in the last place (ULP) of the true value for float16, bfloat16 and float32, also
-    where the label is all but certain; within 4 for float64. The losses, in float64 and before they are rounded, are
-    added up exactly: ``"sum"`` is :math:`\sum l`, and ``"mean"`` is :math:`\sum l / \sum w_t` over the samples that
-    are not ignored. So they have the same bits for any number of threads, order of the samples and memory layout.
+    in nats. For float16, bfloat16 and float32, it is within 0.51 units in the last place (ULP) of
+    the true value, also where the label is all but certain; for float64, within 4. ``"sum"`` is
+    :math:`\sum l`, and ``"mean"`` is :math:`\sum l / \sum w_t`, over the samples that are not
+    ignored. The losses are added up exactly, in float64 and before they are rounded: so the bits
+    are the same for any number of threads, order of the samples and memory layout.
 
     Parameters
     ----------
     input : array_like, shape (N, C, d1, ..., dk) or (C,)
-        Logits in float16, bfloat16 (of ml_dtypes), float32 or float64. Any strides are read in place; only arrays that
-        are unaligned or byte-swapped are copied. -inf is a probability of 0; a sample with +inf, or with nothing but
-        -inf, has the loss NaN.
+        Logits in float16, bfloat16 (of ml_dtypes), float32 or float64. Any strides are read in
+        place; only arrays that are unaligned or byte-swapped are copied. -inf is a probability of
+        0; a sample with +inf, or with nothing but -inf, has the loss NaN.
     target : array_like of integers, shape (N, d1, ..., dk) or ()
         Labels: input's shape without the class axis, in any integer dtype.
     weight : array_like, shape (C,), optional
         Weight of each class, in any of the float dtypes or integers up to 2^53. 1 unless given.
     ignore_index : int or None
-        Label of samples to leave out: their loss is 0, and nothing of their input is used. Compared as an integer,
-        whatever target's dtype; None leaves out nothing.
+        Label of samples to leave out: their loss is 0, and nothing of their input is used. It is
+        compared with the labels as an integer, whatever their dtype. None leaves out nothing.
     reduction : {"mean", "sum", "none"}
         "none" returns the loss of each sample.
     axis : int
-        The class axis of input. 1 is also the only axis of a 1-d input; negative axes count from the end, so that
-        -1 is channels-last.
+        The class axis of input; negative axes count from the end, so that -1 is channels-last. For
+        a 1-d input, 1 means its only axis.
     index_base : int
-        Label of the first class: 1 for data that count from 1.
+        Label of the first class: 1 if the labels count from 1.
     empty : {"nan", "zero", "raise"}
-        What a mean is whose total weight is 0: the IEEE quotient (NaN, or infinite), +0, or ValueError.
+        What the mean is if the total weight is 0: "nan" gives the IEEE quotient, which is NaN or
+        infinite; "zero" gives +0; "raise" raises ValueError.
     label_smoothing : float
-        In [0, 1]: so much of each label is spread over all classes alike. With :math:`s` for it, a sample's loss is
-        :math:`(1 - s)\, l + \frac{s}{C} \sum_c w_c (\log \sum_k e^{x_k} - x_c)`; a mean is still divided by
-        :math:`\sum w_t`.
+        The part :math:`s` of each label that is spread evenly over all classes, in [0, 1]. The loss
+        of a sample is then
+        :math:`(1 - s)\, l + \frac{s}{C} \sum_c w_c (\log \sum_k e^{x_k} - x_c)`; a mean is still
+        divided by :math:`\sum w_t`.
     dtype : dtype, optional
-        Of the loss; input's unless given.
+        The loss's dtype; input's unless given.
     return_total_weight : bool
         Return ``(loss, total_weight)``.
 
@@ -358,12 +341,13 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        If an argument has the wrong dtype or is the wrong kind of object, such as a masked array, or an array that
-        is not on the CPU or requires a gradient.
+        If an argument has the wrong dtype or is the wrong kind of object, such as a masked array,
+        or an array that is not on the CPU or requires a gradient.
     ValueError
         If a shape, length, word or value is wrong; numpy.exceptions.AxisError for `axis`.
     IndexError
-        If a label is neither ignored nor in [index_base, index_base + C). Names the first such position.
+        If a label is neither ignored nor in [index_base, index_base + C). The message names the
+        first such position.
 
     See Also
     --------
@@ -373,7 +357,8 @@ def cross_entropy(
 
     Notes
     -----
-    The loss is that of PyTorch's ``CrossEntropyLoss`` with class indices [1]_ and ONNX's ``SoftmaxCrossEntropyLoss``.
+    The loss is that of PyTorch's ``CrossEntropyLoss`` with class indices [1]_ and ONNX's
+    ``SoftmaxCrossEntropyLoss``.
 
     References
     ----------
@@ -389,52 +374,41 @@ def cross_entropy(
     >>> cross_entropy(logits, [0, 1], label_smoothing=0.1)
     np.float32(0.9757224)
     """
-    try:
-        return _core.cross_entropy(
-            input,
-            target,
-            weight,
-            ignore_index,
-            reduction,
-            axis,
-            index_base,
-            empty,
-            label_smoothing,
-            dtype,
-            return_total_weight,
-        )
-    except _core.NotNative:
-        pass
-    array = _arguments.as_input(input)
     return _core.cross_entropy(
-        array,
-        _arguments.as_target(target),
-        *_arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty),
-        _arguments.as_label_smoothing(label_smoothing),
-        _arguments.as_dtype(dtype),
-        bool(return_total_weight),
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        label_smoothing,
+        dtype,
+        return_total_weight,
     )
 
 
 def cross_entropy_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    grad_output,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    label_smoothing: float = 0.0,
-    out: Any = None,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    out=None,
+):
     r"""Compute the gradient of the cross-entropy with respect to the logits.
 
-    It is :math:`w_t g (p_c - [c = t])` with the softmax :math:`p`, for "mean" divided by :math:`\sum w_t`; exactly +0
-    for samples that are ignored. Each element is within 0.51 ULP of the true value (4 for float64), also at a target
-    that is all but certain; with label smoothing, of the largest of the terms that are added.
+    It is :math:`w_t g (p_c - [c = t])` with the softmax :math:`p`, divided by :math:`\sum w_t` for
+    "mean". It is exactly +0 for samples that are ignored. Each element is within 0.51 ULP of the
+    true value (4 for float64), also at a target that is all but certain. With label smoothing,
+    terms of both signs are added, and the ULP is that of the largest one.
 
     Parameters
     ----------
@@ -449,18 +423,19 @@ def cross_entropy_backward(
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum", "none"}
-        Of the loss.
+        Reduction of the loss.
     axis : int
         The class axis of input.
     index_base : int
         Label of the first class.
     empty : {"nan", "zero", "raise"}
-        What the gradient of a mean is whose total weight is 0: the IEEE quotients, all +0, or ValueError.
+        What the gradient of the mean is if the total weight is 0: the IEEE quotients, all +0, or
+        ValueError.
     label_smoothing : float
-        Of the loss.
+        Label smoothing of the loss.
     out : ndarray, optional
-        Where to write the gradient: of input's shape and dtype. It may be input itself, or an array of the same
-        memory and strides; otherwise it must share no memory with the arguments.
+        Where to write the gradient: of input's shape and dtype. It may be input itself, or an array
+        of the same memory and strides; otherwise it must share no memory with the arguments.
 
     Returns
     -------
@@ -470,7 +445,7 @@ def cross_entropy_backward(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `cross_entropy` does. Then `out` is as it was.
+        As `cross_entropy` does. `out` is then as it was.
 
     See Also
     --------
@@ -485,50 +460,39 @@ def cross_entropy_backward(
     array([[-0.375,  0.125,  0.125,  0.125],
            [ 0.125,  0.125, -0.375,  0.125]])
     """
-    if out is None or _core.is_plain_out(out, input, True, target, weight, grad_output):
-        try:
-            return _core.cross_entropy_backward(
-                grad_output,
-                input,
-                target,
-                weight,
-                ignore_index,
-                reduction,
-                axis,
-                index_base,
-                empty,
-                label_smoothing,
-                out,
-            )
-        except _core.NotNative:
-            pass
-    array, labels = _arguments.as_input(input), _arguments.as_target(target)
-    choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
-    smoothing = _arguments.as_label_smoothing(label_smoothing)
-    gradient = _arguments.as_grad_output(grad_output, reduction)
-    memory = _arguments.as_out(
-        out, array, in_place=True, input=array, target=labels, weight=choices[0], grad_output=gradient
+    return _core.cross_entropy_backward(
+        grad_output,
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        label_smoothing,
+        out,
     )
-    result = _core.cross_entropy_backward(gradient, array, labels, *choices, smoothing, memory)
-    return result if out is None else out
 
 
 def cross_entropy_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: str = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: str = "nan",
-    label_smoothing: float = 0.0,
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: bool = False,
-    out: Any = None,
-) -> Any:
-    """Compute the cross-entropy and its gradient with respect to the logits, which are read once for both.
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    grad_output=1.0,
+    return_total_weight=False,
+    out=None,
+):
+    """Compute the cross-entropy and its gradient with respect to the logits.
+
+    The logits are read once for both.
 
     Parameters
     ----------
@@ -541,7 +505,7 @@ def cross_entropy_value_and_grad(
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum"}
-        Of the loss.
+        Reduction of the loss.
     axis : int
         The class axis of input.
     index_base : int
@@ -549,14 +513,15 @@ def cross_entropy_value_and_grad(
     empty : {"nan", "zero", "raise"}
         What a mean and its gradient are if the total weight is 0.
     label_smoothing : float
-        In [0, 1]: so much of each label is spread over all classes alike.
+        The part of each label that is spread evenly over all classes, in [0, 1].
     grad_output : float
         Gradient of the loss.
     return_total_weight : bool
         Return ``(loss, total_weight, grad)``.
     out : ndarray, optional
-        Where to write the gradient: of input's shape and dtype. It may be input itself: then the gradient takes the
-        place of the logits, and nothing large is allocated. Otherwise it must share no memory with the arguments.
+        Where to write the gradient: of input's shape and dtype. It may be input itself: then the
+        gradient takes the place of the logits, and nothing large is allocated. Otherwise it must
+        share no memory with the arguments.
 
     Returns
     -------
@@ -570,7 +535,7 @@ def cross_entropy_value_and_grad(
     Raises
     ------
     TypeError, ValueError, IndexError
-        As `cross_entropy` does. Then `out` is as it was, also if it is input.
+        As `cross_entropy` does. `out` is then as it was, also if it is input.
 
     See Also
     --------
@@ -586,36 +551,28 @@ def cross_entropy_value_and_grad(
     >>> grad
     array([[ 0.25,  0.25,  0.25, -0.75]])
     """
-    if out is None or _core.is_plain_out(out, input, True, target, weight):
-        try:
-            return _core.cross_entropy_value_and_grad(
-                input,
-                target,
-                weight,
-                ignore_index,
-                reduction,
-                axis,
-                index_base,
-                empty,
-                label_smoothing,
-                grad_output,
-                return_total_weight,
-                out,
-            )
-        except _core.NotNative:
-            pass
-    array, labels = _arguments.as_input(input), _arguments.as_target(target)
-    choices = _arguments.as_choices(array.ndim, weight, ignore_index, reduction, axis, index_base, empty)
-    smoothing = _arguments.as_label_smoothing(label_smoothing)
-    number = _arguments.as_number("grad_output", grad_output)
-    memory = _arguments.as_out(out, array, in_place=True, input=array, target=labels, weight=choices[0])
-    *loss, grad = _core.cross_entropy_value_and_grad(
-        array, labels, *choices, smoothing, number, bool(return_total_weight), memory
+    return _core.cross_entropy_value_and_grad(
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        label_smoothing,
+        grad_output,
+        return_total_weight,
+        out,
     )
-    return (*loss, grad if out is None else out)
 
 
-def log_softmax(input: ArrayLike, *, axis: int = 1, out: Any = None) -> Any:
+def log_softmax(
+    input,
+    *,
+    axis=1,
+    out=None,
+):
     r"""Compute the logarithm of the softmax of logits, :math:`x_c - \log \sum_k e^{x_k}`.
 
     Each value is within 0.51 ULP of the true one, for float64 within 4.
@@ -627,23 +584,23 @@ def log_softmax(input: ArrayLike, *, axis: int = 1, out: Any = None) -> Any:
     axis : int
         The class axis. 1 is also the only axis of a 1-d input; negative axes count from the end.
     out : ndarray, optional
-        Where to write the result: of input's shape and dtype. It may be input itself, or an array of the same memory
-        and strides; otherwise it must share no memory with input.
+        Where to write the result: of input's shape and dtype. It may be input itself, or an array
+        of the same memory and strides; otherwise it must share no memory with input.
 
     Returns
     -------
     ndarray
-        Log-probabilities, in input's memory order; `out` itself if it was given. -inf where the logit is -inf; NaN in
-        a sample with +inf, or with nothing but -inf.
+        Log-probabilities, in input's memory order; `out` itself if it was given. -inf where the
+        logit is -inf; NaN in a sample with +inf, or with nothing but -inf.
 
     Raises
     ------
     TypeError, ValueError
-        As `cross_entropy` does. Then `out` is as it was.
+        As `cross_entropy` does. `out` is then as it was.
 
     See Also
     --------
-    cross_entropy : The loss straight from logits, which is faster, and exact where the label is all but certain.
+    cross_entropy : The loss straight from logits: faster, and exact for labels all but certain.
 
     Examples
     --------
@@ -652,12 +609,4 @@ def log_softmax(input: ArrayLike, *, axis: int = 1, out: Any = None) -> Any:
     >>> log_softmax(np.array([[0.0, np.log(3)]]))
     array([[-1.38629436, -0.28768207]])
     """
-    if out is None or _core.is_plain_out(out, input, True):
-        try:
-            return _core.log_softmax(input, axis, out)
-        except _core.NotNative:
-            pass
-    array = _arguments.as_input(input)
-    memory = _arguments.as_out(out, array, in_place=True, input=array)
-    result = _core.log_softmax(array, _arguments.as_axis(axis, array.ndim), memory)
-    return result if out is None else out
+    return _core.log_softmax(input, axis, out)

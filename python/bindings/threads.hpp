@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// What the module needs of Python's threads: how many a call may use, signals, the GIL.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+namespace nll::python {
+
+namespace py = pybind11;
+
+// num_threads(n) as a context manager: a context variable, so that it holds in its thread, task and
+// block alone.
+inline py::handle thread_context() {
+    static const py::handle variable = PyContextVar_New("nll.num_threads", py::int_(0).ptr());
+    return variable;
+}
+
+inline int threads_of_context() {
+    PyObject* value = nullptr;
+    if (PyContextVar_Get(thread_context().ptr(), nullptr, &value) < 0)
+        throw py::error_already_set();
+    return static_cast<int>(PyLong_AsLong(py::reinterpret_steal<py::object>(value).ptr()));
+}
+
+// Identifies Python's main thread. It alone runs the handlers of signals, so that other threads
+// need no GIL in the middle of a call.
+inline std::atomic<unsigned long> main_thread;
+
+inline void find_main_thread() {
+    main_thread =
+        py::module_::import("threading").attr("main_thread")().attr("ident").cast<unsigned long>();
+    const auto os = py::module_::import("os");
+    if (py::hasattr(os, "register_at_fork"))
+        os.attr("register_at_fork")(py::arg("after_in_child") = py::cpp_function(
+                                        [] { main_thread = PyThread_get_thread_ident(); }));
+}
+
+inline bool signalled() {
+    const py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+}
+
+// Releases the GIL in its block. When the interpreter exits, Python before 3.14 ends any other
+// thread that wants the GIL back, by unwinding its stack: this would destroy Python objects without
+// the GIL. Such a thread sleeps here until the process is gone, as from Python 3.14 on.
+class ReleasedGil {
+public:
+    ReleasedGil() : state_(PyEval_SaveThread()) {}
+    ReleasedGil(const ReleasedGil&) = delete;
+    ReleasedGil& operator=(const ReleasedGil&) = delete;
+    ~ReleasedGil() {
+        try {
+            PyEval_RestoreThread(state_);
+        } catch (...) {
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+        }
+    }
+
+private:
+    PyThreadState* state_;
+};
+
+}  // namespace nll::python
