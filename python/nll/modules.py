@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The losses as objects: the choices bound once, no other state."""
 
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import functional
+from ._typing import Array, Empty, Reduction
+
+
+class Functions(NamedTuple):
+    """The functions of one loss."""
+
+    value: Callable[..., Any]
+    backward: Callable[..., Array]
+    value_and_grad: Callable[..., tuple[Any, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class BoundLoss:
     """A loss whose choices are the attributes of the object."""
 
-    _function: ClassVar[str]  # of `functional`
+    _functions: ClassVar[Functions]
 
     weight: ArrayLike | None = None
     _: KW_ONLY
     ignore_index: int | None = -100
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
     axis: int = 1
     index_base: int = 0
-    empty: str = "nan"
+    empty: Empty = "nan"
     dtype: DTypeLike | None = None
     return_total_weight: bool = False
 
@@ -40,9 +50,15 @@ class BoundLoss:
         NumPy scalar, ndarray or tuple
             The loss; ``(loss, total_weight)`` if that was chosen.
         """
-        return getattr(functional, self._function)(input, target, **vars(self))
+        return self._functions.value(input, target, **vars(self))
 
-    def backward(self, grad_output: ArrayLike, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
+    def backward(
+        self,
+        grad_output: ArrayLike,
+        input: ArrayLike,
+        target: ArrayLike,
+        out: Array | None = None,
+    ) -> Array:
         """Compute the gradient of input.
 
         Parameters
@@ -63,10 +79,14 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"], choices["return_total_weight"]
-        function = getattr(functional, self._function + "_backward")
-        return function(grad_output, input, target, **choices, out=out)
+        return self._functions.backward(grad_output, input, target, **choices, out=out)
 
-    def value_and_grad(self, input: ArrayLike, target: ArrayLike, out: Any = None) -> Any:
+    def value_and_grad(
+        self,
+        input: ArrayLike,
+        target: ArrayLike,
+        out: Array | None = None,
+    ) -> tuple[Any, ...]:
         """Compute the loss and the gradient of input.
 
         Parameters
@@ -85,8 +105,7 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"]
-        function = getattr(functional, self._function + "_value_and_grad")
-        return function(input, target, **choices, out=out)
+        return self._functions.value_and_grad(input, target, **choices, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +114,7 @@ class NLLLoss(BoundLoss):
 
     Parameters
     ----------
-    weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight
+    weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight : optional
         As `nll_loss` takes them. They are checked when the loss is computed.
 
     See Also
@@ -111,7 +130,11 @@ class NLLLoss(BoundLoss):
     np.float64(0.6931471805599453)
     """
 
-    _function = "nll_loss"
+    _functions = Functions(
+        functional.nll_loss,
+        functional.nll_loss_backward,
+        functional.nll_loss_value_and_grad,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +143,10 @@ class CrossEntropyLoss(BoundLoss):
 
     Parameters
     ----------
-    weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight, label_smoothing
+    weight, ignore_index, reduction, axis, index_base, empty, dtype, return_total_weight : optional
         As `cross_entropy` takes them. They are checked when the loss is computed.
+    label_smoothing : float
+        Likewise.
 
     See Also
     --------
@@ -138,4 +163,8 @@ class CrossEntropyLoss(BoundLoss):
 
     label_smoothing: float = field(default=0.0, kw_only=True)
 
-    _function = "cross_entropy"
+    _functions = Functions(
+        functional.cross_entropy,
+        functional.cross_entropy_backward,
+        functional.cross_entropy_value_and_grad,
+    )
