@@ -43,6 +43,5 @@ def test_python(arguments):
     assert_silent(sys.executable, "-m", *arguments)
 
 
-@pytest.mark.parametrize("file", CPP)
-def test_layout_of_cpp(file):
-    assert_silent(clang_format.get_executable("clang-format"), "--dry-run", "--Werror", file)
+def test_layout_of_cpp():
+    assert_silent(clang_format.get_executable("clang-format"), "--dry-run", "--Werror", *CPP)

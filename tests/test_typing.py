@@ -44,10 +44,10 @@ value, gradient = bound.value_and_grad(input, target, out=input)
 number: float = float(nll.nll_loss([[0.0, 1.0]], [0]))
 
 
-def loss_of(reduction: Literal["mean", "sum", "none"], total: bool) -> Any:
-    if total:
-        return nll.cross_entropy(input, target, reduction=reduction, return_total_weight=True)
-    return nll.cross_entropy(input, target, reduction=reduction)
+def wrapped(reduction: Literal["mean", "sum", "none"], total: bool) -> Any:
+    if reduction != "none":
+        nll.nll_loss_value_and_grad(input, target, return_total_weight=total)
+    return nll.cross_entropy(input, target, reduction=reduction, return_total_weight=total)
 """
 ILL_TYPED = [
     'nll.nll_loss(input, target, reduction="avg")',

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The types of the public functions."""
 
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -9,15 +9,6 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Scalar: TypeAlias = np.floating[Any]  # or ml_dtypes.bfloat16, which NumPy's types do not know
 Losses: TypeAlias = Array | Any  # a scalar for a 0-d target
 
-Reduced: TypeAlias = Literal["mean", "sum"]
-Reduction: TypeAlias = Literal["mean", "sum", "none"]
-Empty: TypeAlias = Literal["nan", "zero", "raise"]
-
-
-class Choices(TypedDict, total=False):
-    """Keywords of all losses that do not change what kind of object is returned."""
-
-    ignore_index: int | None
-    axis: int
-    index_base: int
-    empty: Empty
+Reduced: TypeAlias = Literal["mean"] | Literal["sum"]
+Reduction: TypeAlias = Reduced | Literal["none"]
+Empty: TypeAlias = Literal["nan"] | Literal["zero"] | Literal["raise"]

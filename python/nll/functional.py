@@ -5,72 +5,22 @@ Each function hands its arguments to the extension as they are. The extension as
 convert those that are not native, or to say what is wrong with them.
 """
 
-from typing import Any, Literal, Unpack, overload
-
-import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
-
 from . import _core
-from ._typing import Array, Choices, Empty, Losses, Reduced, Reduction, Scalar
 
 
-@overload
 def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    reduction: Reduced = "mean",
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[False] = False,
-    **choices: Unpack[Choices],
-) -> Scalar: ...
-@overload
-def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Literal["none"],
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[False] = False,
-    **choices: Unpack[Choices],
-) -> Losses: ...
-@overload
-def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Reduced = "mean",
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[True],
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, np.float64]: ...
-@overload
-def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Literal["none"],
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[True],
-    **choices: Unpack[Choices],
-) -> tuple[Losses, np.float64]: ...
-def nll_loss(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    ignore_index: int | None = -100,
-    reduction: Reduction = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    dtype: DTypeLike | None = None,
-    return_total_weight: bool = False,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    dtype=None,
+    return_total_weight=False,
+):
     r"""Compute the negative log likelihood loss of log-probabilities.
 
     The loss of a sample with label :math:`t` and log-probabilities :math:`x` is :math:`-w_t x_t`,
@@ -164,18 +114,18 @@ def nll_loss(
 
 
 def nll_loss_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    grad_output,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: Reduction = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    out: Array | None = None,
-) -> Array:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    out=None,
+):
     r"""Compute the gradient of the negative log likelihood loss with respect to input.
 
     It is :math:`-w_t g` at the target of each sample that is not ignored, and exactly +0 elsewhere.
@@ -234,44 +184,20 @@ def nll_loss_backward(
     )
 
 
-@overload
 def nll_loss_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    reduction: Reduced = "mean",
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: Literal[False] = False,
-    out: Array | None = None,
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, Array]: ...
-@overload
-def nll_loss_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Reduced = "mean",
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: Literal[True],
-    out: Array | None = None,
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, np.float64, Array]: ...
-def nll_loss_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    ignore_index: int | None = -100,
-    reduction: Reduced = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: bool = False,
-    out: Array | None = None,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    grad_output=1.0,
+    return_total_weight=False,
+    out=None,
+):
     """Compute the negative log likelihood loss and its gradient with respect to input.
 
     Parameters
@@ -345,68 +271,20 @@ def nll_loss_value_and_grad(
     )
 
 
-@overload
 def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    reduction: Reduced = "mean",
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[False] = False,
-    **choices: Unpack[Choices],
-) -> Scalar: ...
-@overload
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Literal["none"],
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[False] = False,
-    **choices: Unpack[Choices],
-) -> Losses: ...
-@overload
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Reduced = "mean",
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[True],
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, np.float64]: ...
-@overload
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Literal["none"],
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: Literal[True],
-    **choices: Unpack[Choices],
-) -> tuple[Losses, np.float64]: ...
-def cross_entropy(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    ignore_index: int | None = -100,
-    reduction: Reduction = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    label_smoothing: float = 0.0,
-    dtype: DTypeLike | None = None,
-    return_total_weight: bool = False,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    dtype=None,
+    return_total_weight=False,
+):
     r"""Compute the cross-entropy of logits and labels.
 
     It is the negative log likelihood loss of the logits' log-softmax. The loss of a sample with
@@ -512,19 +390,19 @@ def cross_entropy(
 
 
 def cross_entropy_backward(
-    grad_output: ArrayLike,
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    grad_output,
+    input,
+    target,
+    weight=None,
     *,
-    ignore_index: int | None = -100,
-    reduction: Reduction = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    label_smoothing: float = 0.0,
-    out: Array | None = None,
-) -> Array:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    out=None,
+):
     r"""Compute the gradient of the cross-entropy with respect to the logits.
 
     It is :math:`w_t g (p_c - [c = t])` with the softmax :math:`p`, divided by :math:`\sum w_t` for
@@ -597,47 +475,21 @@ def cross_entropy_backward(
     )
 
 
-@overload
 def cross_entropy_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
+    input,
+    target,
+    weight=None,
     *,
-    reduction: Reduced = "mean",
-    label_smoothing: float = 0.0,
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: Literal[False] = False,
-    out: Array | None = None,
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, Array]: ...
-@overload
-def cross_entropy_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    reduction: Reduced = "mean",
-    label_smoothing: float = 0.0,
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: Literal[True],
-    out: Array | None = None,
-    **choices: Unpack[Choices],
-) -> tuple[Scalar, np.float64, Array]: ...
-def cross_entropy_value_and_grad(
-    input: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    ignore_index: int | None = -100,
-    reduction: Reduced = "mean",
-    axis: int = 1,
-    index_base: int = 0,
-    empty: Empty = "nan",
-    label_smoothing: float = 0.0,
-    grad_output: ArrayLike = 1.0,
-    return_total_weight: bool = False,
-    out: Array | None = None,
-) -> Any:
+    ignore_index=-100,
+    reduction="mean",
+    axis=1,
+    index_base=0,
+    empty="nan",
+    label_smoothing=0.0,
+    grad_output=1.0,
+    return_total_weight=False,
+    out=None,
+):
     """Compute the cross-entropy and its gradient with respect to the logits.
 
     The logits are read once for both.
@@ -715,7 +567,12 @@ def cross_entropy_value_and_grad(
     )
 
 
-def log_softmax(input: ArrayLike, *, axis: int = 1, out: Array | None = None) -> Array:
+def log_softmax(
+    input,
+    *,
+    axis=1,
+    out=None,
+):
     r"""Compute the logarithm of the softmax of logits, :math:`x_c - \log \sum_k e^{x_k}`.
 
     Each value is within 0.51 ULP of the true one, for float64 within 4.

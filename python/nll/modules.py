@@ -3,28 +3,27 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from numpy.typing import ArrayLike, DTypeLike
 
+from . import functional
 from ._typing import Array, Empty, Reduction
-from .functional import (
-    cross_entropy,
-    cross_entropy_backward,
-    cross_entropy_value_and_grad,
-    nll_loss,
-    nll_loss_backward,
-    nll_loss_value_and_grad,
-)
+
+
+class Functions(NamedTuple):
+    """The functions of one loss."""
+
+    value: Callable[..., Any]
+    backward: Callable[..., Array]
+    value_and_grad: Callable[..., tuple[Any, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class BoundLoss:
     """A loss whose choices are the attributes of the object."""
 
-    _value: ClassVar[Callable[..., Any]]
-    _backward: ClassVar[Callable[..., Array]]
-    _value_and_grad: ClassVar[Callable[..., tuple[Any, ...]]]
+    _functions: ClassVar[Functions]
 
     weight: ArrayLike | None = None
     _: KW_ONLY
@@ -51,7 +50,7 @@ class BoundLoss:
         NumPy scalar, ndarray or tuple
             The loss; ``(loss, total_weight)`` if that was chosen.
         """
-        return self._value(input, target, **vars(self))
+        return self._functions.value(input, target, **vars(self))
 
     def backward(
         self,
@@ -80,7 +79,7 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"], choices["return_total_weight"]
-        return self._backward(grad_output, input, target, **choices, out=out)
+        return self._functions.backward(grad_output, input, target, **choices, out=out)
 
     def value_and_grad(
         self,
@@ -106,7 +105,7 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"]
-        return self._value_and_grad(input, target, **choices, out=out)
+        return self._functions.value_and_grad(input, target, **choices, out=out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +130,11 @@ class NLLLoss(BoundLoss):
     np.float64(0.6931471805599453)
     """
 
-    _value = staticmethod(nll_loss)
-    _backward = staticmethod(nll_loss_backward)
-    _value_and_grad = staticmethod(nll_loss_value_and_grad)
+    _functions = Functions(
+        functional.nll_loss,
+        functional.nll_loss_backward,
+        functional.nll_loss_value_and_grad,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +163,8 @@ class CrossEntropyLoss(BoundLoss):
 
     label_smoothing: float = field(default=0.0, kw_only=True)
 
-    _value = staticmethod(cross_entropy)
-    _backward = staticmethod(cross_entropy_backward)
-    _value_and_grad = staticmethod(cross_entropy_value_and_grad)
+    _functions = Functions(
+        functional.cross_entropy,
+        functional.cross_entropy_backward,
+        functional.cross_entropy_value_and_grad,
+    )
