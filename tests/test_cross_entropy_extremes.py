@@ -302,3 +302,12 @@ def test_a_sample_does_not_depend_on_its_neighbours(classes, far, dtype, rng):
     for i in range(1, 6):
         assert_same_bits(losses[i], nll.cross_entropy(input[i], target[i], reduction="none"))
         assert_same_bits(gradient[i], nll.cross_entropy_backward(np.array(1.0), input[i], target[i], reduction="none"))
+
+
+@pytest.mark.parametrize("classes", [MAX_SEQUENTIAL_CLASSES, MAX_SEQUENTIAL_CLASSES + 1, 200, CHUNK_SIZE + 40])
+def test_targets_far_below_the_others_in_the_last_lanes(classes, dtype):
+    """The last logits of a row are computed apart from the others, and count as anything else."""
+    logits = np.full((120, classes), 0.5, dtype)
+    logits[:, -1] = -np.arange(80, 200)
+    target = np.full(120, classes - 1)
+    assert_within(logits, target, reduction="none")

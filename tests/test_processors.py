@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The C++ library built for 64-bit Arm, by GCC and by clang, and run under qemu: whole losses and gradients, bit for bit.
+"""The C++ library built for 64-bit Arm by GCC and clang, and run under qemu: whole losses and gradients, bit for bit.
 
 GCC 12's vectoriser once made the gradient wrong there, and nowhere else.
 """
@@ -22,7 +22,12 @@ def test_arm64(compiler: str, tmp_path: Path) -> None:
     if missing := [program for program in NEEDED[compiler] if shutil.which(program) is None]:
         pytest.skip(f"not installed here: {', '.join(missing)}")
     toolchain = ROOT / f"tests/cpp/toolchains/{compiler}.cmake"
-    options = ["-DNLL_TESTS=ON", "-DNLL_OPENMP=OFF", "-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_TOOLCHAIN_FILE={toolchain}"]
+    options = [
+        "-DNLL_TESTS=ON",
+        "-DNLL_OPENMP=OFF",
+        "-DCMAKE_BUILD_TYPE=Release",
+        f"-DCMAKE_TOOLCHAIN_FILE={toolchain}",
+    ]
     printed = ""
     for command in [
         ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", *options],

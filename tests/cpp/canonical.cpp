@@ -327,15 +327,22 @@ int main() {
 #if !defined(__FMA__) && !defined(__FP_FAST_FMA) && !defined(__ARM_FEATURE_FMA)
     if (set == "native") reference::fused = false;
 #endif
+    // Under emulation, which is a hundred times as slow, one kind of each class count has to do.
+#if defined(NLL_EMULATED)
+    constexpr bool emulated = true;
+#else
+    constexpr bool emulated = false;
+#endif
     for (const index_t classes :
          {1, 2, 15, 16, 17, 64, 127, 128, 129, 130, 2047, 2048, 2049, 4100}) {
-        if (classes < 1000 || classes == 2049)
+        if (!emulated && (classes < 1000 || classes == 2049))
             for (const std::string_view kind : kinds)
                 check_all(Problem(kind, classes < 1000 ? 46 : 6, classes));
-        check_all(Problem("mixed", classes < 1000 ? 46 : 16, classes));
+        check_all(Problem("mixed", classes < 1000 ? 46 : emulated ? 4 : 16, classes));
     }
     // Rows that are fewer than threads, and so long, are shared by them.
-    for (const std::string_view kind : {"confident", "masked"}) check_all(Problem(kind, 4, 70'000));
+    for (const std::string_view kind : {"confident", "masked"})
+        if (!emulated) check_all(Problem(kind, 4, 70'000));
     if (failures() > 0) std::printf("%d results differ\n", failures());
     return failures() != 0;
 }

@@ -2,7 +2,7 @@
 // Gradients that are written past the caches, or only where they are not zero, are the same as
 // those that are written plainly, at any alignment, in every layout, alone and in one sweep with
 // the losses; and so are those of cross-entropy, and log_softmax.
-#include <nll/kernels.hpp>
+#include <nll/detail/kernels.hpp>
 
 #include <initializer_list>
 #include <random>
@@ -12,6 +12,7 @@
 #include "check.hpp"
 
 using namespace nll;
+using namespace nll::detail;
 
 namespace {
 
@@ -45,18 +46,19 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         zeroed(plain);
     std::fill_n(zeroed.begin() + shift * index_t{sizeof(Scalar)}, logs.size() * sizeof(Scalar),
                 std::uint8_t{0});
-    Plan forward({&input_array, &target_array, nullptr, nullptr}, 1, options);
+    Plan forward({&input_array, &target_array, nullptr, nullptr, nullptr}, 1, options);
     Partial losses;
-    nll_sweep<Scalar>(forward, 0, forward.samples.count, losses);
+    nll_loss_sweep<Scalar>(forward, 0, forward.samples.count, losses);
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed, &zeroed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
-        Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, &to}, 1, options);
-        plan.streams = memory == &streamed;
-        plan.zeroed = memory == &zeroed;
+        Plan plan({with_losses ? &input_array : nullptr, &target_array, nullptr, nullptr, &to}, 1,
+                  options);
+        if (memory == &streamed) plan.store = Store::streamed;
+        if (memory == &zeroed) plan.store = Store::entries_only;
         plan.divisor = 3;
         Partial partial;
-        nll_sweep<Scalar>(plan, 0, plan.samples.count, partial);
+        nll_loss_sweep<Scalar>(plan, 0, plan.samples.count, partial);
         CHECK(partial.bad_sample < 0 && partial.count == losses.count);
         if (with_losses)
             CHECK(rounded(partial.loss, format_of<double>) ==
@@ -73,16 +75,16 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
             const Array to(
                 View<Scalar, 3>{reinterpret_cast<Scalar*>(memory->data()) + shift, shape, strides});
-            Plan plan({&input_array, &target_array, nullptr, &to}, 1, options);
-            plan.streams = memory == &softmax_streamed;
+            Plan plan({&input_array, &target_array, nullptr, nullptr, &to}, 1, options);
+            if (memory == &softmax_streamed) plan.store = Store::streamed;
             plan.divisor = 3;
             Partial partial;
             if (with_gradient)
-                cross_entropy_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count,
-                                                                  partial);
+                cross_entropy_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count,
+                                                                 partial);
             else
-                log_softmax_sweep<Scalar, ArithmeticOf<Scalar>>(plan, 0, plan.samples.count,
-                                                                partial);
+                log_softmax_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count,
+                                                               partial);
             CHECK(partial.bad_sample < 0 && partial.count == (with_gradient ? losses.count : 0));
         }
         CHECK(softmax == softmax_streamed);

@@ -90,9 +90,10 @@ public:
         if constexpr (shifted) return at < 4 ? value : at;      // NaN stays
         return value;
     }
+    // Returns the same of one logit of sample i, clamped.
     double exp_at(float logit, index_t i) const {
         Seen unused = none_seen;
-        return clamps_ ? exp<true>(logit, i, unused) : exp<false>(logit, i, unused);
+        return exp<true>(logit, i, unused);
     }
 
 private:
