@@ -263,7 +263,7 @@ template <class Precision> void odd_logit(float odd, std::size_t at, double erro
         if (has_softmax) {
             CHECK(found.sum < infinity);
             // Beside a large logit the ordinary ones are nothing: the odd one is the whole sum.
-            if (odd > 200) CHECK(relative_error(found.exps[at], found.sum) < error);
+            if (odd > 100) CHECK(relative_error(found.exps[at], found.sum) < error);
             else CHECK((is_right<Precision>(found, at, odd, ordinary_at, ordinary, error)));
         } else {
             CHECK(!(found.sum < infinity));
@@ -383,8 +383,8 @@ int main() {
     unshifted_is_from_the_maximum<Bfloat16>(-40, 30);
     odd_logits<Single>(1.6e-10);
     odd_logits<Bfloat16>(bfloat16_error);
-    range_of_sums<Single>(-349, 349, -Single::max_unshifted, Single::max_unshifted);
-    range_of_sums<Bfloat16>(-31.75f, 19.25f, Bfloat16::min_unshifted, Bfloat16::max_unshifted);
+    range_of_sums<Single>(-345, 345, -Single::max_unshifted, Single::max_unshifted);
+    range_of_sums<Bfloat16>(-31.75f, 15.75f, Bfloat16::min_unshifted, Bfloat16::max_unshifted);
     shifts_of_a_tile<Single>();
     shifts_of_a_tile<Bfloat16>();
     shifts_of_a_tile<Double>();

@@ -14,11 +14,13 @@ inline namespace NLL_INSTRUCTION_SET {
 inline constexpr index_t pair_size = 2 * lanes;
 constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_size * pair_size; }
 
-// Raises abs_max, (lanes,), to |logits|, (lanes,); NaN does not count.
-[[gnu::always_inline]] inline void raise_to_abs(const float* logits, float* abs_max) {
+// Raises seen, (lanes,), to |logits|, (lanes,), or, where what is far below is clamped, to logits;
+// NaN does not count.
+template <bool clamped>
+[[gnu::always_inline]] inline void raise_seen(const float* logits, float* seen) {
     NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-        const float size = std::fabs(logits[l]);
-        abs_max[l] = abs_max[l] < size ? size : abs_max[l];
+        const float size = clamped ? logits[l] : std::fabs(logits[l]);
+        seen[l] = seen[l] < size ? size : seen[l];
     }
 }
 // Tells whether logits had exponentials, by what was seen of them, (lanes,), and by their sums,
@@ -76,9 +78,9 @@ template <bool clamped, bool keeps, class Scalar, class Precision>
                 Vec& total = sum[l % lanes / Vec::size];
                 total = multiply_add(parts.power, parts.fraction, total);
             }
-            if constexpr (!Vec::exp2_saturates && !clamped)
+            if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < pair_size; half += lanes)
-                    raise_to_abs(pair + half, found.seen);
+                    raise_seen<clamped>(pair + half, found.seen);
         } else {
             NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                 const auto exp = shift.template exp<clamped>(pair[l], 0, found.seen[l]);
@@ -143,7 +145,7 @@ template <bool clamped, class Precision, class Scalar>
                     }
                 }
                 if constexpr (!Vec::exp2_saturates && !clamped)
-                    for (int k = 0; k < count; k += lanes) raise_to_abs(from + k, seen);
+                    for (int k = 0; k < count; k += lanes) raise_seen<clamped>(from + k, seen);
             });
             if constexpr (!by_lanes)
                 for (int k = 0; k < count; k += Vec::size)
