@@ -12,45 +12,61 @@
 #include <vector>
 
 using namespace nll;
+using namespace nll::detail;
 
 namespace {
 
-struct PlainPartial : Partial {
+// Holds plain sums of a range of samples.
+struct PlainSums {
     double loss = 0, weight = 0;
+    index_t count = 0;
 };
 
-// What the forward kernel calls for a PlainPartial.
-Survey<double> add_weights(const SampleWeights&, double* weights, index_t count,
-                           PlainPartial& partial) {
-    pad(weights, count);
-    partial.weight += plain_sum(count, [&](index_t i) { return weights[i]; });
-    return {};
-}
-
-template <class Scalar, class Real>
-void add_losses(const Real* losses, const double* weights, const Survey<double>&, index_t count,
-                PlainPartial& partial) {
-    const auto loss = [&](index_t i) { return static_cast<double>(losses[i]); };
-    if (weights) partial.loss += plain_sum(count, [&](index_t i) { return weights[i] * loss(i); });
-    else partial.loss += plain_sum(count, loss);
+// Adds samples [first, last) as nll_loss_sweep does, but in plain double sums.
+template <class Scalar>
+void plain_sweep(const Plan& plan, index_t first, index_t last, PlainSums& sums) {
+    Partial unused;
+    const SampleWeights sample_weights(plan, last - first);
+    LossBlock<Scalar> block;
+    LabelsAhead labels(plan, first, last, block_size, unused);
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        const index_t kept = labels.step();
+        sums.count += kept;
+        block.first = begin;
+        block.count = count;
+        block.known = labels.known();
+        block.classes = labels.classes();
+        block.all_kept = kept == count && labels.next_all_kept();
+        gather_losses(plan, sample_weights, block, block_size, [](index_t) {});
+        pad(block.losses, count);
+        const auto loss = [&](index_t i) { return static_cast<double>(block.losses[i]); };
+        if (!plan.weight) {
+            sums.loss += plain_lane_sum(padded(count), loss);
+            return;
+        }
+        pad(block.weights, count);
+        const auto weight = [&](index_t i) { return block.weights[i]; };
+        sums.weight += plain_lane_sum(padded(count), weight);
+        sums.loss += plain_lane_sum(padded(count), [&](index_t i) { return weight(i) * loss(i); });
+    });
 }
 
 template <class Scalar>
 double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> target,
                   const Options& options) {
     const Array from(input), labels(target);
-    const Plan plan({&from, &labels, nullptr, nullptr}, 1, options);
-    PlainPartial total;
+    const Plan plan({&from, &labels, nullptr, nullptr, nullptr}, 1, options);
+    PlainSums total;
     const index_t pieces =
         std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));
     parallel::reduce(
         total, plan.samples.count, block_size * pieces, parallel::limit(options.num_threads),
         nullptr,
-        [&](index_t first, index_t last, PlainPartial& part) {
-            nll_sweep<Scalar>(plan, first, last, part);
+        [&](index_t first, index_t last, PlainSums& part) {
+            plain_sweep<Scalar>(plan, first, last, part);
             return true;
         },
-        [](PlainPartial& sum, const PlainPartial& part) {
+        [](PlainSums& sum, const PlainSums& part) {
             sum.loss += part.loss;
             sum.weight += part.weight;
             sum.count += part.count;

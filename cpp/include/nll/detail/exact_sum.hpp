@@ -194,16 +194,6 @@ template <class Real> BlockRange<Real> block_range(const Real* values, index_t c
     return {largest[0], static_cast<Bits>(before_smallest[0] + 1), fraction[0], total[0]};
 }
 
-// Returns value(0) + … + value(count - 1), each addition rounded. Values up to whole lanes are
-// asked for.
-template <class Value> double plain_sum(index_t count, Value&& value) {
-    double total[lanes] = {};
-    for (index_t i = 0; i < count; i += lanes)
-        for (int l = 0; l < lanes; ++l) total[l] += value(i + l);
-    for (int l = 1; l < lanes; ++l) total[0] += total[l];
-    return total[0];
-}
-
 // Adds value(0) + … + value(count - 1), which are below 2^bound, cut into slices 43 bits apart by
 // adding and taking off 1.5·2^k. The first slice has multiples of 2^(bound - 43) up to 2^bound, so
 // 512 of them add in 52 bits; and so on. The last has what is left. Values up to whole lanes are
