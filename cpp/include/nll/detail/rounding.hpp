@@ -38,8 +38,9 @@ inline double rounded(const Unrounded& value, Format format) {
     const int exponent = width - 1 + last;
     if (exponent < -1022)
         return std::bit_cast<double>(sign | kept);  // last is -1074: a subnormal double
+    const std::uint64_t digits = width > 53 ? 0 : kept << (53 - width);  // 2^53 after a carry
     return std::bit_cast<double>(sign | static_cast<std::uint64_t>(exponent + 1023) << 52 |
-                                 ((kept << (53 - width)) & ((std::uint64_t{1} << 52) - 1)));
+                                 (digits & ((std::uint64_t{1} << 52) - 1)));
 }
 
 // Holds |sum| as digits, least first, without zeros at either end: Σ digit[i]·2^(32·i + exponent).
