@@ -37,4 +37,4 @@ def test_arm64(compiler: str, tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         printed = done.stdout
         assert done.returncode == 0, printed[-4000:]
-    assert re.search(rf"100% tests passed, 0 tests failed out of {len(PROGRAMS)}\b", printed), printed
+    assert re.search(rf"100% tests passed.* out of {len(PROGRAMS)}\b", printed), printed
