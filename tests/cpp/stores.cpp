@@ -154,7 +154,7 @@ template <class Visit> void for_each_sample(const Plan& plan, Visit&& visit) {
 template <class Scalar>
 void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int, 3>& order,
                       Store store, bool differ) {
-    const auto [N, C, D] = shape;
+    const index_t N = shape[0], C = shape[1], D = shape[2];
     const auto strides = strides_of(shape, order);
     Guarded<Scalar> memory(N * C * D, below(33));
     if (store == Store::entries_only) std::fill_n(memory.data(), N * C * D, Scalar{});
@@ -194,7 +194,7 @@ void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int,
 template <class Scalar>
 void whole_gradient(const std::array<index_t, 3>& shape, const std::array<int, 3>& order,
                     Store store, bool by_rows, bool stages) {
-    const auto [N, C, D] = shape;
+    const index_t N = shape[0], C = shape[1], D = shape[2];
     Guarded<Scalar> memory(N * C * D, below(33));
     const std::vector<std::int32_t> no_labels(N * D);
     const Array of_gradient(View<Scalar, 3>{memory.data(), shape, strides_of(shape, order)});
