@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The formulas of one sample: logarithms against arithmetic of more digits; sums over classes in
+// their one order, of rows and of tiles; and how often a row is summed.
+#include <nll/detail/softmax_rows.hpp>
+
+#include <random>
+#include <vector>
+
+#include "check.hpp"
+
+using namespace nll;
+using namespace nll::detail;
+
+namespace {
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+
+// ---------------------------------------------------------------- logarithms
+
+template <class Precision> double log_of(double unit, double others) {
+    return log_quotient<Precision>(unit + others, unit, others);
+}
+
+void logarithms() {
+    std::mt19937_64 random(2);
+    std::uniform_real_distribution<double> fraction(1, 2);
+    double worst = 0, worst_of_sums = 0;
+    for (int i = 0; i < 200'000; ++i) {
+        const double x = std::ldexp(fraction(random), i % 1100 - 1060);
+        worst = std::max(worst, ulps(detail::log1p(x), std::log1p(static_cast<long double>(x))));
+        const double unit = std::ldexp(fraction(random), i % 1000 - 220);
+        const double others = unit * std::ldexp(fraction(random), i % 760 - 740);
+        const long double exact = std::log1p(static_cast<long double>(others) / unit);
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, others), exact));
+        CHECK(same_bits(log_of<Single>(unit, others),
+                        log_of<Single>(unit * 0x1p-3, others * 0x1p-3)));
+    }
+    // About each power of 2 the series begins anew, and where it ends it is farthest off.
+    for (int i = 0; i < 200'000; ++i) {
+        const double unit = fraction(random), others = unit * (i * 0x1p-14);
+        const long double exact = std::log1p(static_cast<long double>(others) / unit);
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, others), exact));
+    }
+    CHECK(worst < 1);
+    CHECK(worst_of_sums < 0x1p14);  // of 2^53
+    CHECK(same_bits(log_of<Double>(1, 0.3), detail::log1p(0.3)));
+    for (const auto log : {log_of<Single>, log_of<Bfloat16>, log_of<Double>}) {
+        CHECK(same_bits(log(1, 0), 0.0));
+        CHECK(std::isnan(log(1, nan)));
+    }
+    // Quotients below 1, too: where the sum is less than the exponential of the shift.
+    double worst_of_quotients = 0;
+    for (int i = 0; i < 200'000; ++i) {
+        const double unit = std::ldexp(fraction(random), 280);
+        const double sum = std::ldexp(fraction(random), i % 1000 - 220);
+        const long double exact = std::log(static_cast<long double>(sum) / unit);
+        const double log = log_quotient<Single>(sum, unit, sum - unit);
+        worst_of_quotients =
+            std::max(worst_of_quotients, std::fabs(log - static_cast<double>(exact)));
+    }
+    CHECK(worst_of_quotients < 0x1p-39);
+}
+
+// About the pivot where its exponential is most of the sum, and about the shift elsewhere.
+void logarithms_of_sums() {
+    for (const double others : {0.0, 1e-9, 0.9, 1.1, 50257.0, 1e200}) {
+        const double unit = 0x1p260, pivot = -20 / log2_e;  // of the shift, 0, it is 2^280
+        const LogSumExp found =
+            log_sum_exp<Single>(unit * (1 + others), 0, unit, unit * others, pivot, 0, 0x1p280);
+        CHECK(found.center == (others < 1 ? pivot : 0));
+        CHECK(std::fabs(found.center + found.log - (pivot + std::log1p(others))) < 1e-11);
+        if (others < 1)
+            CHECK(std::fabs(found.log - std::log1p(others)) <= 2e-12 * std::log1p(others));
+        CHECK(negative_log_softmax(found, pivot) == (found.center - pivot) + found.log);
+    }
+    CHECK(std::isnan(log_sum_exp<Single>(nan, 0, 1, nan, 0, 0, 1).log));
+    CHECK(std::isnan(log_sum_exp<Double>(nan, 0, 1, nan, 0, 0, 1).log));
+}
+
+// ---------------------------------------------------------------- sums over classes
+
+// Returns the sum of a row, its last pair of lanes filled up with -inf.
+template <class Precision>
+double sum_of_row(std::vector<typename Precision::Real> logits, typename Precision::Real max) {
+    const auto classes = paired(static_cast<index_t>(logits.size()));
+    logits.resize(classes, -std::numeric_limits<typename Precision::Real>::infinity());
+    std::vector<typename Precision::Exp> exps(classes);
+    RowLanes<Precision> row;
+    exps_of_row<true, true>(logits.data(), classes, ExpShift<Precision, 1>(&max, 1),
+                            reinterpret_cast<const std::byte*>(logits.data()), exps.data(), row);
+    if constexpr (!Precision::exact) return add_lanes(row.sum);
+    const auto sum = compensated_sum(classes, [&](index_t c) { return exps[c]; });
+    return compensated_total(sum.sum, sum.error);
+}
+
+// Returns the sum of a sample of a tile, whose classes are loaded `part` by `part`.
+template <class Precision>
+double sum_of_tile(const std::vector<typename Precision::Real>& logits,
+                   typename Precision::Real max, index_t part, index_t sample) {
+    using Real = typename Precision::Real;
+    constexpr index_t samples = 48;
+    const std::vector<Real> all(max_tile_samples, max);
+    const ExpShift<Precision, max_tile_samples> shift(all.data(), max_tile_samples);
+    LaneSums<Precision::exact> sums(samples);
+    if (Precision::fused) sums.clear();
+    for_each_block(0, static_cast<index_t>(logits.size()), part, [&](index_t first, index_t count) {
+        std::vector<Real> tile(count * samples, Real{0});
+        std::vector<typename Precision::Exp> exps(tile.size());
+        for (index_t c = 0; c < count; ++c) tile[c * samples + sample] = logits[first + c];
+        std::vector<double> unused(samples, 0.0);
+        exps_of_tile<true, Precision>(
+            tile.data(), count, samples, samples, shift, tile.data(), 0, exps.data(), samples,
+            Precision::fused ? sums.sum : unused.data(), Precision::fused ? sums.pitch : 0);
+        const auto exp = [&](index_t c, index_t i) { return exps[c * samples + i]; };
+        if (Precision::exact) sums.add_each(count, exp);
+        else if (!Precision::fused) sums.add_pairs(count, exp);
+    });
+    sums.finish();
+    return Precision::exact ? compensated_total(sums.sum[sample], sums.error[sample])
+                            : sums.sum[sample];
+}
+
+// A row, and the same logits as one column of a tile, have the same sum to the last bit.
+template <class Precision> void rows_and_tiles() {
+    using Real = typename Precision::Real;
+    std::mt19937_64 random(4);
+    std::uniform_real_distribution<double> below(-30, 0);
+    for (const int classes : {1, 2, 7, 15, 16, 17, 31, 32, 33, 100, 129, 2048}) {
+        const Real max = 400;
+        std::vector<Real> logits(classes);
+        for (Real& logit : logits) logit = static_cast<Real>(max + below(random));
+        logits[random() % logits.size()] = max;
+        const double sum = sum_of_row<Precision>(logits, max);
+        CHECK(sum > 0);
+        for (const index_t part : {pair_size, 3 * pair_size, chunk_size})
+            for (const index_t sample : {0, 5, 47})
+                CHECK(same_bits(sum, sum_of_tile<Precision>(logits, max, part, sample)));
+    }
+}
+
+// The order of lanes, pairs and tree, spelled out.
+void order_of_lanes() {
+    std::mt19937_64 random(7);
+    std::uniform_real_distribution<float> uniform(0, 1);
+    for (const index_t classes : {1, 16, 17, 40, 2048}) {
+        std::vector<float> exps(paired(classes), 0.0f);
+        for (index_t c = 0; c < classes; ++c) exps[c] = uniform(random);
+        double pairs[lanes] = {}, each[lanes] = {};
+        for (index_t c = 0; c < paired(classes); ++c) {
+            each[c % lanes] += exps[c];
+            if (c % pair_size < lanes) pairs[c % lanes] += exps[c] + exps[c + lanes];
+        }
+        for (int half = lanes / 2; half > 0; half /= 2)
+            for (int l = 0; l < half; ++l) pairs[l] += pairs[l + half], each[l] += each[l + half];
+        const auto exp = [&](index_t c, index_t) { return exps[c]; };
+        LaneSums<false> of_pairs(1), of_each(1);
+        of_pairs.add_pairs(classes, exp);
+        of_each.add_each(classes, exp);
+        of_pairs.finish();
+        of_each.finish();
+        CHECK(same_bits(of_pairs.sum[0], pairs[0]) && same_bits(of_each.sum[0], each[0]));
+        CHECK(same_bits(sum_without(exps.data(), paired(classes), 2.0f), pairs[0]));
+        const double plain = plain_lane_sum(padded(classes), [&](index_t c) { return exps[c]; });
+        CHECK(same_bits(plain, each[0]));
+    }
+}
+
+void compensated_sums() {
+    const double values[] = {1, 0x1p-60, 0x1p-60, 0x1p-107, -0x1p-90};
+    constexpr double lost = 0x1p-59 - 0x1p-90 + 0x1p-107;
+    LaneSums<true> sums(1);
+    sums.add_each(5, [&](index_t c, index_t) { return values[c]; });
+    sums.finish();
+    CHECK(sums.sum[0] == 1 && sums.error[0] == lost);
+    double row[pair_size] = {};
+    std::copy_n(values, 5, row + 14);
+    const auto of_row = compensated_sum(pair_size, [&](index_t c) { return row[c]; });
+    CHECK(of_row.sum == 1 && of_row.error == lost);
+    CHECK(compensated_total(infinity, nan) == infinity && compensated_total(1, 0x1p-52) > 1);
+}
+
+void largest_logits() {
+    for (index_t classes = 1; classes <= 100; ++classes)
+        for (index_t at = 0; at < classes; ++at) {
+            std::vector<float> logits(classes, -5);
+            logits[at] = -2;
+            logits[(at + 1) % classes] = static_cast<float>(classes > 1 ? nan : -2);
+            CHECK(max_of(logits.data(), classes) == -2);
+            float max[] = {-3};
+            raise_to_max(logits.data(), classes, 1, 1, max);
+            CHECK(max[0] == -2);
+        }
+    const float none[] = {static_cast<float>(nan), -static_cast<float>(infinity)};
+    CHECK(max_of(none, 2) == -infinity);
+}
+
+void chunks() {
+    ExpSum all;
+    for (const double of_chunk :
+         {0.0, 0x1p60, 3.0}) {  // the first is of classes without probability
+        ExpSum chunk;
+        chunk.sum = chunk.smoothing = of_chunk;
+        chunk.in_range = of_chunk != 3;
+        add_chunk(all, chunk, of_chunk > 5);
+    }
+    CHECK(all.sum + all.error == 0x1p60 && all.sum == 0x1p60 && all.error == 3);  // nothing is lost
+    CHECK(all.pivot_chunk == 0x1p60 && all.smoothing == 0x1p60 + 3 && !all.in_range);
+    CHECK(error_of_chunk(0x1p60, 0x1p60, 5) == 5);
+    double exps[pair_size] = {};
+    exps[3] = 0x1p60, exps[4] = 5, exps[20] = 0x1p-40;
+    CHECK(sum_without(exps, pair_size, 0x1p60) == 5 + 0x1p-40);
+    CHECK(leaves_enough(2, 1) && !leaves_enough(2, 2) && !leaves_enough(nan, 1));
+    CHECK(sum_others<Single>(3, 0.5, 2) == 1.5);
+    CHECK(sum_others<Single>(2 + 0x1p-50, 0, 2) == 0x1p-50);
+    CHECK(same_bits(sum_others<Single>(2, 0x1p-741, 2), 0.0));  // they were too small to be exact
+    CHECK(sum_others<Double>(2, 0x1p-741, 2) == 0x1p-741);
+    for (const double none : {0.0, infinity, nan}) CHECK(std::isnan(defined_sum(none)));
+    CHECK(defined_sum(3) == 3 && std::isnan(sum_others<Single>(nan, 0, 0)));
+}
+
+// ---------------------------------------------------------------- how often a row is summed
+
+// Once, if it is in range unshifted or the shift is made from its maximum; else once more. Rows
+// after one that was not begin with their maximum.
+template <class Precision> void rounds_of_a_row() {
+    using Shift = ExpShift<Precision, 1>;
+    Shift shift;
+    int sums = 0, maxima = 0;
+    const auto sum_row = [&](double sum, bool in_range) {
+        sums = maxima = 0;
+        return sum_with_valid_shift<Precision>(
+            1, shift,
+            [&] {
+                ++sums;
+                ExpSum found;
+                found.sum = shift.clamps() ? 1 : sum;
+                found.in_range = in_range;
+                return found;
+            },
+            [&] {
+                ++maxima;
+                const typename Precision::Real max = 1000;
+                return Shift(&max, 1);
+            });
+    };
+    if (!Precision::exact) {
+        CHECK(sum_row(Shift::scale, true).sum == Shift::scale && sums == 1 && maxima == 0);
+        for (const double sum : {0.0, infinity, nan}) {
+            shift = Shift();
+            CHECK(sum_row(sum, true).sum == 1 && sums == 2 && maxima == 1 && shift.clamps());
+        }
+        shift = Shift();
+        CHECK(sum_row(Shift::scale, false).sum == 1 && sums == 2 && maxima == 1);
+    }
+    CHECK(sum_row(Shift::scale, true).sum == 1 && sums == 1 && maxima == 1);
+    CHECK(shift.shift(0) == 1000);
+}
+
+// Ordinary logits are in range whatever their number: no last class needs the maximum.
+template <class Scalar, class Precision> void ordinary_rows() {
+    static Workspace<Scalar, Precision> space;
+    for (index_t classes = max_sequential_classes + 1; classes < 300; ++classes) {
+        std::vector<Scalar> logits(classes, from_double<Scalar>(0.5));
+        const std::int32_t label = 0;
+        const Array of_input(View<const Scalar, 2>{logits.data(), {1, classes}});
+        const Array of_target(View<const std::int32_t, 1>{&label, {1}});
+        const Options options;
+        const Plan plan({&of_input, &of_target, nullptr, nullptr, nullptr}, 1, options);
+        SoftmaxRow<Scalar, Precision> row(plan, space);
+        const ExpSum sum = row.sum_chunk(logits.data(), 0, classes, {}, nullptr, NoBetween());
+        CHECK(sum.in_range && ExpShift<Precision, 1>::sum_in_range(sum.sum, classes));
+        // Wherever one is that has no exponential, it is seen.
+        for (const index_t at : {index_t{0}, classes - 1}) {
+            logits[at] = from_double<Scalar>(700);
+            const ExpSum odd = row.sum_chunk(logits.data(), 0, classes, {}, nullptr, NoBetween());
+            CHECK(!(odd.in_range && ExpShift<Precision, 1>::sum_in_range(odd.sum, classes)));
+            logits[at] = from_double<Scalar>(0.5);
+        }
+    }
+}
+
+}  // namespace
+
+int main() {
+    logarithms();
+    logarithms_of_sums();
+    rows_and_tiles<Single>();
+    rows_and_tiles<Bfloat16>();
+    rows_and_tiles<Double>();
+    order_of_lanes();
+    compensated_sums();
+    largest_logits();
+    chunks();
+    rounds_of_a_row<Single>();
+    rounds_of_a_row<Bfloat16>();
+    rounds_of_a_row<Double>();
+    ordinary_rows<float, Single>();
+    ordinary_rows<bfloat16, Bfloat16>();
+    return failures() != 0;
+}
