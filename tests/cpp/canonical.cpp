@@ -84,9 +84,9 @@ template <class Scalar> Scalar rounded_entry(double value) {
 
 // ---------------------------------------------------------------- problems
 
-constexpr std::string_view kinds[] = {"usual",     "confident", "masked", "400 off",
-                                      "10000 off", "wide",      "limits", "ties",
-                                      "all -inf",  "one +inf",  "one NaN"};
+constexpr std::string_view kinds[] = {"usual",    "confident", "masked", "400 off",  "10000 off",
+                                      "wide",     "limits",    "ties",   "last low", "last high",
+                                      "all -inf", "one +inf",  "one NaN"};
 
 std::mt19937_64 random_bits(6);
 double uniform() { return 0x1p-53 * static_cast<double>(random_bits() >> 11); }
@@ -106,6 +106,11 @@ void fill(std::string_view kind, double* x, index_t classes, index_t target, ind
     }
     if (kind == "confident") x[one] += 10 + 60 * uniform();
     if (kind == "masked" && sample % 4 == 3) x[target] = -infinity;
+    // Beyond some limit after a sample that is not: a kernel that has met one is on its guard.
+    constexpr double low[] = {-160, -501, -1e5, -3e38, -2000}, high[] = {25, 501, 3000, 1e5, 700};
+    const index_t any = (sample / 3 + classes) % 5;
+    if (kind == "last low" && sample % 3 == 1) x[classes - 1] = low[any];
+    if (kind == "last high" && sample % 3 == 1) x[classes - 1] = high[any];
     if (kind == "one +inf") x[one] = infinity;
     if (kind == "one NaN") x[one] = reference::nan;
     if (kind == "limits") {  // of the largest logit that needs no shift, and of those that count
@@ -140,7 +145,7 @@ struct Problem {
                 row.front() = row.back() = 0;
                 row[t] = -64;
             } else {
-                fill(kind == "mixed" ? kinds[s % 11] : kind, row.data(), classes, t, s);
+                fill(kind == "mixed" ? kinds[s % 13] : kind, row.data(), classes, t, s);
                 if (s % 5 == 4) t = ignored;
             }
             x.insert(x.end(), row.begin(), row.end());
