@@ -117,6 +117,43 @@ def case(name: str, error: type[Exception], message: str, **change: Any) -> Any:
 
 # ---- what all functions take
 
+
+
+class Raising:
+    """An integer that fails."""
+
+    def __index__(self) -> int:
+        raise ZeroDivisionError("no index today")
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("no repr today")
+
+
+class Liar(str):
+    """A word that says to be every other."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("mean")
+
+    def __str__(self) -> str:
+        return "mean"
+
+
+class HiddenMask:
+    """Gives its array as NumPy asks for one: with a mask."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = np.ma.masked_array(array, np.zeros(np.shape(array), bool))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
 STRUCTURED = np.zeros((2, 3, 4), [("value", np.float32)])
 MASKED = np.ma.masked_array(np.zeros((2, 4), int), mask=np.eye(2, 4, dtype=bool))
 UNMASKED = np.ma.masked_array(np.zeros((2, 4), int))
@@ -138,6 +175,7 @@ INPUT = [
     case("none", TypeError, r"input", input=None),
     case("text", TypeError, r"input", input="log-probabilities"),
     case("dict", TypeError, r"input", input={}),
+    case("hidden-mask", TypeError, r"input.*mask", input=HiddenMask(np.zeros((2, 3, 4), np.float32))),
     case("0-d", ValueError, r"input.*0 dimensions", input=np.float32(1), target=0, out=np.zeros((), np.float32)),
 ]
 TARGET = [
@@ -151,6 +189,8 @@ TARGET = [
     case("masked", TypeError, r"target.*mask", target=MASKED),
     case("masked-array-without-a-mask", TypeError, r"target.*mask", target=UNMASKED),
     case("none", TypeError, r"target", target=None),
+    case("hidden-mask", TypeError, r"target.*mask", target=HiddenMask(np.zeros((2, 4), int))),
+    case("of-input's-shape", TypeError, r"target.*argmax\(axis\).*probabilities", target=np.ones((2, 3, 4))),
 ]
 SHAPES = [
     case("batch", ValueError, r"target.*\(3, 4\).*\(2, 3, 4\)", target=np.zeros((3, 4), int)),
@@ -159,7 +199,8 @@ SHAPES = [
     case("transposed", ValueError, r"target.*\(4, 2\).*\(2, 3, 4\)", target=np.zeros((4, 2), int)),
     case("too-few-dimensions", ValueError, r"target.*\(2,\).*\(2, 3, 4\)", target=np.zeros(2, int)),
     case("input's-own", ValueError, r"target.*\(2, 3, 4\).*\(2, 3, 4\)", target=np.zeros((2, 3, 4), int)),
-    case("one-hot", ValueError, r"target.*\(2, 1, 4\).*\(2, 3, 4\)", target=np.zeros((2, 1, 4), int)),
+    case("one-class", ValueError, r"target.*\(2, 1, 4\).*target\.squeeze\(1\)", target=np.zeros((2, 1, 4), int)),
+    case("column", ValueError, r"target.*\(2, 4, 1\).*squeeze\(2\)", target=np.zeros((2, 4, 1), int), axis=-1),
     case("scalar", ValueError, r"target.*\(\).*\(2, 3, 4\)", target=0),
     case("of-another-axis", ValueError, r"target.*\(2, 4\).*\(2, 3, 4\)", axis=2),
     case(
@@ -181,6 +222,7 @@ WEIGHT = [
     case("object", TypeError, r"weight.*object", weight=np.ones(3, object)),
     case("float8", TypeError, r"weight.*float8_e5m2", weight=np.ones(3, ml_dtypes.float8_e5m2)),
     case("masked", TypeError, r"weight.*mask", weight=np.ma.masked_array([1.0, 2, 3], [0, 0, 1])),
+    case("hidden-mask", TypeError, r"weight.*mask", weight=HiddenMask(np.ones(3))),
     case("beyond-doubles", ValueError, r"weight\[1\] is 9007199254740993.*2\^53", weight=[1, 2**53 + 1, 1]),
     case("below-doubles", ValueError, r"weight\[2\] is -9007199254740993.*2\^53", weight=[1, 1, -(2**53) - 1]),
     case(
@@ -191,6 +233,8 @@ CHOICES = [
     case("reduction-misspelt", ValueError, r"reduction.*'avg'", reduction="avg"),
     case("reduction-in-capitals", ValueError, r"reduction.*'MEAN'", reduction="MEAN"),
     case("reduction-empty", ValueError, r"reduction.*''", reduction=""),
+    case("reduction-that-lies", ValueError, r"reduction.*'avg'", reduction=Liar("avg")),
+    case("reduction-that-fails", TypeError, r"reduction.*Raising", reduction=Raising()),
     case("reduction-none", TypeError, r"reduction.*None", reduction=None),
     case("reduction-integer", TypeError, r"reduction.*1", reduction=1),
     case("reduction-bytes", TypeError, r"reduction", reduction=b"mean"),
@@ -203,16 +247,22 @@ CHOICES = [
     case("ignore-index-text", TypeError, r"ignore_index.*'-100'", ignore_index="-100"),
     case("ignore-index-array", TypeError, r"ignore_index", ignore_index=np.array([1, 2])),
     case("ignore-index-too-large", ValueError, r"ignore_index.*18446744073709551616", ignore_index=2**64),
+    case("ignore-index-of-5000-digits", ValueError, r"ignore_index is a int, outside", ignore_index=10**5000),
+    case("ignore-index-that-fails", TypeError, r"ignore_index.*no index today", ignore_index=Raising()),
     case("ignore-index-too-small", ValueError, r"ignore_index.*-9223372036854775809", ignore_index=-(2**63) - 1),
     case("index-base-float", TypeError, r"index_base.*0\.5", index_base=0.5),
     case("index-base-bool", TypeError, r"index_base.*False", index_base=False),
     case("index-base-none", TypeError, r"index_base.*None", index_base=None),
     case("index-base-and-classes-too-large", ValueError, r"index_base.*9223372036854775806", index_base=2**63 - 2),
     case("index-base-too-large", ValueError, r"index_base.*9223372036854775808", index_base=2**63),
+    case("index-base-of-5000-digits", ValueError, r"index_base is a int, outside", index_base=-(10**5000)),
+    case("index-base-that-fails", TypeError, r"index_base.*no index today", index_base=Raising()),
     case("index-base-too-small", ValueError, r"index_base.*-9223372036854775809", index_base=-(2**63) - 1),
     case("axis-too-large", AxisError, r"axis 3 is out of bounds for input with 3 dimensions", axis=3),
     case("axis-too-small", AxisError, r"axis -4 is out of bounds for input with 3 dimensions", axis=-4),
     case("axis-huge", AxisError, r"axis 1180591620717411303424 is out of bounds", axis=2**70),
+    case("axis-of-5000-digits", AxisError, r"axis a int is out of bounds", axis=10**5000),
+    case("axis-that-fails", TypeError, r"axis.*no index today", axis=Raising()),
     case("axis-float", TypeError, r"axis.*1\.0", axis=1.0),
     case("axis-bool", TypeError, r"axis.*True", axis=True),
     case("axis-none", TypeError, r"axis.*None", axis=None),

@@ -236,3 +236,34 @@ sys.exit(status[0])
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+# ---- other interpreters
+
+IN_ANOTHER_INTERPRETER = """
+import sys
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+CODE = '''
+try:
+    import nll
+except ImportError as error:
+    assert "interpreter" in str(error), error
+else:
+    assert nll.nll_loss([[-1.0, -2.0]], [0]) == 1
+'''
+if imported_before:
+    import nll
+failure = interpreters.run_string(interpreters.create(), CODE)
+assert failure is None, failure
+import nll
+assert nll.nll_loss([[-1.0, -2.0]], [0]) == 1
+"""
+
+
+@pytest.mark.parametrize("imported_before", [False, True], ids=["first", "after-the-main-one"])
+def test_another_interpreter_of_the_process_is_served_or_refused(imported_before, run_python):
+    run_python(f"imported_before = {imported_before}\n" + IN_ANOTHER_INTERPRETER, timeout=30)

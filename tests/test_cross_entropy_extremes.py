@@ -12,7 +12,7 @@ from support import softmax_oracle
 from support.constants import CHUNK_SIZE, MAX_SEQUENTIAL_CLASSES
 from support.losses import assert_cross_entropy
 from support.notes import note
-from support.oracle import assert_same_bits
+from support.oracle import FORMATS, assert_same_bits
 from support.samples import random_logits, random_target
 from support.softmax_oracle import assert_within_bound
 
@@ -216,6 +216,30 @@ def test_weights_and_grad_outputs_of_any_magnitude(exponent, dtype, rng):
     assert_cross_entropy(input, target, grad_output=factor * rng.uniform(1, 2, 50), reduction="none")
     assert_cross_entropy(input, target, factor * rng.uniform(1, 2, 6), reduction="sum", dtype=FLOAT64)
     assert_cross_entropy(input, target, factor * rng.uniform(1, 2, 6), reduction="mean")
+
+
+# Up to which a gradient may be scaled in the precision of its input: what that takes as nothing must stay nothing.
+MAX_SCALES = {"bfloat16": 20, "float16": 500, "float32": 500, "float64": 500}
+
+
+@pytest.mark.parametrize("by", ["grad_output", "weight"])
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 20, 39, 99, 239], ids=str)
+@pytest.mark.parametrize("class_count", [2, MAX_SEQUENTIAL_CLASSES + 1])
+def test_scales_that_make_small_probabilities_matter(class_count, beyond, by, dtype):
+    """A probability of 2^-n, scaled with 2^m, is a number of the dtype: at the target, and elsewhere."""
+    scale = 2.0 ** (MAX_SCALES[str(dtype)] + beyond)
+    format = FORMATS[dtype]
+    last_bit = 2 - format.max_exponent - format.precision  # the exponent of the smallest subnormal
+    powers = np.log2(scale) - last_bit - np.array([-3, 0, 4, 10, 20])
+    distances = np.log(2.0) * np.minimum(powers, 1010)  # all probabilities are normal doubles
+    logits = np.full((2 * len(distances), class_count), -np.inf)
+    logits[:, 0] = 0
+    logits[:, -1] = -np.repeat(distances, 2)
+    target = np.tile([0, class_count - 1], len(distances))
+    size = scale if by == "weight" else 1.0
+    assert_cross_entropy(
+        logits.astype(dtype), target, [size] * class_count, grad_output=scale / size, reduction="sum"
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -118,6 +118,45 @@ def test_num_threads_is_of_this_task_only():
     assert seen == {"a": before + 1, "b": before + 2}
 
 
+@needs_openmp
+def test_one_num_threads_object_serves_threads_tasks_and_nested_blocks():
+    """It is left in another order than it was entered."""
+    before, block = nll.get_num_threads(), nll.num_threads(5)
+    entered, seen = threading.Barrier(2, timeout=10), []
+
+    def of_thread(first_out: bool) -> None:
+        with nll.num_threads(3):
+            with block:
+                entered.wait()
+                seen.append(nll.get_num_threads())
+                if not first_out:
+                    left.wait(10)
+            seen.append(nll.get_num_threads())
+        left.set()
+
+    left = threading.Event()
+    threads = [threading.Thread(target=of_thread, args=(first_out,)) for first_out in (True, False)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(seen) == [3, 3, 5, 5]
+
+    async def task(seconds: float) -> None:
+        with block:
+            await asyncio.sleep(seconds)
+            assert nll.get_num_threads() == 5
+        assert nll.get_num_threads() == before
+
+    async def both() -> None:
+        await asyncio.gather(task(0.02), task(0.01))
+
+    asyncio.run(both())
+    with block, nll.num_threads(2), block:
+        assert nll.get_num_threads() == 5
+    assert nll.get_num_threads() == before
+
+
 BAD_COUNTS = [(0, ValueError), (-1, ValueError), (257, ValueError), (2**70, ValueError)]
 BAD_COUNTS += [(1.0, TypeError), (True, TypeError), (None, TypeError), ("2", TypeError), (np.float64(2), TypeError)]
 
@@ -580,3 +619,59 @@ def interrupt(program: str) -> None:
             too_late.cancel()
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+# ---- small stacks
+
+EVERY_KERNEL = """
+import sys, threading
+import ml_dtypes, numpy as np, nll
+
+def call_all():
+    rng = np.random.default_rng(0)
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64):
+        for shape in ((2,), (3, 2), (70, 10), (40, 130), (3, 5000), (2, 150_000), (3, 7, 50), (2, 300, 40), (9000, 9)):
+            logits = rng.normal(size=shape).astype(dtype)
+            classes = shape[min(1, len(shape) - 1)]
+            target = rng.integers(0, classes, shape[:1] * (len(shape) > 1) + shape[2:])
+            weight = rng.uniform(1, 2, classes)
+            for order in "CF":
+                given = np.asarray(logits, order=order)
+                for choices in ({}, {"weight": weight}, {"weight": weight, "reduction": "none"}):
+                    nll.nll_loss(given, target, **choices)
+                    nll.cross_entropy(given, target, **choices)
+                    nll.cross_entropy(given, target, **choices, label_smoothing=0.1)
+                    grad_output = np.ones(target.shape) if "reduction" in choices else 1.0
+                    nll.nll_loss_backward(grad_output, given, target, **choices)
+                    nll.cross_entropy_backward(grad_output, given, target, **choices)
+                    nll.cross_entropy_backward(grad_output, given, target, **choices, label_smoothing=0.1)
+                nll.log_softmax(given)
+    try:
+        nll.nll_loss(np.zeros((1, 2)), [7])
+    except IndexError:
+        done.append(1)
+
+done = []
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_thread_of_96_kib(threads, run_python):
+    """The variables of kernels lie in memory of their own: musl gives threads 128 KiB, and Python as little as asked."""
+    run_python(
+        EVERY_KERNEL
+        + f"""
+nll.set_num_threads({threads})
+threading.stack_size(96 * 1024)
+thread = threading.Thread(target=call_all)
+thread.start()
+thread.join()
+assert done
+""",
+        timeout=120,
+    )
+
+
+@needs_openmp
+@pytest.mark.parametrize("size", ["16k", "64k", "128k"])
+def test_small_stacks_of_openmp(size, run_python):
+    run_python(EVERY_KERNEL + "nll.set_num_threads(3); call_all(); assert done", timeout=120, OMP_STACKSIZE=size)

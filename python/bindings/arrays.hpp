@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cmath>
+#include <nll/detail/floating_point.hpp>
 #include <nll/nll.hpp>
 #include <optional>
 #include <string>
@@ -201,28 +201,16 @@ inline const Packages& packages() {
 // Makes a NumPy scalar of this dtype; the value is one of its numbers. For bfloat16, `like` is the
 // dtype or an array of it.
 inline py::object scalar_of(double value, DType dtype, py::handle like = {}) {
-    py::object element, bfloat16;
-    if (dtype == DType::bfloat16) {
-        element = py::isinstance<py::dtype>(like) ? py::reinterpret_borrow<py::object>(like)
-                                                  : py::object(like.attr("dtype"));
-        bfloat16 = element.attr("type");
-    }
+    const detail::DefaultFloatingPoint environment;  // NumPy converts the number
+    py::object bfloat16;
+    if (dtype == DType::bfloat16)
+        bfloat16 = (py::isinstance<py::dtype>(like) ? py::reinterpret_borrow<py::object>(like)
+                                                    : py::object(like.attr("dtype")))
+                       .attr("type");
     const py::object& type = dtype == DType::float16    ? packages().float16
                              : dtype == DType::bfloat16 ? bfloat16
                              : dtype == DType::float32  ? packages().float32
                                                         : packages().float64;
-    if (value != 0 && std::fabs(value) < 0x1p-126 &&
-        (dtype == DType::float32 || dtype == DType::bfloat16)) {
-        // A subnormal number is made of its bits: a conversion could flush it, if the caller's
-        // thread is set so.
-        const auto single =
-            static_cast<std::uint32_t>(std::fabs(value) * 0x1p149) | (value < 0 ? 0x80000000u : 0u);
-        const auto half = static_cast<std::uint16_t>(single >> 16);
-        if (!element) element = py::dtype::of<float>();
-        const void* bits = dtype == DType::float32 ? static_cast<const void*>(&single) : &half;
-        return py::array(py::reinterpret_borrow<py::dtype>(element), std::vector<py::ssize_t>(),
-                         bits)[py::tuple()];
-    }
     const auto number = py::reinterpret_steal<py::object>(PyFloat_FromDouble(value));
     PyObject* result = PyObject_CallOneArg(type.ptr(), number.ptr());
     if (!result) throw py::error_already_set();

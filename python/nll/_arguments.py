@@ -41,7 +41,7 @@ def as_array(name: str, value: object) -> Array:
             if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
                 array = np.from_dlpack(value)
             else:
-                array = np.asarray(value)
+                array = np.asanyarray(value)  # a masked array as such
         except MemoryError:
             raise
         except Exception as error:
@@ -59,6 +59,15 @@ def is_aligned(array: Array) -> bool:
     """Tell whether the array lies in its memory in whole elements."""
     itemsize = max(array.itemsize, 1)
     return array.flags.aligned and not any(stride % itemsize for stride in array.strides)
+
+
+def shown(value: object) -> str:
+    """Show a value in a message: its repr, if it has one, unless that is longer than a line."""
+    try:
+        text = repr(value)
+    except Exception:  # of its own, or of an integer with too many digits
+        text = ""
+    return text if 0 < len(text) <= 80 else f"a {kind_of(value)}"
 
 
 def kind_of(value: object) -> str:
@@ -97,7 +106,7 @@ def as_input(value: object) -> Array:
     return array
 
 
-def as_target(value: object) -> Array:
+def as_target(value: object, input: Array) -> Array:
     array = as_array("target", value)
     if array.size == 0 and not isinstance(value, np.ndarray) and isinstance(value, list | tuple):
         array = array.astype(np.intp)  # NumPy makes empty lists float64
@@ -105,6 +114,11 @@ def as_target(value: object) -> Array:
         rule = "labels must be integers"
         if array.dtype.kind == "b":
             rule += "; a mask belongs into target by ignore_index"
+        elif array.ndim and array.shape == input.shape:
+            rule += (
+                ", one for all classes of a sample: those of one-hot rows are target.argmax(axis), with "
+                "input's class axis; probabilities of classes are not taken"
+            )
         raise TypeError(f"target has dtype {array.dtype}; {rule}")
     return array
 
@@ -126,21 +140,25 @@ def as_integer(name: str, value: object) -> int:
         raise TypeError(f"{name} is {value}; it must be an integer, not a bool")
     try:
         return operator.index(value)  # type: ignore[arg-type]
+    except MemoryError:
+        raise
     except TypeError:
-        raise TypeError(f"{name} is {value!r}; it must be an integer") from None
+        raise TypeError(f"{name} is {shown(value)}; it must be an integer") from None
+    except Exception as error:  # what its __index__ raises
+        raise TypeError(f"{name} is {shown(value)}, which is no integer: {error!r}") from error
 
 
 def as_index_base(value: object) -> int:
     integer = as_integer("index_base", value)
     if not -(2**63) <= integer < 2**63:
-        raise ValueError(f"index_base is {integer}, outside [-2^63, 2^63)")
+        raise ValueError(f"index_base is {shown(integer)}, outside [-2^63, 2^63)")
     return integer
 
 
 def as_num_threads(value: object) -> int:
     integer = as_integer("n", value)
     if not 1 <= integer <= 256:
-        raise ValueError(f"n is {integer}; it must be 1 to 256 threads")
+        raise ValueError(f"n is {shown(integer)}; it must be 1 to 256 threads")
     return integer
 
 
@@ -148,7 +166,7 @@ def as_axis(value: object, ndim: int) -> int:
     axis = as_integer("axis", value)
     if not -(2**31) <= axis < 2**31:  # the core says it of smaller ones
         dimensions = f"{ndim} dimension" if ndim == 1 else f"{ndim} dimensions"
-        raise np.exceptions.AxisError(f"axis {axis} is out of bounds for input with {dimensions}")
+        raise np.exceptions.AxisError(f"axis {shown(axis)} is out of bounds for input with {dimensions}")
     return axis
 
 
@@ -157,17 +175,20 @@ def as_ignore_index(value: object) -> int | None:
         return None
     integer = as_integer("ignore_index", value)
     if not -(2**63) <= integer < 2**64:
-        raise ValueError(f"ignore_index is {integer}, outside [-2^63, 2^64): no label can be that")
+        raise ValueError(
+            f"ignore_index is {shown(integer)}, outside [-2^63, 2^64): no label can be that"
+        )
     return integer
 
 
 def as_word(name: str, value: object, words: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value in words:
-        return sys.intern(str(value))
     listed = ", ".join(repr(word) for word in words[:-1]) + f" or {words[-1]!r}"
-    if isinstance(value, str):
-        raise ValueError(f"{name} is {value!r}; it must be {listed}")
-    raise TypeError(f"{name} is {value!r}; it must be the string {listed}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {shown(value)}; it must be the string {listed}")
+    word = str.__str__(value)  # a subclass may say anything of itself
+    if word not in words:
+        raise ValueError(f"{name} is {shown(word)}; it must be {listed}")
+    return sys.intern(word)
 
 
 def as_reduction(value: object) -> str:
@@ -184,7 +205,7 @@ def as_dtype(value: object) -> np.dtype[Any] | None:
     try:
         dtype = np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
-        raise TypeError(f"dtype is {value!r}; it must be {FLOATS}") from None
+        raise TypeError(f"dtype is {shown(value)}; it must be {FLOATS}") from None
     if not is_floating(dtype):
         raise TypeError(f"dtype is {dtype}; it must be {FLOATS}")
     native: np.dtype[Any] = dtype.newbyteorder("=")
@@ -203,11 +224,11 @@ def as_number(name: str, value: object) -> float:
         value = array[()]
     is_real = isinstance(value, Real) or is_floating(np.asarray(value).dtype)
     if not is_real or isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value!r}; it must be a real number")
+        raise TypeError(f"{name} is {shown(value)}; it must be a real number")
     try:
         return float(value)
     except OverflowError:
-        raise ValueError(f"{name} is {value!r}, beyond the largest float64") from None
+        raise ValueError(f"{name} is {shown(value)}, beyond the largest float64") from None
 
 
 def as_grad_output(value: object, *, of_samples: bool) -> float | Array:
@@ -223,20 +244,23 @@ def as_grad_output(value: object, *, of_samples: bool) -> float | Array:
 def as_label_smoothing(value: object) -> float:
     number = as_number("label_smoothing", value)
     if not 0 <= number <= 1:
-        raise ValueError(f"label_smoothing is {value!r}, outside [0, 1]")
+        raise ValueError(f"label_smoothing is {shown(value)}, outside [0, 1]")
     return number
 
 
 def as_return_total_weight(value: object) -> bool:
     if value is not None and not hasattr(type(value), "__bool__"):
-        raise TypeError(f"return_total_weight is {value!r}; it must be True or False")
+        raise TypeError(f"return_total_weight is {shown(value)}; it must be True or False")
     return bool(value)
 
 
-def as_out(out: object, others: dict[str, Any], *, in_place: bool) -> Array | None:
+def as_out(
+    out: object, others: dict[str, Any], given: dict[str, Any], *, in_place: bool
+) -> Array | None:
     """The memory of `out`, if it can be written like input, and shares none with other arguments.
 
-    In place, it may be that of input, element by element.
+    In place, it may be that of input, element by element. `given` has the arguments before they were
+    converted: memory that was copied is another argument's, too.
     """
     if out is None:
         return None
@@ -252,15 +276,16 @@ def as_out(out: object, others: dict[str, Any], *, in_place: bool) -> Array | No
         raise ValueError("out is read-only; it must be writeable")
     if not is_aligned(out):
         raise ValueError("out is not aligned to its elements; it cannot be written in place")
-    memory = np.asarray(out)
+    memory = np.asarray(out)  # a subclass may say anything of itself
     if overlaps_itself(memory):
         problem = f"elements that share memory (strides {out.strides})"
         raise ValueError(f"out has {problem}; each must have its own")
     for name, other in others.items():
-        if not isinstance(other, np.ndarray) or not shares_memory(memory, other):
+        may_be_same = in_place and name == "input"
+        if may_be_same and same_memory(memory, like):
             continue
-        may_be_same = in_place and other is like
-        if not may_be_same or not same_memory(memory, other):
+        both = (array for array in (other, given[name]) if isinstance(array, np.ndarray))
+        if any(shares_memory(memory, np.asarray(array)) for array in both):
             same = "be the same memory in the same strides, or " if may_be_same else ""
             raise ValueError(f"out shares memory with {name}; it must {same}have its own")
     return memory
@@ -312,7 +337,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
     native: dict[str, Any] = {"input": array}
     is_loss = "target" in given
     if is_loss:
-        native["target"] = as_target(given["target"])
+        native["target"] = as_target(given["target"], array)
         native["weight"] = as_weight(given["weight"])
         native["ignore_index"] = as_ignore_index(given["ignore_index"])
         native["reduction"] = as_reduction(given["reduction"])
@@ -329,7 +354,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
     if "dtype" in given:
         native["dtype"] = as_dtype(given["dtype"])
     if "out" in given:
-        native["out"] = as_out(given["out"], native, in_place=in_place)
+        native["out"] = as_out(given["out"], native, given, in_place=in_place)
     if "return_total_weight" in given:
         native["return_total_weight"] = as_return_total_weight(given["return_total_weight"])
     return native

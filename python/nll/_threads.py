@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How many threads a call may use."""
 
-from contextvars import Token
+from contextvars import ContextVar
 from types import TracebackType
 
 from . import _core
 from ._arguments import as_num_threads
+
+
+# What held outside of each block that this thread or task is in, outermost first.
+_around: ContextVar[tuple[int, ...]] = ContextVar("nll.num_threads.around", default=())
 
 
 def get_num_threads() -> int:
@@ -76,10 +80,10 @@ class num_threads:
 
     def __init__(self, n: int) -> None:
         self._n = as_num_threads(n)
-        self._tokens: list[Token[int]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_core.thread_context.set(self._n))
+        _around.set((*_around.get(), _core.thread_context.get()))
+        _core.thread_context.set(self._n)
 
     def __exit__(
         self,
@@ -87,4 +91,6 @@ class num_threads:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _core.thread_context.reset(self._tokens.pop())
+        *around, outer = _around.get()
+        _around.set(tuple(around))
+        _core.thread_context.set(outer)

@@ -92,9 +92,49 @@ void every_span(int last) {
     }
 }
 
+// Blocks of every exponent that double has, subnormals included, that need one, two or three slices:
+// at the ends, cuts and what they leave are no numbers any more, and values add one by one.
+void every_exponent() {
+    for (int top = -1074; top <= 1023; ++top)
+        for (const int span : {0, 20, 34, 60, 77}) {
+            std::vector<double> block(block_size, std::ldexp(2 - 0x1p-52, top));
+            for (std::size_t i = 1; i < block.size(); i += 2)
+                block[i] = std::ldexp(1 + static_cast<double>(2 * i + 1) * 0x1p-52, top - span);
+            std::vector<double> away(block_size, -std::ldexp(1.0, top));
+            check_pair(block, away);
+        }
+}
+
+// Σ a·b of factors of all pairs of exponents whose product, and its error, may or may not be
+// normal numbers: by blocks, and product by product.
+template <class Real> void every_product() {
+    constexpr int lowest = format_of<Real>.smallest_exponent,
+                  highest = format_of<Real>.past_largest_exponent - 1;
+    constexpr double odd = 2.0 / (std::uint64_t{1} << format_of<Real>.precision);
+    for (int of_a = lowest; of_a <= highest; of_a += sizeof(Real) == 4 ? 1 : 7)
+        for (int of_b = -1074; of_b <= 1023; of_b += 11) {
+            alignas(64) Real a[block_size] = {};
+            alignas(64) double b[block_size] = {};
+            for (int i = 0; i < 40; ++i) {
+                a[i] = static_cast<Real>(std::ldexp(1 + (2 * i + 1) * odd, of_a));
+                b[i] = std::ldexp(1 + (4 * i + 3) * 0x1p-52, of_b);
+            }
+            ExactSum fast, slow;
+            add_products(fast, a, b, 40, block_range(b, 40));
+            for (int i = 0; i < 40; ++i) add_product(slow, static_cast<double>(a[i]), b[i]);
+            ExactSum difference = fast;
+            for (int i = 0; i < 40; ++i) add_product(difference, static_cast<double>(-a[i]), b[i]);
+            CHECK(same_bits(rounded(fast, format_of<double>), rounded(slow, format_of<double>)));
+            CHECK(magnitude(difference).count == 0 && is_finite(difference));
+        }
+}
+
 }  // namespace
 
 int main() {
+    every_exponent();
+    every_product<float>();
+    every_product<double>();
     every_span(90);
     for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
         std::fesetround(mode);

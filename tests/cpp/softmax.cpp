@@ -101,7 +101,8 @@ double sum_of_tile(const std::vector<typename Precision::Real>& logits,
     constexpr index_t samples = 48;
     const std::vector<Real> all(max_tile_samples, max);
     const ExpShift<Precision, max_tile_samples> shift(all.data(), max_tile_samples);
-    LaneSums<Precision::exact> sums(samples);
+    LaneSums<Precision::exact> sums;
+    sums.begin(samples);
     if (Precision::fused) sums.clear();
     for_each_block(0, static_cast<index_t>(logits.size()), part, [&](index_t first, index_t count) {
         std::vector<Real> tile(count * samples, Real{0});
@@ -153,7 +154,9 @@ void order_of_lanes() {
         for (int half = lanes / 2; half > 0; half /= 2)
             for (int l = 0; l < half; ++l) pairs[l] += pairs[l + half], each[l] += each[l + half];
         const auto exp = [&](index_t c, index_t) { return exps[c]; };
-        LaneSums<false> of_pairs(1), of_each(1);
+        LaneSums<false> of_pairs, of_each;
+        of_pairs.begin(1);
+        of_each.begin(1);
         of_pairs.add_pairs(classes, exp);
         of_each.add_each(classes, exp);
         of_pairs.finish();
@@ -168,7 +171,8 @@ void order_of_lanes() {
 void compensated_sums() {
     const double values[] = {1, 0x1p-60, 0x1p-60, 0x1p-107, -0x1p-90};
     constexpr double lost = 0x1p-59 - 0x1p-90 + 0x1p-107;
-    LaneSums<true> sums(1);
+    LaneSums<true> sums;
+    sums.begin(1);
     sums.add_each(5, [&](index_t c, index_t) { return values[c]; });
     sums.finish();
     CHECK(sums.sum[0] == 1 && sums.error[0] == lost);

@@ -20,6 +20,7 @@ inline namespace NLL_INSTRUCTION_SET {
 
 // Runs a loss for its value, its gradient or both, as its arrays say. kernel(plan) computes it.
 template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
+    const DefaultFloatingPoint environment;
     const Arrays& arrays = call.arrays;
     const Options& options = call.options;
     const int axis = check_arguments(arrays, options);
@@ -60,6 +61,7 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Arra
     ThreadTeam team(threads, options.interrupt);
     plan.team = &team;
     Partial partial;
+    partial.memory = parallel::require_thread_memory();
     kernels.split_rows(plan, 0, plan.samples.count, partial);
     if (partial.bad_sample >= 0) throw_lowest_bad_label(plan, partial, target_array, options);
     return partial;
@@ -96,6 +98,7 @@ inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& ca
 }
 
 inline void run_log_softmax(const SoftmaxKernels& kernels, const Call& call) {
+    const DefaultFloatingPoint environment;
     const Array &from = *call.arrays[input], &to = *call.arrays[gradient];
     const int axis = class_axis(call.options.axis, from.rank);
     check_sizes("input", from);

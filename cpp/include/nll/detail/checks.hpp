@@ -83,12 +83,16 @@ inline void check_target(const Array& input, const Array& target, int axis) {
     std::array<index_t, max_rank> expected;
     std::copy_n(input.shape.begin(), axis, expected.begin());
     std::copy_n(input.shape.begin() + axis + 1, input.rank - axis - 1, expected.begin() + axis);
-    if (target.rank != input.rank - 1 ||
-        !std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
-        throw std::invalid_argument("target has shape " + shape_text(target) +
-                                    ", but input of shape " + shape_text(input) +
-                                    " with its classes on axis " + std::to_string(axis) +
-                                    " needs " + text(expected.data(), input.rank - 1));
+    if (target.rank == input.rank - 1 &&
+        std::equal(expected.begin(), expected.begin() + target.rank, target.shape.begin()))
+        return;
+    std::string message = "target has shape " + shape_text(target) + ", but input of shape " +
+                          shape_text(input) + " with its classes on axis " + std::to_string(axis) +
+                          " needs " + text(expected.data(), input.rank - 1);
+    if (target.rank == input.rank && target.shape[axis] == 1)
+        message += ": without the axis of length 1, as target.squeeze(" + std::to_string(axis) +
+                   ") gives it";
+    throw std::invalid_argument(message);
 }
 
 inline void check_same_shape(const char* name, const Array& array, const char* other_name,

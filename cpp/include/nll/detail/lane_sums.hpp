@@ -94,7 +94,11 @@ template <bool compensated> class LaneSums {
 public:
     static constexpr index_t pitch = max_tile_samples;
 
-    explicit LaneSums(index_t samples) : samples_(samples) {}
+    // Begins sums of so many samples.
+    void begin(index_t samples) {
+        samples_ = samples;
+        filled_ = 0;
+    }
     // Sets all lanes to 0, to be added to from outside.
     void clear() {
         for (filled_ = 0; filled_ < lanes; ++filled_)
@@ -148,8 +152,7 @@ private:
             else to[i] += static_cast<double>(term(i));
         }
     }
-    const index_t samples_;
-    index_t filled_ = 0;  // lanes
+    index_t samples_ = 0, filled_ = 0;  // filled lanes
 };
 
 }  // namespace NLL_INSTRUCTION_SET

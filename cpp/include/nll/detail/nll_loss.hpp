@@ -21,6 +21,7 @@ template <class Scalar> struct LossBlock {
     index_t first, count, known;
     const index_t* classes;
     bool all_kept;  // of all that are known
+    alignas(cache_line) Scalar gathered[block_size];
     alignas(cache_line) Real<Scalar> losses[block_size];
     alignas(cache_line) double weights[block_size];  // if the plan has some
 };
@@ -33,7 +34,6 @@ template <class Scalar, class Pump>
 void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBlock<Scalar>& block,
                    index_t step, Pump&& pump) {
     static constexpr Scalar zero{};
-    alignas(cache_line) Scalar gathered[block_size];
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
     // Every line of a short row will be wanted soon, whichever class is.
     const bool short_rows = class_stride == 1 && bytes_of<Scalar>(absolute(stride)) <= cache_line;
@@ -42,7 +42,7 @@ void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBl
     plan.samples.for_each_run(block.first, block.count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = block.classes + run.begin;
-        Scalar* to = gathered + run.begin;
+        Scalar* to = block.gathered + run.begin;
         double* weights = block.weights + run.begin;
         // Prefetches go on as if the run did not end; it mostly does not.
         const index_t prefetched =
@@ -80,7 +80,7 @@ void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBl
         else choose_weights(class_stride);
     });
     if (plan.weight && !table) sample_weights.load(block.classes, block.count, block.weights);
-    for (index_t i = 0; i < block.count; ++i) block.losses[i] = -to_real(gathered[i]);
+    for (index_t i = 0; i < block.count; ++i) block.losses[i] = -to_real(block.gathered[i]);
 }
 
 // Loads labels one block ahead of the sweep, so that a gather knows what to ask for.
@@ -129,35 +129,46 @@ private:
 // sweep use them at once.
 template <class Scalar>
 void nll_loss_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    struct Variables {
+        Variables(const Plan& plan, index_t first, index_t last, Partial& partial)
+            : writer(plan),
+              sample_weights(plan, last - first),
+              part(plan.has(gradient) ? writer.block() : block_size),
+              labels(plan, first, last, block_size / part * part, partial) {}
+        OneHotWriter<Scalar> writer;
+        SampleWeights sample_weights;
+        index_t part;
+        LabelsAhead labels;
+        LossBlock<Scalar> block;
+    };
+    auto& at = construct_in<Variables>(partial.memory, plan, first, last, partial);
+    LossBlock<Scalar>& block = at.block;
+    OneHotWriter<Scalar>& writer = at.writer;
     const bool writes = plan.has(gradient);
-    OneHotWriter<Scalar> writer(plan);
-    const SampleWeights sample_weights(plan, last - first);
-    LossBlock<Scalar> block;
-    const index_t part = writes ? writer.block() : block_size;
-    const index_t size = block_size / part * part;
-    LabelsAhead labels(plan, first, last, size, partial);
-    for_each_block(first, last, size, [&](index_t begin, index_t count) {
-        const index_t kept = labels.step();
+    for_each_block(first, last, block_size / at.part * at.part, [&](index_t begin, index_t count) {
+        const index_t kept = at.labels.step();
         if (kept < 0) return;
         partial.count += kept;
         block.first = begin;
         block.count = count;
-        block.known = labels.known();
-        block.classes = labels.classes();
-        block.all_kept = kept == count && labels.next_all_kept();
+        block.known = at.labels.known();
+        block.classes = at.labels.classes();
+        block.all_kept = kept == count && at.labels.next_all_kept();
         if (plan.has(input)) {
-            gather_losses(plan, sample_weights, block, writer.pending() ? gather_step : block_size,
+            gather_losses(plan, at.sample_weights, block,
+                          writer.pending() ? gather_step : block_size,
                           [&](index_t samples) { writer.pump(samples); });
             BlockRange<double> range;
             if (plan.weight) range = add_weights(block.weights, count, partial);
             take_losses<Scalar>(plan, begin, count, block.losses,
                                 plan.weight ? block.weights : nullptr, range, partial);
         } else if (plan.weight) {
-            sample_weights.load(block.classes, count, block.weights);
+            at.sample_weights.load(block.classes, count, block.weights);
         }
         if (writes)
-            for_each_block(0, count, part, [&](index_t at, index_t samples) {
-                writer.write(begin + at, samples, block.classes + at, block.weights + at);
+            for_each_block(0, count, at.part, [&](index_t first_of_part, index_t samples) {
+                writer.write(begin + first_of_part, samples, block.classes + first_of_part,
+                             block.weights + first_of_part);
             });
     });
     writer.finish();

@@ -108,11 +108,10 @@ private:
     }
 
     void load_entries(index_t first, index_t count, const double* weights) {
-        alignas(cache_line) double grad_outputs[block_size];
-        load_grad_output(plan_, first, count, grad_outputs);
+        load_grad_output(plan_, first, count, grad_outputs_);
         for (index_t i = 0; i < count; ++i) {
             const double weight = plan_.weight ? weights[i] : 1.0;
-            entries_[i] = from_double<Scalar>(0.0 - weight * grad_outputs[i] / plan_.divisor);
+            entries_[i] = from_double<Scalar>(0.0 - weight * grad_outputs_[i] / plan_.divisor);
         }
     }
 
@@ -193,6 +192,7 @@ private:
     static_assert(OneHotRows<Scalar>::most_rows >= block_size && buffer_size >= block_size);
     alignas(cache_line) Scalar entries_[block_size + OneHotRows<Scalar>::beyond];
     alignas(cache_line) Scalar buffer_[buffer_size];
+    alignas(cache_line) double grad_outputs_[block_size];
 };
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <string>
@@ -20,11 +21,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#else
-#include <cfenv>
-#endif
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -33,8 +29,9 @@
 #define NLL_HAS_FORK 1
 #endif
 
-#include "../types.hpp"
+#include "floating_point.hpp"
 #include "system_files.hpp"
+#include "tuning.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
@@ -119,29 +116,6 @@ inline void set_limit(int threads) {
     state.serial_child = false;
 }
 
-// Sets rounding to nearest and no flushing of subnormals in its scope, whatever the caller, or a
-// library, has set.
-class DefaultFloatingPoint {
-public:
-    DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
-#if defined(__SSE__)
-    DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-    ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
-
-private:
-    unsigned saved_;
-#else
-    DefaultFloatingPoint() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~DefaultFloatingPoint() { std::fesetenv(&saved_); }
-
-private:
-    std::fenv_t saved_;
-#endif
-};
-
 // Tells whether so many threads more can be created now.
 inline bool can_create(int threads) {
     std::mutex gate;
@@ -180,9 +154,29 @@ private:
     std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
 };
 
+// Returns the calling thread's memory for the variables of a kernel, (thread_memory_bytes,), or
+// nullptr if it cannot be had. It is kept until the thread ends: a call need neither ask for it nor
+// have a large stack.
+inline void* thread_memory() {
+    constexpr auto alignment = std::align_val_t{cache_line};
+    struct Release {
+        void operator()(void* memory) const { ::operator delete(memory, alignment); }
+    };
+    thread_local std::unique_ptr<void, Release> kept;
+    if (!kept) kept.reset(::operator new(thread_memory_bytes, alignment, std::nothrow));
+    return kept.get();
+}
+inline void* require_thread_memory() {
+    void* const memory = thread_memory();
+    if (!memory) throw std::bad_alloc();
+    return memory;
+}
+
 // Calls work(first, last, part) for [0, count) in pieces of `piece`, and merge(total, part) for
 // every thread's part. Neither may throw. Which thread does which piece is left to chance, and a
-// thread may have several parts: the merge must not depend on it. Once work returns false no thread
+// thread may have several parts: the merge must not depend on it. part.memory is that of the thread;
+// a thread for which there is none leaves the work to others, but where the calling one has none,
+// std::bad_alloc is thrown before anything is done. Once work returns false no thread
 // takes another piece; the pieces before that one have then all been done.
 //
 // A region of OpenMP lets no exception through and no unwinding. So the calling thread asks
@@ -194,6 +188,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
     using Clock = std::chrono::steady_clock;
     std::atomic<index_t> next{0};
     std::atomic<bool> stop{false}, pause{false};
+    total.memory = require_thread_memory();
 
     // Takes pieces until none is left, or stop or pause is set. The thread that watches the clock
     // sets pause when it is time to ask.
@@ -230,7 +225,8 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
 #pragma omp parallel num_threads(threads)
                 {
                     Part part;
-                    take_pieces(part, watch && omp_get_thread_num() == 0, asked);
+                    part.memory = thread_memory();
+                    if (part.memory) take_pieces(part, watch && omp_get_thread_num() == 0, asked);
                     const std::lock_guard one_at_a_time(merging);
                     merge(total, part);
                 }
@@ -247,7 +243,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
                 } const stop_first{stop};
                 while (done.wait_for(patience) != std::future_status::ready)
                     if (interrupt && interrupt()) throw Interrupted();
-                return;
+                if (stop || next >= count) return;  // else no thread had memory
             } catch (const std::system_error&) {
                 // No thread to be had: serially, below.
             }

@@ -3,6 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
 
 #include "exact_sum.hpp"
 #include "samples.hpp"
@@ -14,10 +17,11 @@ namespace NLL_HIDDEN detail {
 // is zeros on pages that nobody has touched, only its entries that are not zero.
 enum class Store : std::uint8_t { cached, streamed, entries_only };
 
-// Runs work(context, first, last) for parts of [0, count) on all threads of a call. Throws
-// Interrupted if a signal asks to stop.
+// Runs work(context, memory, first, last) for parts of [0, count) on all threads of a call, with
+// the memory of the thread. Throws Interrupted if a signal asks to stop.
 struct Team {
-    virtual void run(index_t count, void* context, void (*work)(void*, index_t, index_t)) = 0;
+    using Work = void(void* context, void* memory, index_t first, index_t last);
+    virtual void run(index_t count, void* context, Work* work) = 0;
 
 protected:
     ~Team() = default;
@@ -74,8 +78,16 @@ struct Partial {
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
+    void* memory = nullptr;  // of the thread, for a kernel's variables (parallel.hpp)
     std::unique_ptr<std::byte[]> scratch;  // a kernel's, kept from one range to the next
 };
+
+// Constructs the variables of a kernel in the memory of its thread, (thread_memory_bytes,).
+template <class T, class... Arguments> T& construct_in(void* memory, Arguments&&... arguments) {
+    static_assert(sizeof(T) <= thread_memory_bytes && alignof(T) <= cache_line);
+    static_assert(std::is_trivially_destructible_v<T>);
+    return *new (memory) T(std::forward<Arguments>(arguments)...);
+}
 
 // Computes the samples [first, last) of a plan and adds to the partial.
 using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);

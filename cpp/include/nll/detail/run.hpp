@@ -91,16 +91,17 @@ public:
         : threads_(threads), interrupt_(interrupt), interruptible_(interrupt) {}
     // Throws Interrupted if a signal asks to stop. It is asked between runs, too, which may be many
     // and short.
-    void run(index_t count, void* context, void (*work)(void*, index_t, index_t)) override {
+    void run(index_t count, void* context, Work* work) override {
         interruptible_.ask();
         struct Nothing {
+            void* memory = nullptr;
         } nothing;
         const index_t most = max_piece_elements / chunk_size;
         const index_t piece = std::clamp<index_t>(count / (threads_ * pieces_per_thread), 1, most);
         parallel::reduce(
             nothing, count, piece, threads_, interrupt_,
-            [&](index_t first, index_t last, Nothing&) {
-                work(context, first, last);
+            [&](index_t first, index_t last, Nothing& part) {
+                work(context, part.memory, first, last);
                 return true;
             },
             [](Nothing&, const Nothing&) {});

@@ -51,64 +51,78 @@ template <class Scalar> void* scratch_of_block(const Plan& plan, Partial& partia
 // Computes the losses of samples [first, last), and writes the gradient, if the plan has one.
 template <class Scalar, class Precision>
 void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    Workspace<Scalar, Precision> space;
-    const SampleWeights sample_weights(plan, last - first);
-    SoftmaxBlock<Precision> block(plan);
-    const auto sweep = [&](auto&& loop) {
+    const auto sweep = [&]<class Loop>(void* scratch) {
+        struct Variables {
+            Variables(const Plan& plan, index_t samples, void* scratch)
+                : sample_weights(plan, samples), block(plan), loop(plan, space, scratch) {}
+            SampleWeights sample_weights;
+            SoftmaxBlock<Precision> block;
+            Workspace<Scalar, Precision> space;
+            Loop loop;
+        };
+        auto& at = construct_in<Variables>(partial.memory, plan, last - first, scratch);
         for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
-            if (!block.begin(begin, count, sample_weights, partial)) return;
-            loop.cross_entropy(block);
-            block.finish(partial);
+            if (!at.block.begin(begin, count, at.sample_weights, partial)) return;
+            at.loop.cross_entropy(at.block);
+            at.block.finish(partial);
         });
-        loop.finish();
+        at.loop.finish();
     };
     if (by_rows(plan))
-        sweep(
-            SoftmaxRows<Scalar, Precision>(plan, space, scratch_of_row<Precision>(plan, partial)));
+        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
+            scratch_of_row<Precision>(plan, partial));
     else
-        sweep(
-            SoftmaxTiles<Scalar, Precision>(plan, space, scratch_of_block<Scalar>(plan, partial)));
+        sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
+            scratch_of_block<Scalar>(plan, partial));
 }
 
 // Writes log_softmax of samples [first, last).
 template <class Scalar, class Precision>
 void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    Workspace<Scalar, Precision> space;
-    const auto sweep = [&](auto&& loop) {
+    const auto sweep = [&]<class Loop>(void* scratch) {
+        struct Variables {
+            Variables(const Plan& plan, void* scratch) : loop(plan, space, scratch) {}
+            Workspace<Scalar, Precision> space;
+            Loop loop;
+        };
+        Loop& loop = construct_in<Variables>(partial.memory, plan, scratch).loop;
         for_each_block(first, last, softmax_block(plan),
                        [&](index_t begin, index_t count) { loop.log_softmax(begin, count); });
         loop.finish();
     };
-    if (by_rows(plan)) sweep(SoftmaxRows<Scalar, Precision>(plan, space, nullptr));
+    if (by_rows(plan))
+        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(nullptr);
     else
-        sweep(
-            SoftmaxTiles<Scalar, Precision>(plan, space, scratch_of_block<Scalar>(plan, partial)));
+        sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
+            scratch_of_block<Scalar>(plan, partial));
 }
 
-// Calls visit(loop, sample) for samples [first, last), each row shared by plan.team.
-template <class Scalar, class Precision, class Visit>
-void for_each_split_row(const Plan& plan, index_t first, index_t last, Visit&& visit) {
-    const std::unique_ptr<ExpSum[]> sums(new ExpSum[max_chunks_held]);
-    const std::unique_ptr<Pivot[]> maxima(new Pivot[max_chunks_held]);
-    SoftmaxSplitRow<Scalar, Precision> loop(plan, sums.get(), maxima.get());
-    for (index_t sample = first; sample < last; ++sample) visit(loop, sample);
-}
+// Holds what outlives a team's work on a row of samples [first, last), while the memory of the
+// calling thread serves that work, too.
+template <class Scalar, class Precision> struct SplitRows {
+    SplitRows(const Plan& plan, void* memory)
+        : sample_weights(plan, 1), block(plan), loop(plan, sums, maxima, memory) {}
+    SampleWeights sample_weights;
+    SoftmaxBlock<Precision> block;
+    ExpSum sums[max_chunks_held];
+    Pivot maxima[max_chunks_held];
+    SoftmaxSplitRow<Scalar, Precision> loop;
+};
 
 template <class Scalar, class Precision>
 void cross_entropy_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    const SampleWeights sample_weights(plan, 1);
-    SoftmaxBlock<Precision> block(plan);
-    for_each_split_row<Scalar, Precision>(plan, first, last, [&](auto& loop, index_t sample) {
-        if (!block.begin(sample, 1, sample_weights, partial)) return;
-        loop.cross_entropy(block);
-        block.finish(partial);
-    });
+    const auto at = std::make_unique<SplitRows<Scalar, Precision>>(plan, partial.memory);
+    for (index_t sample = first; sample < last; ++sample) {
+        if (!at->block.begin(sample, 1, at->sample_weights, partial)) continue;
+        at->loop.cross_entropy(at->block);
+        at->block.finish(partial);
+    }
 }
 
 template <class Scalar, class Precision>
-void log_softmax_split_rows(const Plan& plan, index_t first, index_t last, Partial&) {
-    for_each_split_row<Scalar, Precision>(
-        plan, first, last, [](auto& loop, index_t sample) { loop.log_softmax(sample); });
+void log_softmax_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    const auto at = std::make_unique<SplitRows<Scalar, Precision>>(plan, partial.memory);
+    for (index_t sample = first; sample < last; ++sample) at->loop.log_softmax(sample);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -73,10 +73,9 @@ private:
         if (!plan_.weight) std::fill_n(weights, count, 1.0);
         scaled_ = alike ? count : 0;
         if (!plan_.has(gradient)) return;
-        double grad_outputs[block_size];
-        load_grad_output(plan_, first, count, grad_outputs);
+        load_grad_output(plan_, first, count, grad_outputs_);
         for (index_t i = 0; i < count; ++i) {
-            const auto scale = grad_scale_of<Scale>(plan_, grad_outputs[i], weights[i]);
+            const auto scale = grad_scale_of<Scale>(plan_, grad_outputs_[i], weights[i]);
             target_scale[i] = scale.target;
             smoothing_scale[i] = scale.smoothing;
             total_scale[i] = scale.total;
@@ -86,6 +85,7 @@ private:
     const Plan& plan_;
     BlockRange<double> weights_range_;
     index_t scaled_ = 0;  // samples whose scales are those of any block
+    alignas(cache_line) double grad_outputs_[block_size];
 };
 
 // Return bounds, at least 1, of what a loss is multiplied with: its weight; and a gradient's

@@ -20,9 +20,10 @@ template <class Scalar, class Precision> class SoftmaxSplitRow {
     using Space = Workspace<Scalar, Precision>;
 
 public:
-    // sums, maxima: (max_chunks_held,), for a round of chunks.
-    SoftmaxSplitRow(const Plan& plan, ExpSum* sums, Pivot* maxima)
-        : plan_(plan), sums_(sums), maxima_(maxima) {}
+    // sums, maxima: (max_chunks_held,), for a round of chunks. memory: of the calling thread; it
+    // serves between rounds.
+    SoftmaxSplitRow(const Plan& plan, ExpSum* sums, Pivot* maxima, void* memory)
+        : plan_(plan), sums_(sums), maxima_(maxima), memory_(memory) {}
 
     // Computes the loss of a block of one sample, and writes the gradient, if the plan has one.
     void cross_entropy(SoftmaxBlock<Precision>& block) {
@@ -37,8 +38,7 @@ public:
             return;
         }
         ExpSum sum = sum_of(c / chunk_size);
-        Space space;
-        Row row(plan_, space);
+        Row row(plan_, construct_in<Space>(memory_));
         const Pivot pivot = row.pivot_at(from_, c);
         row.exclude_pivot(from_, shift_, pivot, nullptr, sum);
         block.losses[0] = row.loss_of(sum, pivot, shift_, block.weights[0]);
@@ -53,8 +53,7 @@ public:
         find(sample);
         const Pivot max = find_max();
         ExpSum sum = sum_of(max.chunk);
-        Space space;
-        Row(plan_, space).exclude_pivot(from_, shift_, max, nullptr, sum);
+        Row(plan_, construct_in<Space>(memory_)).exclude_pivot(from_, shift_, max, nullptr, sum);
         const LogSumExp log_sum = Row::log_sum_of(sum, max, shift_);
         for_each_chunk([&](Row& row, index_t first, index_t classes) {
             row.write_log_softmax(from_, to_, first, classes, log_sum);
@@ -78,10 +77,9 @@ private:
             const Visit& visit;
             index_t begin;
         } context{plan_, visit, begin};
-        plan_.team->run(count, &context, [](void* opaque, index_t first, index_t last) {
+        plan_.team->run(count, &context, [](void* opaque, void* memory, index_t first, index_t last) {
             const Context& at = *static_cast<Context*>(opaque);
-            Space space;
-            Row row(at.plan, space);
+            Row row(at.plan, construct_in<Space>(memory));
             const index_t end = std::min((at.begin + last) * chunk_size, at.plan.classes);
             for_each_block((at.begin + first) * chunk_size, end, chunk_size,
                            [&](index_t c, index_t classes) { at.visit(row, c, classes); });
@@ -123,6 +121,7 @@ private:
     const Plan& plan_;
     ExpSum* const sums_;
     Pivot* const maxima_;
+    void* const memory_;
     const Scalar* from_ = nullptr;  // the row at hand, class 0
     Scalar* to_ = nullptr;
     typename Row::Shift shift_;

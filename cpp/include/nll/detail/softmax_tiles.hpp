@@ -200,7 +200,8 @@ private:
         compute_exps(classes, unused, 0);
     }
     void add_chunk_sums(index_t first, index_t classes) {
-        LaneSums<Precision::exact> sums(tile_.width);
+        auto& sums = lane_sums_;
+        sums.begin(tile_.width);
         if (Precision::fused) sums.clear();
         for_each_part(first, classes, [&](index_t, index_t count) {
             if (Precision::fused) return compute_exps(count, sums.sum, sums.pitch);
@@ -217,7 +218,8 @@ private:
     }
     // Adds Σ w·(shift - x) of a chunk.
     void sum_smoothing(index_t begin, index_t classes) {
-        LaneSums<Precision::exact> sums(tile_.width);
+        auto& sums = lane_sums_;
+        sums.begin(tile_.width);
         for_each_part(begin, classes, [&](index_t first, index_t count) {
             load_finite_weights(plan_, first, count, space_.class_weights);
             sums.add_each(count, [&](index_t c, index_t i) {
@@ -257,7 +259,8 @@ private:
         bool any = false;
         for (index_t i = 0; i < tile_.width; ++i) any |= dominates(i);
         if (!any) return;
-        LaneSums<false> others(tile_.width);
+        auto& others = lane_sums_;
+        others.begin(tile_.width);
         for_each_part(first, classes, [&](index_t, index_t count) {
             if (!whole_) compute_exps(count);
             others.add_pairs(count, [&](index_t c, index_t i) {
@@ -341,6 +344,7 @@ private:
     alignas(cache_line) double smoothing_[max_tile_samples], pivot_chunk_[max_tile_samples];
     alignas(cache_line) double exp_pivot_[max_tile_samples], others_[max_tile_samples];
     alignas(cache_line) index_t pivot_chunk_of_[max_tile_samples];
+    LaneSums<Precision::exact> lane_sums_;
 };
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -103,16 +103,20 @@ inline BlockRange<double> add_weights(double* weights, index_t count, Partial& p
 // Reads all labels of [first, last): whether they are classes, how many are kept, and the total
 // weight. It comes before anything is written.
 inline void check_labels(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    const SampleWeights sample_weights(plan, last - first);
-    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+    struct Variables {
+        Variables(const Plan& plan, index_t samples) : sample_weights(plan, samples) {}
+        SampleWeights sample_weights;
         alignas(cache_line) index_t classes[block_size];
         alignas(cache_line) double weights[block_size];
-        const index_t kept = load_classes(plan, begin, count, classes, partial);
+    };
+    auto& at = construct_in<Variables>(partial.memory, plan, last - first);
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        const index_t kept = load_classes(plan, begin, count, at.classes, partial);
         if (kept < 0) return;
         partial.count += kept;
         if (!plan.weight) return;
-        sample_weights.load(classes, count, weights);
-        add_weights(weights, count, partial);
+        at.sample_weights.load(at.classes, count, at.weights);
+        add_weights(at.weights, count, partial);
     });
 }
 
