@@ -118,7 +118,6 @@ def case(name: str, error: type[Exception], message: str, **change: Any) -> Any:
 # ---- what all functions take
 
 
-
 class Raising:
     """An integer that fails."""
 

@@ -237,9 +237,7 @@ def test_scales_that_make_small_probabilities_matter(class_count, beyond, by, dt
     logits[:, -1] = -np.repeat(distances, 2)
     target = np.tile([0, class_count - 1], len(distances))
     size = scale if by == "weight" else 1.0
-    assert_cross_entropy(
-        logits.astype(dtype), target, [size] * class_count, grad_output=scale / size, reduction="sum"
-    )
+    assert_cross_entropy(logits.astype(dtype), target, [size] * class_count, grad_output=scale / size, reduction="sum")
 
 
 @pytest.mark.parametrize("axis", [0, 1])

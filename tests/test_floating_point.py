@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The caller's floating-point environment: it changes no bit, no trap springs, and it is the caller's again afterwards."""
+"""The caller's floating-point environment changes no bit, springs no trap, and is the caller's again afterwards."""
 
 from __future__ import annotations
 

@@ -620,6 +620,7 @@ def interrupt(program: str) -> None:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
+
 # ---- small stacks
 
 EVERY_KERNEL = """
@@ -656,7 +657,7 @@ done = []
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_thread_of_96_kib(threads, run_python):
-    """The variables of kernels lie in memory of their own: musl gives threads 128 KiB, and Python as little as asked."""
+    """The variables of kernels lie in memory of their own: musl gives threads 128 KiB, and Python what is asked for."""
     run_python(
         EVERY_KERNEL
         + f"""

@@ -4,7 +4,7 @@
 Exact, as fast as memory allows, and silent about nothing.
 """
 
-from . import _interpreter  # isort: skip  # before the extension is loaded
+from . import _interpreter as _interpreter  # first: it refuses sub-interpreters
 from ._build import build_info, get_cmake_dir, get_include
 from ._threads import get_num_threads, num_threads, set_num_threads
 from .functional import (

@@ -175,9 +175,7 @@ def as_ignore_index(value: object) -> int | None:
         return None
     integer = as_integer("ignore_index", value)
     if not -(2**63) <= integer < 2**64:
-        raise ValueError(
-            f"ignore_index is {shown(integer)}, outside [-2^63, 2^64): no label can be that"
-        )
+        raise ValueError(f"ignore_index is {shown(integer)}, outside [-2^63, 2^64): no label can be that")
     return integer
 
 
@@ -254,9 +252,7 @@ def as_return_total_weight(value: object) -> bool:
     return bool(value)
 
 
-def as_out(
-    out: object, others: dict[str, Any], given: dict[str, Any], *, in_place: bool
-) -> Array | None:
+def as_out(out: object, others: dict[str, Any], given: dict[str, Any], *, in_place: bool) -> Array | None:
     """The memory of `out`, if it can be written like input, and shares none with other arguments.
 
     In place, it may be that of input, element by element. `given` has the arguments before they were

@@ -2,9 +2,9 @@
 """Refuses to be imported in a sub-interpreter, in which the extension, as any of pybind11, would hang."""
 
 try:
-    import _interpreters as interpreters  # from Python 3.13 on
+    import _interpreters as interpreters  # type: ignore[import-not-found]  # from Python 3.13 on
 except ImportError:
-    import _xxsubinterpreters as interpreters
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
 
 if interpreters.get_current() != interpreters.get_main():
     raise ImportError("nll was imported in a sub-interpreter; it serves the main interpreter of a process alone")

@@ -7,7 +7,6 @@ from types import TracebackType
 from . import _core
 from ._arguments import as_num_threads
 
-
 # What held outside of each block that this thread or task is in, outermost first.
 _around: ContextVar[tuple[int, ...]] = ContextVar("nll.num_threads.around", default=())
 

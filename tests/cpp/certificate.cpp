@@ -92,8 +92,8 @@ void every_span(int last) {
     }
 }
 
-// Blocks of every exponent that double has, subnormals included, that need one, two or three slices:
-// at the ends, cuts and what they leave are no numbers any more, and values add one by one.
+// Blocks of every exponent that double has, subnormals included, that need one, two or three
+// slices: at the ends, cuts and what they leave are no numbers any more, and values add one by one.
 void every_exponent() {
     for (int top = -1074; top <= 1023; ++top)
         for (const int span : {0, 20, 34, 60, 77}) {

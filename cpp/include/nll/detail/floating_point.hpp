@@ -13,8 +13,8 @@
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 
-// Sets rounding to nearest, no flushing of subnormals and no traps in its scope, whatever the caller,
-// or a library, has set; and sets that again at its end.
+// Sets rounding to nearest, no flushing of subnormals and no traps in its scope, whatever the
+// caller, or a library, has set; and sets that again at its end.
 class DefaultFloatingPoint {
 public:
     DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;

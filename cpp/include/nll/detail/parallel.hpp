@@ -174,10 +174,11 @@ inline void* require_thread_memory() {
 
 // Calls work(first, last, part) for [0, count) in pieces of `piece`, and merge(total, part) for
 // every thread's part. Neither may throw. Which thread does which piece is left to chance, and a
-// thread may have several parts: the merge must not depend on it. part.memory is that of the thread;
-// a thread for which there is none leaves the work to others, but where the calling one has none,
-// std::bad_alloc is thrown before anything is done. Once work returns false no thread
-// takes another piece; the pieces before that one have then all been done.
+// thread may have several parts: the merge must not depend on it. part.memory is that of the
+// thread; a thread for which there is none leaves the work to others, but where the calling one has
+// none, std::bad_alloc is thrown before anything is done. The caller has set the default
+// floating-point environment for its own thread. Once work returns false no thread takes another
+// piece; the pieces before that one have then all been done.
 //
 // A region of OpenMP lets no exception through and no unwinding. So the calling thread asks
 // interrupt() between two regions, every 50 ms: interrupt() may throw, and Python may unwind the
@@ -193,7 +194,6 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
     // Takes pieces until none is left, or stop or pause is set. The thread that watches the clock
     // sets pause when it is time to ask.
     const auto take_pieces = [&](Part& part, bool watch, Clock::time_point asked) noexcept {
-        const DefaultFloatingPoint environment;
         while (!stop.load(std::memory_order_relaxed) && !pause.load(std::memory_order_relaxed)) {
             const index_t first = next.fetch_add(piece, std::memory_order_relaxed);
             if (first >= count) break;
@@ -224,6 +224,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
             const auto region = [&](bool watch, Clock::time_point asked) {
 #pragma omp parallel num_threads(threads)
                 {
+                    const DefaultFloatingPoint environment;  // which a thread does not inherit
                     Part part;
                     part.memory = thread_memory();
                     if (part.memory) take_pieces(part, watch && omp_get_thread_num() == 0, asked);

@@ -78,7 +78,7 @@ struct Partial {
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
-    void* memory = nullptr;  // of the thread, for a kernel's variables (parallel.hpp)
+    void* memory = nullptr;                // of the thread, for a kernel's variables (parallel.hpp)
     std::unique_ptr<std::byte[]> scratch;  // a kernel's, kept from one range to the next
 };
 

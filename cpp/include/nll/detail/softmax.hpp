@@ -90,8 +90,7 @@ void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& p
                        [&](index_t begin, index_t count) { loop.log_softmax(begin, count); });
         loop.finish();
     };
-    if (by_rows(plan))
-        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(nullptr);
+    if (by_rows(plan)) sweep.template operator()<SoftmaxRows<Scalar, Precision>>(nullptr);
     else
         sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
             scratch_of_block<Scalar>(plan, partial));

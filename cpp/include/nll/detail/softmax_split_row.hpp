@@ -77,14 +77,15 @@ private:
             const Visit& visit;
             index_t begin;
         } context{plan_, visit, begin};
-        plan_.team->run(count, &context, [](void* opaque, void* memory, index_t first, index_t last) {
-            const Context& at = *static_cast<Context*>(opaque);
-            Row row(at.plan, construct_in<Space>(memory));
-            const index_t end = std::min((at.begin + last) * chunk_size, at.plan.classes);
-            for_each_block((at.begin + first) * chunk_size, end, chunk_size,
-                           [&](index_t c, index_t classes) { at.visit(row, c, classes); });
-            row.finish();
-        });
+        plan_.team->run(
+            count, &context, [](void* opaque, void* memory, index_t first, index_t last) {
+                const Context& at = *static_cast<Context*>(opaque);
+                Row row(at.plan, construct_in<Space>(memory));
+                const index_t end = std::min((at.begin + last) * chunk_size, at.plan.classes);
+                for_each_block((at.begin + first) * chunk_size, end, chunk_size,
+                               [&](index_t c, index_t classes) { at.visit(row, c, classes); });
+                row.finish();
+            });
     }
     template <class Visit> void for_each_chunk(const Visit& visit) {
         for_each_chunk(0, chunks(), visit);

@@ -34,8 +34,8 @@ inline constexpr index_t max_block_elements = 32 << 10;
 // Bytes of a kernel's buffer: half of a first cache, beside what is read.
 inline constexpr index_t buffer_bytes = 16 << 10;
 
-// Bytes of the memory that a thread has for the variables of one kernel, which are too large for the
-// stacks of small threads.
+// Bytes of the memory that a thread has for the variables of one kernel, which are too large for
+// the stacks of small threads.
 inline constexpr index_t thread_memory_bytes = 192 << 10;
 
 // Samples of a tile of planes; of rows, which are transposed into a tile, half as many.
