@@ -10,6 +10,7 @@ enum Name {
     input,
     target,
     weight,
+    sample_weight,
     ignore_index,
     reduction,
     axis,
@@ -27,9 +28,9 @@ enum Name {
 inline py::handle spelled(Name name) {
     static const std::vector<py::handle> strings = [] {
         std::vector<py::handle> interned;
-        for (const char* text :
-             {"input", "target", "weight", "ignore_index", "reduction", "axis", "index_base",
-              "empty", "label_smoothing", "grad_output", "dtype", "return_total_weight", "out"})
+        for (const char* text : {"input", "target", "weight", "sample_weight", "ignore_index",
+                                 "reduction", "axis", "index_base", "empty", "label_smoothing",
+                                 "grad_output", "dtype", "return_total_weight", "out"})
             interned.emplace_back(PyUnicode_InternFromString(text));
         return interned;
     }();

@@ -26,10 +26,27 @@ template <class Work> auto run(const Array& largest, Options& options, Work&& co
     }
 }
 
-// Reads the choices that all losses share.
-bool read_options(const Arguments& given, Options& options) {
+// Reads the weights of samples into `memory`, which has to stay, if they have target's shape.
+bool read_sample_weight(py::handle given, const Array& labels, Array& memory, Options& options) {
+    if (given.is_none()) return true;
+    if (!read(given, memory) || memory.rank != labels.rank ||
+        !std::equal(labels.shape.begin(), labels.shape.begin() + labels.rank, memory.shape.begin()))
+        return false;
+    options.sample_weight = &memory;
+    return true;
+}
+
+// The arrays and choices that all losses share.
+struct Common {
+    Options options;
+    Array from, labels, weights;
+};
+bool read_common(const Arguments& given, Common& common) {
+    Options& options = common.options;
     options.num_threads = threads_of_context();
-    return read(given[weight], options.weight) && read(given[ignore_index], options.ignore_index) &&
+    return read_floats(given[input], common.from) && read_integers(given[target], common.labels) &&
+           read_sample_weight(given[sample_weight], common.labels, common.weights, options) &&
+           read(given[weight], options.weight) && read(given[ignore_index], options.ignore_index) &&
            read(given[reduction], options.reduction) && read(given[axis], options.axis) &&
            read(given[index_base], options.index_base) && read(given[empty], options.empty) &&
            (!given[label_smoothing] || read(given[label_smoothing], options.label_smoothing));
@@ -77,7 +94,7 @@ bool is_plain_out(const Arguments& given) {
         return given[name] && is_array(given[name]) && stretches_meet(given[out], given[name]);
     };
     if (!(given.in_place && same) && meets(input)) return false;
-    return !meets(target) && !meets(weight) && !meets(grad_output);
+    return !meets(target) && !meets(weight) && !meets(sample_weight) && !meets(grad_output);
 }
 
 bool read_out(const Arguments& given, Written& written) {
@@ -89,11 +106,11 @@ bool read_out(const Arguments& given, Written& written) {
 // ---------------------------------------------------------------- what the losses share
 
 py::object loss_of(Core* core, const Arguments& given) {
-    Options options;
-    Array from, labels;
+    Common common;
+    Options& options = common.options;
+    const Array &from = common.from, &labels = common.labels;
     bool with_total_weight = false;
-    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
-        !read_options(given, options) || !read(given[dtype], options.dtype) ||
+    if (!read_common(given, common) || !read(given[dtype], options.dtype) ||
         !read(given[return_total_weight], with_total_weight))
         return {};
     Loss loss;
@@ -121,13 +138,13 @@ py::object loss_of(Core* core, const Arguments& given) {
 
 // Takes a gradient alone; `reads` says whether it depends on input.
 py::object gradient_of(Core* core, bool reads, const Arguments& given) {
-    Options options;
-    Array from, labels, grad_outputs;
+    Common common;
+    Options& options = common.options;
+    const Array &from = common.from, &labels = common.labels;
+    Array grad_outputs;
     double number = 1;
     Written gradient;
-    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
-        !read_options(given, options))
-        return {};
+    if (!read_common(given, common)) return {};
     const bool of_samples = options.reduction == Reduction::none;
     if (of_samples ? !read_floats(given[grad_output], grad_outputs)
                    : !read(given[grad_output], number))
@@ -145,13 +162,13 @@ py::object gradient_of(Core* core, bool reads, const Arguments& given) {
 }
 
 py::object value_and_grad_of(Core* core, const Arguments& given) {
-    Options options;
-    Array from, labels;
+    Common common;
+    Options& options = common.options;
+    const Array &from = common.from, &labels = common.labels;
     double number = 1;
     bool with_total_weight = false;
     Written gradient;
-    if (!read_floats(given[input], from) || !read_integers(given[target], labels) ||
-        !read_options(given, options) || !read(given[grad_output], number) ||
+    if (!read_common(given, common) || !read(given[grad_output], number) ||
         !read(given[return_total_weight], with_total_weight) || !read_out(given, gradient))
         return {};
     const Loss loss = run(from, options, [&] {
@@ -217,19 +234,22 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     });
 
     constexpr bool apart = false, in_place = true;  // where `out` may lie
-    define<nll_loss, apart, input, target, weight, ignore_index, reduction, axis, index_base, empty,
-           dtype, return_total_weight>(m, "nll_loss");
-    define<nll_loss_backward, apart, grad_output, input, target, weight, ignore_index, reduction,
-           axis, index_base, empty, out>(m, "nll_loss_backward");
-    define<nll_loss_value_and_grad, apart, input, target, weight, ignore_index, reduction, axis,
-           index_base, empty, grad_output, return_total_weight, out>(m, "nll_loss_value_and_grad");
-    define<cross_entropy, apart, input, target, weight, ignore_index, reduction, axis, index_base,
-           empty, label_smoothing, dtype, return_total_weight>(m, "cross_entropy");
-    define<cross_entropy_backward, in_place, grad_output, input, target, weight, ignore_index,
-           reduction, axis, index_base, empty, label_smoothing, out>(m, "cross_entropy_backward");
-    define<cross_entropy_value_and_grad, in_place, input, target, weight, ignore_index, reduction,
-           axis, index_base, empty, label_smoothing, grad_output, return_total_weight, out>(
-        m, "cross_entropy_value_and_grad");
+    define<nll_loss, apart, input, target, weight, sample_weight, ignore_index, reduction, axis,
+           index_base, empty, dtype, return_total_weight>(m, "nll_loss");
+    define<nll_loss_backward, apart, grad_output, input, target, weight, sample_weight,
+           ignore_index, reduction, axis, index_base, empty, out>(m, "nll_loss_backward");
+    define<nll_loss_value_and_grad, apart, input, target, weight, sample_weight, ignore_index,
+           reduction, axis, index_base, empty, grad_output, return_total_weight, out>(
+        m, "nll_loss_value_and_grad");
+    define<cross_entropy, apart, input, target, weight, sample_weight, ignore_index, reduction,
+           axis, index_base, empty, label_smoothing, dtype, return_total_weight>(m,
+                                                                                 "cross_entropy");
+    define<cross_entropy_backward, in_place, grad_output, input, target, weight, sample_weight,
+           ignore_index, reduction, axis, index_base, empty, label_smoothing, out>(
+        m, "cross_entropy_backward");
+    define<cross_entropy_value_and_grad, in_place, input, target, weight, sample_weight,
+           ignore_index, reduction, axis, index_base, empty, label_smoothing, grad_output,
+           return_total_weight, out>(m, "cross_entropy_value_and_grad");
     define<log_softmax, in_place, input, axis, out>(m, "log_softmax");
 
     m.attr("thread_context") = thread_context();

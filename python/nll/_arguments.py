@@ -135,6 +135,23 @@ def as_weight(value: object) -> Array | None:
     return array
 
 
+def as_sample_weight(value: object, target: Array) -> Array | None:
+    """A number for each sample, of target's shape: what is broadcast is read in place."""
+    if value is None:
+        return None
+    array = as_array("sample_weight", value)
+    if not is_floating(array.dtype) and array.dtype.kind not in "iu":
+        rule = f"it must be {FLOATS}, or integer"
+        if array.dtype.kind == "b":
+            rule += "; a mask is sample_weight=mask.astype(np.uint8)"
+        raise TypeError(f"sample_weight has dtype {array.dtype}; {rule}")
+    try:
+        return np.broadcast_to(array, target.shape)
+    except ValueError:
+        problem = f"which does not broadcast to target's shape {target.shape}"
+        raise ValueError(f"sample_weight has shape {array.shape}, {problem}") from None
+
+
 def as_integer(name: str, value: object) -> int:
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} is {value}; it must be an integer, not a bool")
@@ -335,6 +352,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
     if is_loss:
         native["target"] = as_target(given["target"], array)
         native["weight"] = as_weight(given["weight"])
+        native["sample_weight"] = as_sample_weight(given["sample_weight"], native["target"])
         native["ignore_index"] = as_ignore_index(given["ignore_index"])
         native["reduction"] = as_reduction(given["reduction"])
     native["axis"] = as_axis(given["axis"], array.ndim)

@@ -13,6 +13,7 @@ def nll_loss(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -23,10 +24,11 @@ def nll_loss(
 ):
     r"""Compute the negative log likelihood loss of log-probabilities.
 
-    The loss of a sample with label :math:`t` and log-probabilities :math:`x` is :math:`-w_t x_t`,
-    in nats if the logarithms are natural. ``"sum"`` and ``"mean"`` are
+    The loss of a sample with label :math:`t` and log-probabilities :math:`x` is :math:`-w x_t`, in
+    nats if the logarithms are natural, where its weight :math:`w` is that of its class times its
+    own, and 1 without either. ``"sum"`` and ``"mean"`` are
 
-    .. math:: \sum_n -w_{t_n} x_{n, t_n} \qquad \frac{\sum_n -w_{t_n} x_{n, t_n}}{\sum_n w_{t_n}}
+    .. math:: \sum_n -w_n x_{n, t_n} \qquad \frac{\sum_n -w_n x_{n, t_n}}{\sum_n w_n}
 
     over the samples that are not ignored. They are the true values for the given numbers, rounded
     once: the same bits for any number of threads, order of the samples and memory layout.
@@ -40,6 +42,10 @@ def nll_loss(
         Labels: input's shape without the class axis, in any integer dtype.
     weight : array_like, shape (C,), optional
         Weight of each class, in any of the float dtypes or integers up to 2^53. 1 unless given.
+    sample_weight : array_like, optional
+        Weight of each sample, in any of the float dtypes or integers up to 2^53, of target's shape
+        or one that broadcasts to it. The weight :math:`w` of a sample is that of its class times
+        its own, rounded once to float64. That of an ignored sample is not read.
     ignore_index : int or None
         Label of samples to leave out: their loss is 0, and nothing of their input is used. It is
         compared with the labels as an integer, whatever their dtype. None leaves out nothing.
@@ -103,6 +109,7 @@ def nll_loss(
         input,
         target,
         weight,
+        sample_weight,
         ignore_index,
         reduction,
         axis,
@@ -119,6 +126,7 @@ def nll_loss_backward(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -128,8 +136,8 @@ def nll_loss_backward(
 ):
     r"""Compute the gradient of the negative log likelihood loss with respect to input.
 
-    It is :math:`-w_t g` at the target of each sample that is not ignored, and exactly +0 elsewhere.
-    For "mean" it is divided by :math:`\sum w_t`, rounded to float64. All this is computed in
+    It is :math:`-w g` at the target of each sample that is not ignored, and exactly +0 elsewhere.
+    For "mean" it is divided by :math:`\sum w`, rounded to float64. All this is computed in
     float64, in this order, and rounded once.
 
     Parameters
@@ -142,6 +150,8 @@ def nll_loss_backward(
         Labels.
     weight : array_like, shape (C,), optional
         Weight of each class.
+    sample_weight : array_like, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it.
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum", "none"}
@@ -180,7 +190,7 @@ def nll_loss_backward(
            [ 0. ,  0. , -0.5]])
     """
     return _core.nll_loss_backward(
-        grad_output, input, target, weight, ignore_index, reduction, axis, index_base, empty, out
+        grad_output, input, target, weight, sample_weight, ignore_index, reduction, axis, index_base, empty, out
     )
 
 
@@ -189,6 +199,7 @@ def nll_loss_value_and_grad(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -208,6 +219,8 @@ def nll_loss_value_and_grad(
         Labels.
     weight : array_like, shape (C,), optional
         Weight of each class.
+    sample_weight : array_like, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it.
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum"}
@@ -260,6 +273,7 @@ def nll_loss_value_and_grad(
         input,
         target,
         weight,
+        sample_weight,
         ignore_index,
         reduction,
         axis,
@@ -276,6 +290,7 @@ def cross_entropy(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -290,11 +305,11 @@ def cross_entropy(
     It is the negative log likelihood loss of the logits' log-softmax. The loss of a sample with
     label :math:`t` and logits :math:`x` is
 
-    .. math:: l = w_t \left( \log \sum_c e^{x_c} - x_t \right)
+    .. math:: l = w \left( \log \sum_c e^{x_c} - x_t \right)
 
     in nats. For float16, bfloat16 and float32, it is within 0.51 units in the last place (ULP) of
     the true value, also where the label is all but certain; for float64, within 4. ``"sum"`` is
-    :math:`\sum l`, and ``"mean"`` is :math:`\sum l / \sum w_t`, over the samples that are not
+    :math:`\sum l`, and ``"mean"`` is :math:`\sum l / \sum w`, over the samples that are not
     ignored. The losses are added up exactly, in float64 and before they are rounded: so the bits
     are the same for any number of threads, order of the samples and memory layout.
 
@@ -308,6 +323,10 @@ def cross_entropy(
         Labels: input's shape without the class axis, in any integer dtype.
     weight : array_like, shape (C,), optional
         Weight of each class, in any of the float dtypes or integers up to 2^53. 1 unless given.
+    sample_weight : array_like, optional
+        Weight of each sample, in any of the float dtypes or integers up to 2^53, of target's shape
+        or one that broadcasts to it. The weight :math:`w` of a sample is that of its class times
+        its own, rounded once to float64. That of an ignored sample is not read.
     ignore_index : int or None
         Label of samples to leave out: their loss is 0, and nothing of their input is used. It is
         compared with the labels as an integer, whatever their dtype. None leaves out nothing.
@@ -325,7 +344,7 @@ def cross_entropy(
         The part :math:`s` of each label that is spread evenly over all classes, in [0, 1]. The loss
         of a sample is then
         :math:`(1 - s)\, l + \frac{s}{C} \sum_c w_c (\log \sum_k e^{x_k} - x_c)`; a mean is still
-        divided by :math:`\sum w_t`.
+        divided by :math:`\sum w`.
     dtype : dtype, optional
         The loss's dtype; input's unless given.
     return_total_weight : bool
@@ -378,6 +397,7 @@ def cross_entropy(
         input,
         target,
         weight,
+        sample_weight,
         ignore_index,
         reduction,
         axis,
@@ -395,6 +415,7 @@ def cross_entropy_backward(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -405,7 +426,7 @@ def cross_entropy_backward(
 ):
     r"""Compute the gradient of the cross-entropy with respect to the logits.
 
-    It is :math:`w_t g (p_c - [c = t])` with the softmax :math:`p`, divided by :math:`\sum w_t` for
+    It is :math:`w g (p_c - [c = t])` with the softmax :math:`p`, divided by :math:`\sum w` for
     "mean". It is exactly +0 for samples that are ignored. Each element is within 0.51 ULP of the
     true value (4 for float64), also at a target that is all but certain. With label smoothing,
     terms of both signs are added, and the ULP is that of the largest one.
@@ -420,6 +441,8 @@ def cross_entropy_backward(
         Labels.
     weight : array_like, shape (C,), optional
         Weight of each class.
+    sample_weight : array_like, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it.
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum", "none"}
@@ -465,6 +488,7 @@ def cross_entropy_backward(
         input,
         target,
         weight,
+        sample_weight,
         ignore_index,
         reduction,
         axis,
@@ -480,6 +504,7 @@ def cross_entropy_value_and_grad(
     target,
     weight=None,
     *,
+    sample_weight=None,
     ignore_index=-100,
     reduction="mean",
     axis=1,
@@ -502,6 +527,8 @@ def cross_entropy_value_and_grad(
         Labels.
     weight : array_like, shape (C,), optional
         Weight of each class.
+    sample_weight : array_like, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it.
     ignore_index : int or None
         Label of samples to leave out.
     reduction : {"mean", "sum"}
@@ -555,6 +582,7 @@ def cross_entropy_value_and_grad(
         input,
         target,
         weight,
+        sample_weight,
         ignore_index,
         reduction,
         axis,

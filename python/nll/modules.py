@@ -35,7 +35,12 @@ class BoundLoss:
     dtype: DTypeLike | None = None
     return_total_weight: bool = False
 
-    def __call__(self, input: ArrayLike, target: ArrayLike) -> Any:
+    def __call__(
+        self,
+        input: ArrayLike,
+        target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+    ) -> Any:
         """Compute the loss.
 
         Parameters
@@ -44,19 +49,22 @@ class BoundLoss:
             What the loss is computed from, as its function takes it.
         target : array_like of integers, shape (N, d1, ..., dk) or ()
             Labels.
+        sample_weight : array_like, optional
+            Weight of each sample: of target's shape, or one that broadcasts to it.
 
         Returns
         -------
         NumPy scalar, ndarray or tuple
             The loss; ``(loss, total_weight)`` if that was chosen.
         """
-        return self._functions.value(input, target, **vars(self))
+        return self._functions.value(input, target, sample_weight=sample_weight, **vars(self))
 
     def backward(
         self,
         grad_output: ArrayLike,
         input: ArrayLike,
         target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
         out: Array | None = None,
     ) -> Array:
         """Compute the gradient of input.
@@ -69,6 +77,8 @@ class BoundLoss:
             As for the loss.
         target : array_like of integers, shape (N, d1, ..., dk) or ()
             Labels.
+        sample_weight : array_like, optional
+            Weight of each sample: of target's shape, or one that broadcasts to it.
         out : ndarray, optional
             Where to write the gradient.
 
@@ -79,12 +89,13 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"], choices["return_total_weight"]
-        return self._functions.backward(grad_output, input, target, **choices, out=out)
+        return self._functions.backward(grad_output, input, target, sample_weight=sample_weight, **choices, out=out)
 
     def value_and_grad(
         self,
         input: ArrayLike,
         target: ArrayLike,
+        sample_weight: ArrayLike | None = None,
         out: Array | None = None,
     ) -> tuple[Any, ...]:
         """Compute the loss and the gradient of input.
@@ -95,6 +106,8 @@ class BoundLoss:
             As for the loss.
         target : array_like of integers, shape (N, d1, ..., dk) or ()
             Labels.
+        sample_weight : array_like, optional
+            Weight of each sample: of target's shape, or one that broadcasts to it.
         out : ndarray, optional
             Where to write the gradient.
 
@@ -105,7 +118,7 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"]
-        return self._functions.value_and_grad(input, target, **choices, out=out)
+        return self._functions.value_and_grad(input, target, sample_weight=sample_weight, **choices, out=out)
 
 
 @dataclass(frozen=True, eq=False)

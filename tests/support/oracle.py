@@ -197,7 +197,13 @@ class Loss(NamedTuple):
 
 
 def kept_samples(
-    input: np.ndarray, target: Any, weight: Any, ignore_index: int | None, axis: int, index_base: int
+    input: np.ndarray,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
+    ignore_index: int | None,
+    axis: int,
+    index_base: int,
 ) -> Samples:
     rows = np.moveaxis(input, 0 if input.ndim == 1 else axis, -1)
     class_count = rows.shape[-1]
@@ -208,7 +214,13 @@ def kept_samples(
     rows = rows.reshape(len(labels), class_count)
     values = decode(rows[np.array(positions, np.intp), np.array(classes, np.intp)])
     class_weights = [UNIT] * class_count if weight is None else decode(np.asarray(weight))
-    return Samples(positions, classes, values, [class_weights[c] for c in classes])
+    weights = [class_weights[c] for c in classes]
+    if sample_weight is not None:
+        own = np.broadcast_to(np.asarray(sample_weight), np.shape(target)).astype(np.float64).ravel()
+        with np.errstate(all="ignore"):  # each product is rounded once
+            products = [np.float64(as_float(w)) * own[position] for w, position in zip(weights, positions, strict=True)]
+        weights = decode(np.array(products, np.float64))
+    return Samples(positions, classes, values, weights)
 
 
 def nll_loss(
@@ -216,6 +228,7 @@ def nll_loss(
     target: Any,
     weight: Any = None,
     *,
+    sample_weight: Any = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
     axis: int = 1,
@@ -223,10 +236,13 @@ def nll_loss(
     empty: str = "nan",
     dtype: Any = None,
 ) -> Loss:
-    """-w[t] * input[t] of each sample, or the exact sum or weighted mean, rounded once; and the sum of w[t]."""
+    """-w * input[t] of each sample, or the exact sum or weighted mean, rounded once; and the sum of w.
+
+    w is weight[t] * sample_weight, rounded to double.
+    """
     input = np.asarray(input)
     dtype = np.dtype(dtype or input.dtype)
-    samples = kept_samples(input, target, weight, ignore_index, axis, index_base)
+    samples = kept_samples(input, target, weight, sample_weight, ignore_index, axis, index_base)
     total_weight = as_exact(total(samples.weights))
     if reduction == "none":
         bits = [0] * np.asarray(target).size
@@ -248,16 +264,17 @@ def nll_loss_backward(
     target: Any,
     weight: Any = None,
     *,
+    sample_weight: Any = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
     axis: int = 1,
     index_base: int = 0,
     empty: str = "nan",
 ) -> np.ndarray:
-    """-(w[t] * g) / total weight at the target, operation by operation in double, rounded once; +0 elsewhere."""
+    """-(w * g) / total weight at the target, operation by operation in double, rounded once; +0 elsewhere."""
     input = np.asarray(input)
     format = FORMATS[input.dtype]
-    samples = kept_samples(input, target, weight, ignore_index, axis, index_base)
+    samples = kept_samples(input, target, weight, sample_weight, ignore_index, axis, index_base)
     exact_weight = as_exact(total(samples.weights))
     total_weight = float(from_bits(encode(exact_weight, FLOAT64), FLOAT64.dtype))
     class_count = input.shape[0 if input.ndim == 1 else axis]

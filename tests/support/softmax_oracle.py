@@ -158,6 +158,7 @@ def cross_entropy(
     target: Any,
     weight: Any = None,
     *,
+    sample_weight: Any = None,
     ignore_index: int | None = -100,
     reduction: str = "none",
     axis: int = 1,
@@ -187,9 +188,11 @@ def cross_entropy(
         gradient = np.full(rows.powers.shape, zero)
         return Expected(*(finish(a, target_shape, input, axis, reduction) for a in (loss, gradient, loss, gradient)))
     at_target = np.arange(count), classes
+    own = np.broadcast_to(np.asarray(1.0 if sample_weight is None else sample_weight, np.float64), target_shape).ravel()
+    own = np.where(kept, own, 0.0)
     w = np.where(kept, weights[classes], zero)
-    divisor = w.sum() if reduction == "mean" else one
-    g = np.where(kept, np.broadcast_to(real(np.asarray(grad_output, np.float64).ravel()), count), zero)
+    divisor = real(np.where(kept, doubles[classes], 0.0) * own).sum() if reduction == "mean" else one
+    g = np.where(kept, np.broadcast_to(real(np.asarray(grad_output, np.float64).ravel()), count), zero) * real(own)
 
     # log(sum) - x at every class: both parts are positive
     log_sum = arithmetic.log1p(rows.rest)
@@ -218,6 +221,7 @@ def cross_entropy(
         for array in (*terms, gradient, (factor[:, None] + share * weights.sum()) * softmax):
             gradient_scale = np.maximum(gradient_scale, np.abs(array))
     gradient, gradient_scale = ((g / divisor)[:, None] * a for a in (gradient, gradient_scale))
+    losses, scales = real(own) * losses, np.abs(real(own) * scales)
     nan = real(np.nan)
     undefined = rows.undefined & kept
     losses = np.where(undefined, nan, np.where(kept, losses, zero))

@@ -10,9 +10,10 @@
 //            for nll_loss, logits for cross_entropy. Options::axis says where the classes are.
 // target     input's shape without the class axis: labels in [index_base, index_base + C), or
 //            ignore_index.
-// loss       of a sample with label t: -weight[t]·input[t], or weight[t]·(log Σ exp(input) -
-//            input[t]). An ignored sample's loss is 0, and nothing of it is read.
-// sum, mean  Σ loss, and Σ loss / Σ weight[t] over the samples that are kept: of the given numbers
+// loss       of a sample with label t: -w·input[t], or w·(log Σ exp(input) - input[t]), where w is
+//            weight[t] times sample_weight, those that Options has. An ignored sample's loss is 0,
+//            and nothing of it is read.
+// sum, mean  Σ loss, and Σ loss / Σ w over the samples that are kept: of the given numbers
 //            for nll_loss, of the losses in double for cross_entropy. Both are added up without
 //            error and rounded once, so they have the same bits for any order, layout, and number
 //            of threads.
@@ -83,7 +84,7 @@ Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Resul
 }
 
 // Writes the gradient of input, times grad_output, into grad_input, (N, C, d1, ..., dk), for
-// Reduction::sum or mean: -(weight[t]·grad_output) at the target, for a mean divided by Σ weight[t]
+// Reduction::sum or mean: -(w·grad_output) at the target, for a mean divided by Σ w
 // (rounded to double), in double, in this order, rounded once; +0 elsewhere and at ignored samples.
 template <class Label, class Scalar, int Rank>
 void nll_loss_backward(double grad_output, View<Label, Rank - 1> target,
@@ -140,7 +141,7 @@ Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
 }
 
 // Writes the gradient of input, times grad_output, into grad_input, which may be input itself:
-// weight[t]·grad_output·(softmax - [c = t]), for a mean divided by Σ weight[t]; +0 at ignored
+// w·grad_output·(softmax - [c = t]), for a mean divided by Σ w; +0 at ignored
 // samples.
 template <class Scalar, int Rank, class Label, class Gradient>
 void cross_entropy_backward(double grad_output, View<Scalar, Rank> input,

@@ -22,6 +22,7 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 using index_t = std::int64_t;
 
 template <class T, int Rank> struct View;
+struct Array;
 
 // Stores the bits of a 16-bit format; arithmetic happens in float or double.
 struct float16 {
@@ -118,7 +119,10 @@ struct Weight {
 
 // Says what a call computes, beside its arrays.
 struct Options {
-    Weight weight{};                  // of each class; none: every weight is 1
+    Weight weight{};  // of each class; none: every weight is 1
+    // Of each sample, of target's shape and any element type; 0 strides broadcast. The weight of a
+    // sample is that of its class times its own, rounded once to double.
+    const Array* sample_weight = nullptr;
     IgnoreIndex ignore_index = -100;  // or std::nullopt
     Reduction reduction = Reduction::mean;
     index_t axis = 1;        // of the classes in input; negative: from the end

@@ -21,11 +21,13 @@ inline namespace NLL_INSTRUCTION_SET {
 // Runs a loss for its value, its gradient or both, as its arrays say. kernel(plan) computes it.
 template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     const DefaultFloatingPoint environment;
-    const Arrays& arrays = call.arrays;
     const Options& options = call.options;
+    Arrays arrays = call.arrays;
+    arrays[sample_weight] = options.sample_weight;
     const int axis = check_arguments(arrays, options);
     Plan plan(arrays, axis, options);
     plan.grad_output = call.grad_output;
+    require_sample_weights(plan, *arrays[target], options);
     if (arrays[gradient] || (arrays[losses] && !call.fresh)) {
         Partial checked = run_samples(plan, label_check(), *arrays[target], options);
         if (arrays[gradient]) set_divisor(plan, checked, options);
@@ -84,10 +86,11 @@ inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& ca
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
             return run_softmax(some, chosen, *call.arrays[target], call.fresh, call.options);
         };
-        const SoftmaxKernels& of_loss = kernels_for(kernels, plan, dtype, max_loss_scale(plan));
+        const SoftmaxKernels& of_loss =
+            kernels_for(kernels, plan, dtype, max_loss_scale(plan, kernels.own_max_scale));
         if (!plan.has(gradient)) return run(plan, of_loss);
-        const SoftmaxKernels& of_gradient =
-            kernels_for(kernels, plan, plan.dtype[input], max_grad_scale(plan));
+        const SoftmaxKernels& of_gradient = kernels_for(
+            kernels, plan, plan.dtype[input], max_grad_scale(plan, kernels.own_max_scale));
         if (!call.wants_loss || of_loss.sweep == of_gradient.sweep) return run(plan, of_gradient);
         Plan loss = plan;
         loss.data[gradient] = nullptr;

@@ -116,6 +116,16 @@ inline void check_output(const Array& array, const char* like_name, const Array&
 
 // ---------------------------------------------------------------- options
 
+// Names an integer weight, at these coordinates, (rank,), that a double would round.
+[[noreturn]] inline void throw_beyond_doubles(const char* name, const index_t* coordinate, int rank,
+                                              std::uint64_t bits, DType dtype) {
+    std::string message = name;
+    for (int a = 0; a < rank; ++a) message += (a ? ", " : "[") + std::to_string(coordinate[a]);
+    throw std::invalid_argument(message + (rank ? "] is " : " is ") +
+                                text(bits, dtype == DType::int64 && bits >> 63) +
+                                ", beyond 2^53: as a double it would be another number");
+}
+
 inline void check_weight(const Options& options, index_t classes) {
     const Weight& weight = options.weight;
     if (!weight) return;
@@ -129,10 +139,7 @@ inline void check_weight(const Options& options, index_t classes) {
             const auto bits = static_cast<const std::uint64_t*>(weight.data)[c * weight.stride];
             const bool negative = weight.dtype == DType::int64 && bits >> 63;
             if ((negative ? 0 - bits : bits) > limit)
-                throw std::invalid_argument("weight[" + std::to_string(c) + "] is " +
-                                            text(bits, negative) +
-                                            ", beyond 2^53: as a double it would be another "
-                                            "number");
+                throw_beyond_doubles("weight", &c, 1, bits, weight.dtype);
         }
     }
     if (weight.dtype != DType::float64 || options.label_smoothing == 0) return;
@@ -188,6 +195,10 @@ inline int check_arguments(const Arrays& arrays, const Options& options) {
     if (arrays[grad_output]) {
         check_same_shape("grad_output", *arrays[grad_output], "target", *arrays[target]);
         check_sizes("grad_output", *arrays[grad_output]);
+    }
+    if (arrays[sample_weight]) {
+        check_same_shape("sample_weight", *arrays[sample_weight], "target", *arrays[target]);
+        check_sizes("sample_weight", *arrays[sample_weight]);
     }
     check_reduction(arrays, options);
     check_options(options, shaped.shape[axis]);

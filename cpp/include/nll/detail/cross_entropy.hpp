@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The formulas of one sample. x_c are its logits, t its target, w_c the class weights.
+// The formulas of one sample. x_c are its logits, t its target, w_c the class weights, v its own
+// weight.
 //
 //     S        = Σ e^x_c
-//     loss     = w_t·(log S - x_t)
-//     smoothed = (1 - ε)·loss + ε/C·Σ w_c·(log S - x_c)
-//     gradient = g·w_t·(e^x_c/S - [c = t]),   g: grad_output over a mean's divisor
+//     loss     = v·w_t·(log S - x_t)
+//     smoothed = v·[(1 - ε)·w_t·(log S - x_t) + ε/C·Σ w_c·(log S - x_c)]
+//     gradient = g·w_t·(e^x_c/S - [c = t]),   g: v times grad_output over a mean's divisor
 //     smoothed = g·[(1 - ε)·w_t + ε/C·Σ w]·e^x_c/S - g·ε/C·w_c - [c = t]·g·(1 - ε)·w_t
 //
 // Two differences lose every digit where e^x_t is most of S: log S - x_t and e^x_t/S - 1. So the
@@ -117,13 +118,14 @@ template <class Scale> struct GradScale {
     Scale target, smoothing, total;
 };
 template <class Scale>
-GradScale<Scale> grad_scale_of(const Plan& plan, double grad_output, double weight) {
+GradScale<Scale> grad_scale_of(const Plan& plan, double grad_output, double weight,
+                               double sample_weight) {
     const Scale divisor{plan.divisor};
     GradScale<Scale> scale{Scale{grad_output} * weight / divisor, Scale{0}, Scale{0}};
     if (plan.smooths()) {
         const Scale share = Scale{plan.label_smoothing} / Scale{static_cast<double>(plan.classes)};
         scale.target = scale.target * (Scale{1} + Scale{-plan.label_smoothing});
-        scale.smoothing = Scale{grad_output} / divisor * share;
+        scale.smoothing = Scale{grad_output} * sample_weight / divisor * share;
     }
     scale.total = scale.target + scale.smoothing * plan.all_class_weights();
     return scale;

@@ -11,10 +11,10 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Returns the exact total weight: without class weights it is the count.
+// Returns the exact total weight: without weights it is the count.
 inline const ExactSum& total_weight(Partial& partial, const Options& options) {
     const bool added = partial.weight.high != 0;
-    if (!options.weight && !added)
+    if (!options.weight && !options.sample_weight && !added)
         add(partial.weight, static_cast<std::uint64_t>(partial.count), 0, false);
     return partial.weight;
 }

@@ -31,14 +31,14 @@ template <class Scalar> struct LossBlock {
 // having many loads under way. pump(count) is called after every `step` samples: stores that pass
 // the caches by cost little between loads that wait for memory.
 template <class Scalar, class Pump>
-void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBlock<Scalar>& block,
+void gather_losses(const Plan& plan, const WeightsByClass& by_class, LossBlock<Scalar>& block,
                    index_t step, Pump&& pump) {
     static constexpr Scalar zero{};
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
     // Every line of a short row will be wanted soon, whichever class is.
     const bool short_rows = class_stride == 1 && bytes_of<Scalar>(absolute(stride)) <= cache_line;
     const index_t far_ahead = short_rows ? block_size / 2 : block.count;
-    const double* const table = sample_weights.table();
+    const double* const table = by_class.table();
     plan.samples.for_each_run(block.first, block.count, [&](const Samples::Run& run) {
         const Scalar* sample = plan.pointer<const Scalar>(input) + run.offset[input];
         const index_t* of = block.classes + run.begin;
@@ -79,7 +79,8 @@ void gather_losses(const Plan& plan, const SampleWeights& sample_weights, LossBl
         if (class_stride == 1) choose_weights(std::integral_constant<index_t, 1>());
         else choose_weights(class_stride);
     });
-    if (plan.weight && !table) sample_weights.load(block.classes, block.count, block.weights);
+    if (plan.weighs() && !table) by_class.load(block.classes, block.count, block.weights);
+    multiply_sample_weights(plan, block.first, block.count, block.classes, block.weights);
     for (index_t i = 0; i < block.count; ++i) block.losses[i] = -to_real(block.gathered[i]);
 }
 
@@ -132,11 +133,11 @@ void nll_loss_sweep(const Plan& plan, index_t first, index_t last, Partial& part
     struct Variables {
         Variables(const Plan& plan, index_t first, index_t last, Partial& partial)
             : writer(plan),
-              sample_weights(plan, last - first),
+              by_class(plan, last - first),
               part(plan.has(gradient) ? writer.block() : block_size),
               labels(plan, first, last, block_size / part * part, partial) {}
         OneHotWriter<Scalar> writer;
-        SampleWeights sample_weights;
+        WeightsByClass by_class;
         index_t part;
         LabelsAhead labels;
         LossBlock<Scalar> block;
@@ -155,15 +156,15 @@ void nll_loss_sweep(const Plan& plan, index_t first, index_t last, Partial& part
         block.classes = at.labels.classes();
         block.all_kept = kept == count && at.labels.next_all_kept();
         if (plan.has(input)) {
-            gather_losses(plan, at.sample_weights, block,
-                          writer.pending() ? gather_step : block_size,
+            gather_losses(plan, at.by_class, block, writer.pending() ? gather_step : block_size,
                           [&](index_t samples) { writer.pump(samples); });
             BlockRange<double> range;
-            if (plan.weight) range = add_weights(block.weights, count, partial);
+            if (plan.weighs()) range = add_weights(block.weights, count, partial);
             take_losses<Scalar>(plan, begin, count, block.losses,
-                                plan.weight ? block.weights : nullptr, range, partial);
-        } else if (plan.weight) {
-            at.sample_weights.load(block.classes, count, block.weights);
+                                plan.weighs() ? block.weights : nullptr, range, partial);
+        } else if (plan.weighs()) {
+            at.by_class.load(block.classes, count, block.weights);
+            multiply_sample_weights(plan, begin, count, block.classes, block.weights);
         }
         if (writes)
             for_each_block(0, count, at.part, [&](index_t first_of_part, index_t samples) {

@@ -48,7 +48,7 @@ inline index_t one_hot_block(const Plan& plan, index_t element_size) {
 template <class Scalar> class OneHotWriter {
 public:
     explicit OneHotWriter(const Plan& plan)
-        : plan_(plan), differ_((plan.weight || plan.has(grad_output)) && !plan.zero_gradient) {
+        : plan_(plan), differ_((plan.weighs() || plan.has(grad_output)) && !plan.zero_gradient) {
         if (!plan.has(gradient)) return;
         index_t inner;
         stretch_ = is_stretch(plan, inner) && plan.store != Store::entries_only;
@@ -110,7 +110,7 @@ private:
     void load_entries(index_t first, index_t count, const double* weights) {
         load_grad_output(plan_, first, count, grad_outputs_);
         for (index_t i = 0; i < count; ++i) {
-            const double weight = plan_.weight ? weights[i] : 1.0;
+            const double weight = plan_.weighs() ? weights[i] : 1.0;
             entries_[i] = from_double<Scalar>(0.0 - weight * grad_outputs_[i] / plan_.divisor);
         }
     }

@@ -8,8 +8,9 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 
 // Names the arrays of a call: those with a class axis, (N, C, d1, ..., dk), are input and gradient;
-// the others have target's shape. log_softmax writes its result where a gradient would be.
-enum Operand : int { input, target, losses, grad_output, gradient, operands };
+// the others have target's shape. log_softmax writes its result where a gradient would be. The
+// weights of samples come with the options.
+enum Operand : int { input, target, losses, grad_output, gradient, sample_weight, operands };
 
 constexpr bool has_class_axis(int operand) { return operand == input || operand == gradient; }
 

@@ -67,13 +67,14 @@ struct Plan {
 
     template <class T> T* pointer(Operand operand) const { return static_cast<T*>(data[operand]); }
     bool has(Operand operand) const { return data[operand] != nullptr; }
+    bool weighs() const { return weight || has(sample_weight); }
     double all_class_weights() const { return class_weight_sum + infinite_weight; }
     bool smooths() const { return label_smoothing != 0; }
 };
 
 // Collects what is found in a range of samples. Partials merge in any order with the same result.
 struct Partial {
-    ExactSum loss, weight;  // weight stays empty without class weights: then it is count
+    ExactSum loss, weight;  // weight stays empty without weights: then it is count
     index_t count = 0;      // kept samples
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
     index_t bad_sample = -1;

@@ -53,11 +53,31 @@ inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, Grain 
         c_order.strides[a] = std::exchange(stride, stride * c_order.shape[a]);
     Plan scan = plan;
     scan.weight = {};
+    scan.data[sample_weight] = nullptr;
     scan.samples = samples_of({nullptr, &target_array, &c_order, nullptr, nullptr}, 0, losses);
     Partial found;
     run_until_bad(scan, label_check(), scan.samples.count, {block_size, 1}, 1, options, found);
     if (found.bad_sample >= 0) throw_bad_label(scan, found);
     throw_bad_label(plan, known);  // another thread has mended the lowest since
+}
+
+// Throws for the first of the samples' own weights that no double is: see check_sample_weights.
+inline void require_sample_weights(const Plan& plan, const Array& target_array,
+                                   const Options& options) {
+    const DType dtype = plan.dtype[sample_weight];
+    if (!plan.has(sample_weight) || (dtype != DType::int64 && dtype != DType::uint64)) return;
+    const index_t count = plan.samples.count;
+    const int threads = count < min_parallel_samples ? 1 : parallel::limit(options.num_threads);
+    Partial found;
+    run_until_bad(plan, check_sample_weights, count, {block_size, 1}, threads, options, found);
+    if (found.bad_position == Partial().bad_position) return;
+    std::array<index_t, max_rank> coordinate;
+    for (int a = target_array.rank - 1; a >= 0; --a) {
+        coordinate[a] = found.bad_position % target_array.shape[a];
+        found.bad_position /= target_array.shape[a];
+    }
+    throw_beyond_doubles("sample_weight", coordinate.data(), target_array.rank, found.bad_label,
+                         dtype);
 }
 
 // Runs a kernel over all samples; on one thread unless it `pays`.

@@ -54,15 +54,15 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
     const auto sweep = [&]<class Loop>(void* scratch) {
         struct Variables {
             Variables(const Plan& plan, index_t samples, void* scratch)
-                : sample_weights(plan, samples), block(plan), loop(plan, space, scratch) {}
-            SampleWeights sample_weights;
+                : by_class(plan, samples), block(plan), loop(plan, space, scratch) {}
+            WeightsByClass by_class;
             SoftmaxBlock<Precision> block;
             Workspace<Scalar, Precision> space;
             Loop loop;
         };
         auto& at = construct_in<Variables>(partial.memory, plan, last - first, scratch);
         for_each_block(first, last, softmax_block(plan), [&](index_t begin, index_t count) {
-            if (!at.block.begin(begin, count, at.sample_weights, partial)) return;
+            if (!at.block.begin(begin, count, at.by_class, partial)) return;
             at.loop.cross_entropy(at.block);
             at.block.finish(partial);
         });
@@ -100,8 +100,8 @@ void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& p
 // calling thread serves that work, too.
 template <class Scalar, class Precision> struct SplitRows {
     SplitRows(const Plan& plan, void* memory)
-        : sample_weights(plan, 1), block(plan), loop(plan, sums, maxima, memory) {}
-    SampleWeights sample_weights;
+        : by_class(plan, 1), block(plan), loop(plan, sums, maxima, memory) {}
+    WeightsByClass by_class;
     SoftmaxBlock<Precision> block;
     ExpSum sums[max_chunks_held];
     Pivot maxima[max_chunks_held];
@@ -112,7 +112,7 @@ template <class Scalar, class Precision>
 void cross_entropy_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
     const auto at = std::make_unique<SplitRows<Scalar, Precision>>(plan, partial.memory);
     for (index_t sample = first; sample < last; ++sample) {
-        if (!at->block.begin(sample, 1, at->sample_weights, partial)) continue;
+        if (!at->block.begin(sample, 1, at->by_class, partial)) continue;
         at->loop.cross_entropy(at->block);
         at->block.finish(partial);
     }

@@ -28,17 +28,21 @@ public:
     explicit SoftmaxBlock(const Plan& plan) : plan_(plan) {}
 
     // Loads the labels, weights and scales of samples [begin, begin + count). Returns false if a
-    // label is bad. `sample_weights` is of the plan.
-    bool begin(index_t begin, index_t samples, const SampleWeights& sample_weights,
-               Partial& partial) {
+    // label is bad. `by_class` is of the plan.
+    bool begin(index_t begin, index_t samples, const WeightsByClass& by_class, Partial& partial) {
         first = begin;
         count = samples;
         const index_t kept = load_classes(plan_, begin, count, classes, partial);
         if (kept < 0) return false;
         partial.count += kept;
         ignores = kept < count || plan_.zero_gradient;
-        if (plan_.weight) {
-            sample_weights.load(classes, count, weights);
+        if (plan_.weighs()) {
+            by_class.load(classes, count, weights);
+            if (plan_.has(sample_weight) && plan_.smooths()) {
+                std::copy_n(weights, count, class_weights);
+                load_sample_weights(plan_, begin, count, classes, sample_weights);
+            }
+            multiply_sample_weights(plan_, begin, count, classes, weights);
             weights_range_ = add_weights(weights, count, partial);
         }
         load_scales();
@@ -47,20 +51,32 @@ public:
     }
     // Writes or adds the losses of the block.
     void finish(Partial& partial) {
-        const bool weighs = plan_.weight && !plan_.smooths();  // smoothed losses have theirs
-        take_losses<double>(plan_, first, count, losses, weighs ? weights : nullptr, weights_range_,
-                            partial);
+        if (!plan_.smooths())
+            return take_losses<double>(plan_, first, count, losses,
+                                       plan_.weighs() ? weights : nullptr, weights_range_, partial);
+        // Smoothed losses have the weights of classes.
+        if (!plan_.has(sample_weight))
+            return take_losses<double>(plan_, first, count, losses, nullptr, {}, partial);
+        pad(sample_weights, count);
+        take_losses<double>(plan_, first, count, losses, sample_weights,
+                            block_range(sample_weights, count), partial);
     }
 
     index_t first = 0, count = 0;
     bool ignores = false;  // a sample
     alignas(cache_line) index_t classes[block_size];
     alignas(cache_line) double weights[block_size];
+    // For label smoothing of samples that have weights of their own: the factors of `weights`.
+    alignas(cache_line) double class_weights[block_size], sample_weights[block_size];
     alignas(cache_line) double losses[block_size];
     // Hold the GradScale of each sample.
     alignas(cache_line) Scale target_scale[block_size], smoothing_scale[block_size];
     alignas(cache_line) Scale total_scale[block_size];
 
+    // Returns what the losses of a sample's classes are weighted with.
+    double class_weight(index_t i) const {
+        return plan_.has(sample_weight) ? class_weights[i] : weights[i];
+    }
     GradScale<Scale> scale(index_t i) const {
         return {target_scale[i], smoothing_scale[i], total_scale[i]};
     }
@@ -68,14 +84,16 @@ public:
 private:
     void load_scales() {
         // Scales that are alike serve for all blocks that are not larger.
-        const bool alike = !plan_.weight && !plan_.has(grad_output);
+        const bool alike = !plan_.weighs() && !plan_.has(grad_output);
         if (alike && count <= scaled_) return;
-        if (!plan_.weight) std::fill_n(weights, count, 1.0);
+        if (!plan_.weighs()) std::fill_n(weights, count, 1.0);
         scaled_ = alike ? count : 0;
         if (!plan_.has(gradient)) return;
         load_grad_output(plan_, first, count, grad_outputs_);
         for (index_t i = 0; i < count; ++i) {
-            const auto scale = grad_scale_of<Scale>(plan_, grad_outputs_[i], weights[i]);
+            const bool own = plan_.smooths() && plan_.has(sample_weight);
+            const auto scale = grad_scale_of<Scale>(plan_, grad_outputs_[i], weights[i],
+                                                    own ? sample_weights[i] : 1.0);
             target_scale[i] = scale.target;
             smoothing_scale[i] = scale.smoothing;
             total_scale[i] = scale.total;
@@ -89,14 +107,15 @@ private:
 };
 
 // Return bounds, at least 1, of what a loss is multiplied with: its weight; and a gradient's
-// softmax: its weight, times the gradient of its loss, over the divisor.
-inline double max_loss_scale(const Plan& plan) {
+// softmax: its weight, times the gradient of its loss, over the divisor. A bound of at most
+// `enough` need not be close.
+inline double max_loss_scale(const Plan& plan, double enough) {
     double max = 1;
     if (plan.weight)
         for_each_class_weight(plan, [&](double w) { max = std::max(max, std::fabs(w)); });
-    return max;
+    return max * std::max(1.0, max_sample_weight(plan, enough / max));
 }
-inline double max_grad_scale(const Plan& plan) {
+inline double max_grad_scale(const Plan& plan, double enough) {
     double max = std::max(1.0, std::fabs(plan.grad_output));
     if (plan.has(grad_output))
         for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
@@ -104,7 +123,8 @@ inline double max_grad_scale(const Plan& plan) {
             load_grad_output(plan, first, count, grad_outputs);
             for (index_t i = 0; i < count; ++i) max = std::max(max, std::fabs(grad_outputs[i]));
         });
-    return max_loss_scale(plan) * max / std::min(1.0, std::fabs(plan.divisor));
+    const double factor = max / std::min(1.0, std::fabs(plan.divisor));
+    return max_loss_scale(plan, enough / factor) * factor;
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -102,8 +102,8 @@ public:
     Gradient gradient_of(Scalar* to, const ExpSum& sum, const SoftmaxBlock<Precision>& block,
                          index_t i) const {
         const Scale inverse = inverse_sum<Scale>(sum.exp_pivot, sum.others);
-        const double entry = entry_at_target(plan_, block.scale(i), block.weights[i], sum.exp_pivot,
-                                             sum.others, inverse);
+        const double entry = entry_at_target(plan_, block.scale(i), block.class_weight(i),
+                                             sum.exp_pivot, sum.others, inverse);
         return {to, block.total_scale[i] * inverse, block.smoothing_scale[i], block.classes[i],
                 rounded_entry<Scalar>(entry)};
     }

@@ -40,7 +40,7 @@ public:
             ExpSum sum = sum_of(from, c / chunk_size);
             const Pivot pivot = row_.pivot_at(from, c);  // now it is in a cache
             row_.exclude_pivot(from, shift_, pivot, kept_, sum);
-            block.losses[i] = row_.loss_of(sum, pivot, shift_, block.weights[i]);
+            block.losses[i] = row_.loss_of(sum, pivot, shift_, block.class_weight(i));
             if (!to) return;
             const auto gradient = row_.gradient_of(to, sum, block, i);
             if (kept_) return defer(gradient);

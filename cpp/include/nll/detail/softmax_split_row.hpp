@@ -41,7 +41,7 @@ public:
         Row row(plan_, construct_in<Space>(memory_));
         const Pivot pivot = row.pivot_at(from_, c);
         row.exclude_pivot(from_, shift_, pivot, nullptr, sum);
-        block.losses[0] = row.loss_of(sum, pivot, shift_, block.weights[0]);
+        block.losses[0] = row.loss_of(sum, pivot, shift_, block.class_weight(0));
         if (!to_) return;
         const auto gradient = row.gradient_of(to_, sum, block, 0);
         for_each_chunk([&](Row& of_thread, index_t first, index_t classes) {

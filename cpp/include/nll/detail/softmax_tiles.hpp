@@ -58,8 +58,8 @@ public:
             for (index_t i = 0; i < count; ++i)
                 losses[i] = negative_log_softmax({center[i], log[i]}, pivot_[i]);
             for (index_t i = 0; i < count && plan_.smooths(); ++i)
-                losses[i] = smoothed_loss(plan_, losses[i], block.weights[first + i], smoothing_[i],
-                                          {center[i], log[i]}, shift_.shift(i));
+                losses[i] = smoothed_loss(plan_, losses[i], block.class_weight(first + i),
+                                          smoothing_[i], {center[i], log[i]}, shift_.shift(i));
             for (index_t i = 0; i < count && block.ignores; ++i)
                 losses[i] = targets[i] == ignored ? 0.0 : losses[i];
             if (plan_.has(gradient)) write_gradient(block, first);
@@ -293,8 +293,8 @@ private:
             const Scale inverse = inverse_sum<Scale>(exp_pivot_[i], others_[i]);
             softmax_scale[i] = block.total_scale[at + i] * inverse;
             entry[i] = rounded_entry<Scalar>(entry_at_target(plan_, block.scale(at + i),
-                                                             block.weights[at + i], exp_pivot_[i],
-                                                             others_[i], inverse));
+                                                             block.class_weight(at + i),
+                                                             exp_pivot_[i], others_[i], inverse));
         }
         std::fill(softmax_scale + tile_.count, softmax_scale + tile_.width, Scale{0});
         const index_t* targets = block.classes + at;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Class weights of any element type -> the doubles of classes, and of samples by their classes.
+// Weights of classes and of samples, of any element type -> the doubles of classes, and of samples.
 #pragma once
 
 #include "labels.hpp"
@@ -49,11 +49,11 @@ inline void load_finite_weights(const Plan& plan, index_t first, index_t count, 
         weights[c] = std::fabs(weights[c]) < infinity ? weights[c] : 0.0;
 }
 
-// Loads the weights of samples by their classes; 0 for ignored ones. Those of few classes are
-// looked up in a table of doubles.
-class SampleWeights {
+// Loads the weights that samples have by their classes; 0 for ignored ones. Those of few classes
+// are looked up in a table of doubles.
+class WeightsByClass {
 public:
-    SampleWeights(const Plan& plan, index_t samples)
+    WeightsByClass(const Plan& plan, index_t samples)
         : weight_(plan.weight),
           tabled_(plan.weight && plan.classes <= std::min(samples, max_tabled_classes)) {
         static_assert(ignored == -1);
@@ -65,9 +65,11 @@ public:
     // Returns the weights of classes [ignored, C), to be indexed by a class, or nullptr.
     const double* table() const { return tabled_ ? table_ + 1 : nullptr; }
 
-    // Loads `weights`, (count,), of samples of these classes, (count,).
+    // Loads `weights`, (count,), of samples of these classes, (count,); 1 without class weights.
     void load(const index_t* classes, index_t count, double* weights) const {
-        if (tabled_) {
+        if (!weight_) {
+            std::fill_n(weights, count, 1.0);
+        } else if (tabled_) {
             for (index_t i = 0; i < count; ++i) weights[i] = table()[classes[i]];
         } else if (weight_.size == 0) {
             std::fill_n(weights, count, 0.0);  // all are ignored
@@ -89,6 +91,48 @@ private:
     alignas(cache_line) double table_[1 + max_tabled_classes];
 };
 
+// Loads the samples' own weights, (count,), of samples [first, first + count); 0 for ignored ones.
+inline void load_sample_weights(const Plan& plan, index_t first, index_t count,
+                                const index_t* classes, double* weights) {
+    visit_real(plan.dtype[sample_weight], [&]<class T>() {
+        const T* from = plan.pointer<const T>(sample_weight);
+        plan.samples.for_each(sample_weight, first, count, [&](index_t i, index_t offset) {
+            weights[i] = classes[i] == ignored ? 0.0 : to_double(from[offset]);
+        });
+    });
+}
+// Multiplies weights, (count,), of samples [first, first + count) by their own, if the plan has
+// some; each product is rounded once.
+inline void multiply_sample_weights(const Plan& plan, index_t first, index_t count,
+                                    const index_t* classes, double* weights) {
+    if (!plan.has(sample_weight)) return;
+    visit_real(plan.dtype[sample_weight], [&]<class T>() {
+        const T* from = plan.pointer<const T>(sample_weight);
+        plan.samples.for_each(sample_weight, first, count, [&](index_t i, index_t offset) {
+            weights[i] = classes[i] == ignored ? 0.0 : weights[i] * to_double(from[offset]);
+        });
+    });
+}
+
+// Returns a bound of the magnitudes of all samples' own weights: that of their type, if it is at
+// most `enough`, or the largest there is. NaN counts as nothing, since no precision matters to it.
+inline double max_sample_weight(const Plan& plan, double enough) {
+    if (!plan.has(sample_weight)) return 1;
+    return visit_real(plan.dtype[sample_weight], [&]<class T>() {
+        double of_type = infinity;
+        if constexpr (std::same_as<T, float16>) of_type = 0x1p16;
+        else if constexpr (std::integral<T>) of_type = 0x1p64;
+        else if constexpr (!std::same_as<T, double>) of_type = 0x1p128;
+        if (of_type <= enough) return of_type;
+        double max = 0;
+        const T* from = plan.pointer<const T>(sample_weight);
+        plan.samples.for_each(sample_weight, 0, plan.samples.count, [&](index_t, index_t offset) {
+            max = std::max(max, std::fabs(to_double(from[offset])));
+        });
+        return max;
+    });
+}
+
 // Pads the weights of a block, (count,), with zeros and adds them to the partial's total. Returns
 // their range.
 inline BlockRange<double> add_weights(double* weights, index_t count, Partial& partial) {
@@ -104,8 +148,8 @@ inline BlockRange<double> add_weights(double* weights, index_t count, Partial& p
 // weight. It comes before anything is written.
 inline void check_labels(const Plan& plan, index_t first, index_t last, Partial& partial) {
     struct Variables {
-        Variables(const Plan& plan, index_t samples) : sample_weights(plan, samples) {}
-        SampleWeights sample_weights;
+        Variables(const Plan& plan, index_t samples) : by_class(plan, samples) {}
+        WeightsByClass by_class;
         alignas(cache_line) index_t classes[block_size];
         alignas(cache_line) double weights[block_size];
     };
@@ -114,9 +158,35 @@ inline void check_labels(const Plan& plan, index_t first, index_t last, Partial&
         const index_t kept = load_classes(plan, begin, count, at.classes, partial);
         if (kept < 0) return;
         partial.count += kept;
-        if (!plan.weight) return;
-        at.sample_weights.load(at.classes, count, at.weights);
+        if (!plan.weighs()) return;
+        at.by_class.load(at.classes, count, at.weights);
+        multiply_sample_weights(plan, begin, count, at.classes, at.weights);
         add_weights(at.weights, count, partial);
+    });
+}
+
+// Notes the first kept sample whose own weight is an integer that no double is, if the weights are
+// of 64 bits: its position, and its weight's bits as bad_label. It passes over bad labels.
+inline void check_sample_weights(const Plan& plan, index_t first, index_t last, Partial& partial) {
+    constexpr std::uint64_t limit = std::uint64_t{1} << 53;
+    struct Variables {
+        alignas(cache_line) index_t classes[block_size];
+    };
+    auto& at = construct_in<Variables>(partial.memory);
+    Partial of_labels;
+    const auto* from = plan.pointer<const std::uint64_t>(sample_weight);
+    for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
+        if (load_classes(plan, begin, count, at.classes, of_labels) < 0) return;
+        plan.samples.for_each(sample_weight, begin, count, [&](index_t i, index_t offset) {
+            const std::uint64_t bits = from[offset];
+            const bool negative = plan.dtype[sample_weight] == DType::int64 && bits >> 63;
+            if (at.classes[i] == ignored || (negative ? 0 - bits : bits) <= limit) return;
+            std::array<index_t, max_rank> coordinate;
+            const index_t place = position(plan.samples, begin + i, coordinate);
+            if (place >= partial.bad_position) return;
+            partial.bad_position = place;
+            partial.bad_label = bits;
+        });
     });
 }
 
