@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A weight for each sample: exact as the weights of classes are, in any dtype and layout, alone and together with them."""
+"""A weight for each sample is as exact as those of classes, in any dtype and layout, alone and together with them."""
 
 from __future__ import annotations
 
@@ -302,7 +302,9 @@ def test_micro_batches_with_one_divisor_have_the_bits_of_one_batch(rng):
     )
     parts = [slice(0, 7), slice(7, 50), slice(50, 96)]
     gradients = [
-        nll.cross_entropy_backward(1.0 / total_weight, logits[part], target[part], sample_weight=mask[part], reduction="sum")
+        nll.cross_entropy_backward(
+            1.0 / total_weight, logits[part], target[part], sample_weight=mask[part], reduction="sum"
+        )
         for part in parts
     ]
     np.testing.assert_allclose(np.concatenate(gradients), gradient, rtol=1e-6)

@@ -85,7 +85,7 @@ Loss nll_loss(const Call& call) { return run_nll_loss(kernels_of_call(call).nll_
 Loss cross_entropy(const Call& call) {
     return run_cross_entropy(kernels_of_call(call).cross_entropy, call);
 }
-void log_softmax(const Call& call) { run_log_softmax(kernels_of_call(call).log_softmax, call); }
+void softmax(const Call& call) { run_softmax_result(kernels_of_call(call).softmax, call); }
 
 }  // namespace NLL_HIDDEN detail
 

@@ -21,6 +21,7 @@ enum Name {
     dtype,
     return_total_weight,
     out,
+    keepdims,
     names
 };
 
@@ -30,7 +31,7 @@ inline py::handle spelled(Name name) {
         std::vector<py::handle> interned;
         for (const char* text : {"input", "target", "weight", "sample_weight", "ignore_index",
                                  "reduction", "axis", "index_base", "empty", "label_smoothing",
-                                 "grad_output", "dtype", "return_total_weight", "out"})
+                                 "grad_output", "dtype", "return_total_weight", "out", "keepdims"})
             interned.emplace_back(PyUnicode_InternFromString(text));
         return interned;
     }();

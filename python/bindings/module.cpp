@@ -201,7 +201,7 @@ py::object cross_entropy_value_and_grad(const Arguments& given) {
     return value_and_grad_of(detail::cross_entropy, given);
 }
 
-py::object log_softmax(const Arguments& given) {
+template <detail::SoftmaxResult what> py::object softmax(const Arguments& given) {
     Options options;
     options.num_threads = threads_of_context();
     Array from;
@@ -210,13 +210,43 @@ py::object log_softmax(const Arguments& given) {
         !read_out(given, result))
         return {};
     run(from, options, [&] {
-        detail::log_softmax({{&from, nullptr, nullptr, nullptr, &result.memory},
-                             options,
-                             1.0,
-                             true,
-                             result.is_new});
+        auto call = detail::call_of(from, result.memory, options, what);
+        call.fresh = result.is_new;
+        detail::softmax(call);
     });
     return result.returned;
+}
+
+// An axis that input does not have counts as not native: nll._arguments raises for it.
+py::object logsumexp(const Arguments& given) {
+    Options options;
+    options.num_threads = threads_of_context();
+    Array from;
+    bool keeps = false;
+    if (!read_floats(given[input], from) || !read(given[axis], options.axis) ||
+        !read(given[keepdims], keeps) || !read(given[dtype], options.dtype))
+        return {};
+    const index_t rank = from.rank;
+    const index_t class_axis = rank == 1 && options.axis == 1 ? 0
+                               : options.axis < 0             ? options.axis + rank
+                                                              : options.axis;
+    if (rank > 0 && (class_axis < 0 || class_axis >= rank)) return {};
+    std::vector<py::ssize_t> shape(from.shape.begin(), from.shape.begin() + from.rank);
+    std::vector<py::ssize_t> kept = shape;
+    if (rank > 0) {  // the core says so of 0 dimensions
+        shape.erase(shape.begin() + class_axis);
+        kept[static_cast<std::size_t>(class_axis)] = 1;
+    }
+    const py::dtype element = py::reinterpret_borrow<py::dtype>(
+        options.dtype ? given[dtype] : py::handle(proxy(given[input])->descr));
+    py::array result(element, std::move(shape));
+    Array to;
+    read(result, to);
+    run(from, options, [&] {
+        detail::softmax(detail::call_of(from, to, options, detail::SoftmaxResult::log_sum_exp));
+    });
+    if (!keeps) return to.rank == 0 ? result[py::tuple()].cast<py::object>() : result;
+    return result.reshape(std::move(kept));
 }
 
 }  // namespace
@@ -250,7 +280,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     define<cross_entropy_value_and_grad, in_place, input, target, weight, sample_weight,
            ignore_index, reduction, axis, index_base, empty, label_smoothing, grad_output,
            return_total_weight, out>(m, "cross_entropy_value_and_grad");
-    define<log_softmax, in_place, input, axis, out>(m, "log_softmax");
+    using detail::SoftmaxResult;
+    define<softmax<SoftmaxResult::softmax>, in_place, input, axis, out>(m, "softmax");
+    define<softmax<SoftmaxResult::log_softmax>, in_place, input, axis, out>(m, "log_softmax");
+    define<logsumexp, in_place, input, axis, keepdims, dtype>(m, "logsumexp");
 
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });

@@ -12,9 +12,11 @@ from .functional import (
     cross_entropy_backward,
     cross_entropy_value_and_grad,
     log_softmax,
+    logsumexp,
     nll_loss,
     nll_loss_backward,
     nll_loss_value_and_grad,
+    softmax,
 )
 from .modules import CrossEntropyLoss, NLLLoss
 
@@ -32,9 +34,11 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "log_softmax",
+    "logsumexp",
     "nll_loss",
     "nll_loss_backward",
     "nll_loss_value_and_grad",
     "num_threads",
     "set_num_threads",
+    "softmax",
 ]

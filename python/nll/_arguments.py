@@ -181,7 +181,7 @@ def as_num_threads(value: object) -> int:
 
 def as_axis(value: object, ndim: int) -> int:
     axis = as_integer("axis", value)
-    if not -(2**31) <= axis < 2**31:  # the core says it of smaller ones
+    if ndim > 0 and not -ndim <= axis < max(ndim, 2):  # 1 is the only axis of a 1-d input, too
         dimensions = f"{ndim} dimension" if ndim == 1 else f"{ndim} dimensions"
         raise np.exceptions.AxisError(f"axis {shown(axis)} is out of bounds for input with {dimensions}")
     return axis
@@ -263,9 +263,9 @@ def as_label_smoothing(value: object) -> float:
     return number
 
 
-def as_return_total_weight(value: object) -> bool:
+def as_flag(name: str, value: object) -> bool:
     if value is not None and not hasattr(type(value), "__bool__"):
-        raise TypeError(f"return_total_weight is {shown(value)}; it must be True or False")
+        raise TypeError(f"{name} is {shown(value)}; it must be True or False")
     return bool(value)
 
 
@@ -337,7 +337,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
     Parameters
     ----------
     given : dict
-        Arguments as the user gave them: of a loss, or input, axis and out of `log_softmax`.
+        Arguments as the user gave them: of a loss, of `softmax` or `log_softmax`, or of `logsumexp`.
     in_place : bool
         Whether `out` may be input itself.
 
@@ -369,6 +369,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
         native["dtype"] = as_dtype(given["dtype"])
     if "out" in given:
         native["out"] = as_out(given["out"], native, given, in_place=in_place)
-    if "return_total_weight" in given:
-        native["return_total_weight"] = as_return_total_weight(given["return_total_weight"])
+    for name in ("return_total_weight", "keepdims"):
+        if name in given:
+            native[name] = as_flag(name, given[name])
     return native

@@ -595,6 +595,51 @@ def cross_entropy_value_and_grad(
     )
 
 
+def softmax(
+    input,
+    *,
+    axis=1,
+    out=None,
+):
+    r"""Compute the softmax of logits, :math:`e^{x_c} / \sum_k e^{x_k}`.
+
+    Each value is within 0.51 ULP of the true one, for float64 within 4.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, d1, ..., dk) or (C,)
+        Logits in float16, bfloat16 (of ml_dtypes), float32 or float64, in any layout.
+    axis : int
+        The class axis. 1 is also the only axis of a 1-d input; negative axes count from the end.
+    out : ndarray, optional
+        Where to write the result: of input's shape and dtype. It may be input itself, or an array
+        of the same memory and strides; otherwise it must share no memory with input.
+
+    Returns
+    -------
+    ndarray
+        Probabilities, in input's memory order; `out` itself if it was given. +0 where the logit is
+        -inf; NaN in a sample with +inf, or with nothing but -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy` does. `out` is then as it was.
+
+    See Also
+    --------
+    log_softmax : Its logarithm: also of probabilities that are no number of the dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nll import softmax
+    >>> softmax(np.array([[0.0, np.log(3)]]))
+    array([[0.25, 0.75]])
+    """
+    return _core.softmax(input, axis, out)
+
+
 def log_softmax(
     input,
     *,
@@ -638,3 +683,51 @@ def log_softmax(
     array([[-1.38629436, -0.28768207]])
     """
     return _core.log_softmax(input, axis, out)
+
+
+def logsumexp(
+    input,
+    *,
+    axis=1,
+    keepdims=False,
+    dtype=None,
+):
+    r"""Compute the logarithm of the sum of exponentials of logits, :math:`\log \sum_c e^{x_c}`.
+
+    The largest logit and what the others add to it may cancel: the result is within 0.51 ULP of the
+    true value, for float64 within 4, in units of the last place of the larger of it and that logit.
+
+    Parameters
+    ----------
+    input : array_like, shape (N, C, d1, ..., dk) or (C,)
+        Logits in float16, bfloat16 (of ml_dtypes), float32 or float64, in any layout.
+    axis : int
+        The class axis. 1 is also the only axis of a 1-d input; negative axes count from the end.
+    keepdims : bool
+        Keep the class axis, with a length of 1.
+    dtype : dtype, optional
+        The result's dtype; input's unless given.
+
+    Returns
+    -------
+    ndarray, or NumPy scalar for a 1-d input without keepdims
+        Input's shape without the class axis. -inf where all logits are; +inf where one is; NaN
+        where one is NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy` does.
+
+    See Also
+    --------
+    log_softmax : The logits less this.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nll import logsumexp
+    >>> logsumexp(np.array([[0.0, np.log(3)], [1000.0, 1000.0]]))
+    array([   1.38629436, 1000.69314718])
+    """
+    return _core.logsumexp(input, axis, keepdims, dtype)

@@ -289,9 +289,31 @@ def cross_entropy_value_and_grad(
     return_total_weight: bool,
     out: Array | None = ...,
 ) -> tuple[Any, ...]: ...
+def softmax(
+    input: ArrayLike,
+    *,
+    axis: int = ...,
+    out: Array | None = ...,
+) -> Array: ...
 def log_softmax(
     input: ArrayLike,
     *,
     axis: int = ...,
     out: Array | None = ...,
 ) -> Array: ...
+@overload
+def logsumexp(
+    input: ArrayLike,
+    *,
+    axis: int = ...,
+    keepdims: Literal[True],
+    dtype: DTypeLike | None = ...,
+) -> Array: ...
+@overload
+def logsumexp(
+    input: ArrayLike,
+    *,
+    axis: int = ...,
+    keepdims: bool = ...,
+    dtype: DTypeLike | None = ...,
+) -> Losses: ...

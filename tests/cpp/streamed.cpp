@@ -48,6 +48,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
                 std::uint8_t{0});
     Plan forward({&input_array, &target_array, nullptr, nullptr, nullptr}, 1, options);
     Partial losses;
+    losses.memory = parallel::require_thread_memory();
     nll_loss_sweep<Scalar>(forward, 0, forward.samples.count, losses);
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed, &zeroed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
@@ -58,6 +59,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         if (memory == &zeroed) plan.store = Store::entries_only;
         plan.divisor = 3;
         Partial partial;
+        partial.memory = parallel::require_thread_memory();
         nll_loss_sweep<Scalar>(plan, 0, plan.samples.count, partial);
         CHECK(partial.bad_sample < 0 && partial.count == losses.count);
         if (with_losses)
@@ -69,7 +71,8 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     CHECK(plain.back() == 0xee &&
           (shift == 0 || plain.front() == 0xee));  // nothing beside it is touched
 
-    for (const bool with_gradient : {true, false}) {  // or log_softmax
+    for (const int what : {0, 1, 2}) {  // gradient, softmax, log_softmax
+        const bool with_gradient = what == 0;
         std::vector<std::uint8_t> softmax((size + 1) * sizeof(Scalar), 0xee),
             softmax_streamed(softmax);
         for (std::vector<std::uint8_t>* memory : {&softmax, &softmax_streamed}) {
@@ -78,13 +81,13 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
             Plan plan({&input_array, &target_array, nullptr, nullptr, &to}, 1, options);
             if (memory == &softmax_streamed) plan.store = Store::streamed;
             plan.divisor = 3;
+            plan.softmax_result = what == 1 ? SoftmaxResult::softmax : SoftmaxResult::log_softmax;
             Partial partial;
+            partial.memory = parallel::require_thread_memory();
             if (with_gradient)
                 cross_entropy_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count,
                                                                  partial);
-            else
-                log_softmax_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count,
-                                                               partial);
+            else softmax_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count, partial);
             CHECK(partial.bad_sample < 0 && partial.count == (with_gradient ? losses.count : 0));
         }
         CHECK(softmax == softmax_streamed);

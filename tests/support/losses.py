@@ -94,7 +94,9 @@ def assert_cross_entropy(
     assert_within_bound(gradient, exact.gradient, exact.gradient_scale)
     for result in (np.asarray(loss), gradient):
         assert not np.signbit(result[result == 0]).any(), "a zero is negative"
-    labels = {name: choices[name] for name in ("sample_weight", "ignore_index", "axis", "index_base") if name in choices}
+    labels = {
+        name: choices[name] for name in ("sample_weight", "ignore_index", "axis", "index_base") if name in choices
+    }
     assert_same_bits(total_weight, oracle.nll_loss(np.zeros_like(input), target, weight, **labels).total_weight)
     if reduction != "none" and dtype is None:
         assert_the_same_in_one_call(CROSS_ENTROPY, grad_output, input, target, weight, **choices)

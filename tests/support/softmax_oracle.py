@@ -250,3 +250,28 @@ def log_softmax(input: np.ndarray, *, axis: int = 1, arithmetic: Arithmetic = AR
     rows = rows_of(input, axis, arithmetic)
     values = -(rows.below + arithmetic.log1p(rows.rest)[:, None])
     return like_input(np.where(rows.undefined[:, None], arithmetic.real(np.nan), values), input, axis)
+
+
+def softmax(input: np.ndarray, *, axis: int = 1, arithmetic: Arithmetic = ARITHMETIC) -> np.ndarray:
+    rows = rows_of(input, axis, arithmetic)
+    values = rows.powers / (arithmetic.real(1.0) + rows.rest)[:, None]
+    return like_input(np.where(rows.undefined[:, None], arithmetic.real(np.nan), values), input, axis)
+
+
+class LogSumExp(NamedTuple):
+    value: np.ndarray  # of target's shape
+    scale: np.ndarray  # the larger of it and the largest logit
+
+
+def logsumexp(input: np.ndarray, *, axis: int = 1, arithmetic: Arithmetic = ARITHMETIC) -> LogSumExp:
+    """Its value: of undefined rows NaN where a logit is, else the largest logit."""
+    rows = rows_of(input, axis, arithmetic)
+    classes_last = np.moveaxis(input, 0 if input.ndim == 1 else axis, -1)
+    logits = classes_last.astype(np.float64).reshape(len(rows.rest), -1)
+    top = logits.max(1)  # NaN where there is one
+    finite = np.where(rows.undefined, 0.0, top)
+    value = arithmetic.real(finite) + arithmetic.log1p(rows.rest)
+    scale = np.maximum(np.abs(value), np.abs(arithmetic.real(finite)))
+    value = np.where(rows.undefined, arithmetic.real(top), value)
+    shape = classes_last.shape[:-1]
+    return LogSumExp(value.reshape(shape), scale.reshape(shape))

@@ -17,7 +17,8 @@
 //            for nll_loss, of the losses in double for cross_entropy. Both are added up without
 //            error and rounded once, so they have the same bits for any order, layout, and number
 //            of threads.
-// exactness  A loss and a gradient's entry of cross_entropy, and log_softmax, are within 0.51 ULP
+// exactness  A loss and a gradient's entry of cross_entropy, softmax and log_softmax are within
+// 0.51 ULP
 //            of the true value for float16, bfloat16 and float, and within 4 for double.
 //
 // Every function throws before it writes anything: std::invalid_argument for shapes, lengths and
@@ -39,22 +40,31 @@ namespace NLL_HIDDEN detail {
 #if defined(NLL_COMPILED)
 NLL_API Loss nll_loss(const Call& call);
 NLL_API Loss cross_entropy(const Call& call);
-NLL_API void log_softmax(const Call& call);
+NLL_API void softmax(const Call& call);
 template <class> Loss nll_loss_as(const Call& call) { return nll_loss(call); }
 template <class> Loss cross_entropy_as(const Call& call) { return cross_entropy(call); }
-template <class> void log_softmax_as(const Call& call) { log_softmax(call); }
+template <class> void softmax_as(const Call& call) { softmax(call); }
 #else
 template <class = void> Loss nll_loss(const Call& call);
 template <class = void> Loss cross_entropy(const Call& call);
-template <class = void> void log_softmax(const Call& call);
+template <class = void> void softmax(const Call& call);
 template <class Scalar> Loss nll_loss_as(const Call& call);
 template <class Scalar> Loss cross_entropy_as(const Call& call);
-template <class Scalar> void log_softmax_as(const Call& call);
+template <class Scalar> void softmax_as(const Call& call);
 #endif
 
 inline Options with_reduction_none(Options options) {
     options.reduction = Reduction::none;
     return options;
+}
+// Returns the call that computes a result of logits without labels.
+inline Call call_of(const Array& input, const Array& out, const Options& options,
+                    SoftmaxResult result) {
+    const bool of_samples = result == SoftmaxResult::log_sum_exp;
+    Call call{{&input, nullptr, nullptr, nullptr, nullptr}, options};
+    call.arrays[of_samples ? losses : gradient] = &out;
+    call.softmax_result = result;
+    return call;
 }
 template <class Scalar, class Gradient> void require_same_type() {
     static_assert(std::is_same_v<std::remove_const_t<Scalar>, Gradient>,
@@ -178,12 +188,33 @@ Loss cross_entropy_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1
         {{&from, &labels, nullptr, nullptr, &to}, options, grad_output});
 }
 
-// Writes log(softmax(input)) over the class axis into out, which may be input itself.
+// ---------------------------------------------------------------- softmax
+
+// Writes the softmax of logits over the class axis, e^x_c / Σ e^x, into out, which may be input
+// itself.
+template <class Scalar, int Rank, class Result>
+void softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options& options = {}) {
+    detail::require_same_type<Scalar, Result>();
+    const Array from(input), to(out);
+    detail::softmax_as<Result>(detail::call_of(from, to, options, detail::SoftmaxResult::softmax));
+}
+
+// Writes its logarithm, x_c - log Σ e^x, into out, which may be input itself.
 template <class Scalar, int Rank, class Result>
 void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options& options = {}) {
     detail::require_same_type<Scalar, Result>();
     const Array from(input), to(out);
-    detail::log_softmax_as<Result>({{&from, nullptr, nullptr, nullptr, &to}, options});
+    detail::softmax_as<Result>(
+        detail::call_of(from, to, options, detail::SoftmaxResult::log_softmax));
+}
+
+// Writes log Σ e^x of each sample into out, (N, d1, ..., dk), of any float type. Its terms may
+// cancel: the bound of its error is that of the largest logit.
+template <class Scalar, int Rank, class Result>
+void logsumexp(View<Scalar, Rank> input, View<Result, Rank - 1> out, const Options& options = {}) {
+    const Array from(input), to(out);
+    detail::softmax_as<std::remove_const_t<Scalar>>(
+        detail::call_of(from, to, options, detail::SoftmaxResult::log_sum_exp));
 }
 
 // ---------------------------------------------------------------- threads
@@ -238,8 +269,14 @@ NLL_ON_USE Loss cross_entropy_value_and_grad(const Array& input, const Array& ta
     return detail::cross_entropy(
         {{&input, &target, nullptr, nullptr, &grad_input}, options, grad_output});
 }
+NLL_ON_USE void softmax(const Array& input, const Array& out, const Options& options) {
+    detail::softmax(detail::call_of(input, out, options, detail::SoftmaxResult::softmax));
+}
 NLL_ON_USE void log_softmax(const Array& input, const Array& out, const Options& options) {
-    detail::log_softmax({{&input, nullptr, nullptr, nullptr, &out}, options});
+    detail::softmax(detail::call_of(input, out, options, detail::SoftmaxResult::log_softmax));
+}
+NLL_ON_USE void logsumexp(const Array& input, const Array& out, const Options& options) {
+    detail::softmax(detail::call_of(input, out, options, detail::SoftmaxResult::log_sum_exp));
 }
 
 #undef NLL_ON_USE

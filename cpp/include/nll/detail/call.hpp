@@ -71,7 +71,7 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Arra
 
 // Chooses the kernels whose precision a result of this dtype needs: exponentials that are taken as
 // nothing must not matter where they are scaled with up to `scale`. Smoothing's terms may cancel.
-inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, const Plan& plan,
+inline const SoftmaxKernels& kernels_for(const PrecisionKernels& kernels, const Plan& plan,
                                          DType dtype, double scale) {
     if (dtype == DType::float64 || !(scale < Single::max_scale)) return kernels.as_double;
     const bool own = dtype == plan.dtype[input] && scale < kernels.own_max_scale;
@@ -80,7 +80,7 @@ inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, con
 
 // The loss and the gradient come of one sweep where they need the same precision: neither depends
 // on whether the other is asked for.
-inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
+inline Loss run_cross_entropy(const PrecisionKernels& kernels, const Call& call) {
     return run_loss(call, [&](Plan& plan, DType dtype) {
         if (plan.smooths()) sum_class_weights(plan);
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
@@ -100,21 +100,27 @@ inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& ca
     });
 }
 
-inline void run_log_softmax(const SoftmaxKernels& kernels, const Call& call) {
+// Computes softmax, log_softmax or logsumexp: see Operand for where the result is.
+inline void run_softmax_result(const PrecisionKernels& kernels, const Call& call) {
     const DefaultFloatingPoint environment;
-    const Array &from = *call.arrays[input], &to = *call.arrays[gradient];
+    const Array& from = *call.arrays[input];
     const int axis = class_axis(call.options.axis, from.rank);
     check_sizes("input", from);
-    check_output(to, "input", from);
     check_options(call.options, from.shape[axis]);
-    Array no_target = from;  // of target's shape, but without memory
-    no_target.data = nullptr;
-    --no_target.rank;
+    Array of_samples = from;  // of target's shape, but without memory
+    of_samples.data = nullptr;
+    --of_samples.rank;
     std::copy(from.shape.begin() + axis + 1, from.shape.begin() + from.rank,
-              no_target.shape.begin() + axis);
-    std::fill_n(no_target.strides.begin(), no_target.rank, 0);
-    Plan plan({&from, &no_target, nullptr, nullptr, &to}, axis, call.options);
-    run_softmax(plan, kernels, no_target, call.fresh, call.options);
+              of_samples.shape.begin() + axis);
+    std::fill_n(of_samples.strides.begin(), of_samples.rank, 0);
+    if (call.arrays[gradient]) check_output(*call.arrays[gradient], "input", from);
+    else check_output(*call.arrays[losses], "a sample's number", of_samples);
+    Arrays arrays = call.arrays;
+    arrays[target] = &of_samples;
+    Plan plan(arrays, axis, call.options);
+    plan.softmax_result = call.softmax_result;
+    const DType dtype = arrays[losses] ? arrays[losses]->dtype : from.dtype;
+    run_softmax(plan, kernels_for(kernels, plan, dtype, 1), of_samples, call.fresh, call.options);
 }
 
 }  // namespace NLL_INSTRUCTION_SET
@@ -147,8 +153,8 @@ template <class Scalar> Loss nll_loss_as(const Call& call) {
 template <class Scalar> Loss cross_entropy_as(const Call& call) {
     return run_cross_entropy(cross_entropy_kernels_of<Scalar>(), call);
 }
-template <class Scalar> void log_softmax_as(const Call& call) {
-    run_log_softmax(log_softmax_kernels_of<Scalar>(), call);
+template <class Scalar> void softmax_as(const Call& call) {
+    run_softmax_result(softmax_kernels_of<Scalar>(), call);
 }
 
 // Returns the type of a call's elements.
@@ -163,8 +169,8 @@ template <class> Loss cross_entropy(const Call& call) {
     return visit_floating(dtype_of_call(call),
                           [&]<class Scalar>() { return cross_entropy_as<Scalar>(call); });
 }
-template <class> void log_softmax(const Call& call) {
-    visit_floating(dtype_of_call(call), [&]<class Scalar>() { log_softmax_as<Scalar>(call); });
+template <class> void softmax(const Call& call) {
+    visit_floating(dtype_of_call(call), [&]<class Scalar>() { softmax_as<Scalar>(call); });
 }
 
 #endif

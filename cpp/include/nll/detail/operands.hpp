@@ -8,14 +8,17 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 
 // Names the arrays of a call: those with a class axis, (N, C, d1, ..., dk), are input and gradient;
-// the others have target's shape. log_softmax writes its result where a gradient would be. The
-// weights of samples come with the options.
+// the others have target's shape. softmax and log_softmax write their results where a gradient
+// would be, logsumexp where losses would be. The weights of samples come with the options.
 enum Operand : int { input, target, losses, grad_output, gradient, sample_weight, operands };
 
 constexpr bool has_class_axis(int operand) { return operand == input || operand == gradient; }
 
 // Points at the arrays of a call; nullptr where an operand is not part of it.
 using Arrays = std::array<const Array*, operands>;
+
+// Names what is computed of logits without labels.
+enum class SoftmaxResult : std::uint8_t { softmax, log_softmax, log_sum_exp };
 
 struct Call {
     Arrays arrays;
@@ -25,6 +28,7 @@ struct Call {
     // Results go to memory that nobody has seen: losses may be written before all labels are
     // checked, and a gradient's is zeros.
     bool fresh = false;
+    SoftmaxResult softmax_result = SoftmaxResult::log_softmax;  // of a call without labels
 };
 
 }  // namespace NLL_HIDDEN detail

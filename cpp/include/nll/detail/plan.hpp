@@ -47,7 +47,8 @@ struct Plan {
     double label_smoothing;
     // For label smoothing: Σ of the finite weight[c], rounded once, and Σ of those that are not.
     double class_weight_sum = 0, infinite_weight = 0;
-    Team* team = nullptr;  // of a row that all threads share
+    SoftmaxResult softmax_result{};  // of a call without labels
+    Team* team = nullptr;            // of a row that all threads share
 
     // Arrays that are not part of the call are nullptr; input and gradient have classes on `axis`.
     Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
@@ -99,9 +100,9 @@ struct SoftmaxKernels {
     Kernel sweep, split_rows;
 };
 
-// Serve cross-entropy in the precision of its input, at least in single, and in double.
+// Serve results in the precision of the input, at least in single, and in double.
 // own_max_scale: a larger scale of a gradient needs more than its own precision.
-struct CrossEntropyKernels {
+struct PrecisionKernels {
     SoftmaxKernels own, as_single, as_double;
     double own_max_scale;
 };
@@ -109,8 +110,7 @@ struct CrossEntropyKernels {
 // Serve one input dtype.
 struct Kernels {
     Kernel nll_loss;
-    SoftmaxKernels log_softmax;
-    CrossEntropyKernels cross_entropy;
+    PrecisionKernels softmax, cross_entropy;
 };
 
 // Holds what is built for one instruction set. of: in the order of DType.

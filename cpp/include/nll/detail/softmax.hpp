@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The sweeps of cross-entropy and log_softmax over blocks of samples, and which loop serves which
-// shape:
+// The sweeps of cross-entropy, softmax, log_softmax and logsumexp over blocks of samples, and which
+// loop serves which shape:
 //
 //     rows        many classes of a sample side by side: one sample at a time
 //     tiles       few classes, or classes apart from each other: up to 128 samples at a time
@@ -76,9 +76,9 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
             scratch_of_block<Scalar>(plan, partial));
 }
 
-// Writes log_softmax of samples [first, last).
+// Writes the plan's softmax_result of samples [first, last).
 template <class Scalar, class Precision>
-void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
+void softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& partial) {
     const auto sweep = [&]<class Loop>(void* scratch) {
         struct Variables {
             Variables(const Plan& plan, void* scratch) : loop(plan, space, scratch) {}
@@ -87,10 +87,13 @@ void log_softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& p
         };
         Loop& loop = construct_in<Variables>(partial.memory, plan, scratch).loop;
         for_each_block(first, last, softmax_block(plan),
-                       [&](index_t begin, index_t count) { loop.log_softmax(begin, count); });
+                       [&](index_t begin, index_t count) { loop.softmax(begin, count); });
         loop.finish();
     };
-    if (by_rows(plan)) sweep.template operator()<SoftmaxRows<Scalar, Precision>>(nullptr);
+    if (by_rows(plan))
+        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
+            plan.softmax_result == SoftmaxResult::softmax ? scratch_of_row<Precision>(plan, partial)
+                                                          : nullptr);
     else
         sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
             scratch_of_block<Scalar>(plan, partial));
@@ -119,9 +122,9 @@ void cross_entropy_split_rows(const Plan& plan, index_t first, index_t last, Par
 }
 
 template <class Scalar, class Precision>
-void log_softmax_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
+void softmax_split_rows(const Plan& plan, index_t first, index_t last, Partial& partial) {
     const auto at = std::make_unique<SplitRows<Scalar, Precision>>(plan, partial.memory);
-    for (index_t sample = first; sample < last; ++sample) at->loop.log_softmax(sample);
+    for (index_t sample = first; sample < last; ++sample) at->loop.softmax(sample);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -108,6 +108,23 @@ public:
                 rounded_entry<Scalar>(entry)};
     }
 
+    // Returns what a row of softmax is made of: a gradient without a target.
+    static Gradient softmax_of(Scalar* to, const ExpSum& sum) {
+        return {to, inverse_sum<Scale>(sum.exp_pivot, sum.others)};
+    }
+    // Returns log Σ e^x, from that of a softmax; where there is none, what the largest logit says.
+    double log_sum_of_logits(const Scalar* from, const LogSumExp& log_sum) const {
+        const double sum = log_sum.center + log_sum.log;
+        if (sum == sum) return sum;
+        double max = -infinity;
+        for (index_t c = 0; c < plan_.classes; ++c) {
+            const double x = to_double(from[c * plan_.class_stride[input]]);
+            if (x != x) return x;
+            max = std::max(max, x);
+        }
+        return max;
+    }
+
     // Returns the exponentials of a chunk, (paired(classes),): those that were kept, or new ones.
     const Exp* exps_of(const Scalar* from, index_t first, index_t classes, const Shift& shift,
                        const Exp* kept) {

@@ -42,24 +42,26 @@ public:
             row_.exclude_pivot(from, shift_, pivot, kept_, sum);
             block.losses[i] = row_.loss_of(sum, pivot, shift_, block.class_weight(i));
             if (!to) return;
-            const auto gradient = row_.gradient_of(to, sum, block, i);
-            if (kept_) return defer(gradient);
-            for_each_chunk([&](index_t first, index_t classes) {
-                const Exp* exps = row_.exps_of(from, first, classes, shift_, nullptr);
-                row_.write_gradient(gradient, exps, first, classes);
-            });
+            write_or_defer(from, row_.gradient_of(to, sum, block, i));
         });
     }
-    void log_softmax(index_t begin, index_t count) {
-        for_each_row(begin, count, [&](index_t, const Scalar* from, Scalar* to) {
-            const Pivot max = row_.find_max(from, 0, plan_.classes);
-            ExpSum sum = sum_of(from, max.chunk);
-            row_.exclude_pivot(from, shift_, max, nullptr, sum);
+    // Writes the plan's softmax_result of samples [begin, begin + count), at most block_size.
+    void softmax(index_t begin, index_t count) {
+        double log_sums[block_size];
+        for_each_row(begin, count, [&](index_t i, const Scalar* from, Scalar* to) {
+            Pivot max;
+            ExpSum sum = sum_and_max_of(from, max);
+            row_.exclude_pivot(from, shift_, max, kept_, sum);
+            if (plan_.softmax_result == SoftmaxResult::softmax)
+                return write_or_defer(from, Row::softmax_of(to, sum));
             const LogSumExp log_sum = Row::log_sum_of(sum, max, shift_);
+            log_sums[i] = row_.log_sum_of_logits(from, log_sum);
+            if (!to) return;
             for_each_chunk([&](index_t first, index_t classes) {
                 row_.write_log_softmax(from, to, first, classes, log_sum);
             });
         });
+        if (plan_.has(losses)) write_losses(plan_, begin, count, log_sums);
     }
     // Writes what is left of the last gradient.
     void finish() {
@@ -81,6 +83,37 @@ private:
     }
     template <class Visit> void for_each_chunk(Visit&& visit) const {
         for_each_block(0, plan_.classes, chunk_size, visit);
+    }
+
+    // Returns the sums of all chunks, and the largest logit as the pivot.
+    ExpSum sum_and_max_of(const Scalar* from, Pivot& max) {
+        const auto sum = [&] {
+            ExpSum all;
+            max = {-infinity, 0};
+            for_each_chunk([&](index_t first, index_t classes) {
+                Exp* kept = kept_ ? kept_ + first : nullptr;
+                const ExpSum chunk =
+                    row_.sum_chunk(from, first, classes, shift_, kept, WriteDeferred{*this});
+                const Pivot of_chunk = row_.find_max(from, first, first + classes);
+                const bool larger = of_chunk.logit > max.logit;
+                if (larger) max = of_chunk;
+                add_chunk(all, chunk, larger);
+            });
+            return all;
+        };
+        return sum_with_valid_shift<Precision>(plan_.classes, shift_, sum, [&] {
+            return Row::shift_to(row_.find_max(from, 0, plan_.classes).logit);
+        });
+    }
+
+    // Writes a gradient, or softmax, from the exponentials that were kept, with the next row, or
+    // now from new ones.
+    void write_or_defer(const Scalar* from, const typename Row::Gradient& gradient) {
+        if (kept_) return defer(gradient);
+        for_each_chunk([&](index_t first, index_t classes) {
+            const Exp* exps = row_.exps_of(from, first, classes, shift_, nullptr);
+            row_.write_gradient(gradient, exps, first, classes);
+        });
     }
 
     // Writes the deferred gradient up to a class before the exponentials take its place.

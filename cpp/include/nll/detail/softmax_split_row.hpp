@@ -43,21 +43,26 @@ public:
         row.exclude_pivot(from_, shift_, pivot, nullptr, sum);
         block.losses[0] = row.loss_of(sum, pivot, shift_, block.class_weight(0));
         if (!to_) return;
-        const auto gradient = row.gradient_of(to_, sum, block, 0);
-        for_each_chunk([&](Row& of_thread, index_t first, index_t classes) {
-            const auto* exps = of_thread.exps_of(from_, first, classes, shift_, nullptr);
-            of_thread.write_gradient(gradient, exps, first, classes);
-        });
+        write_gradient(row.gradient_of(to_, sum, block, 0));
     }
-    void log_softmax(index_t sample) {
+    // Writes the plan's softmax_result of a sample.
+    void softmax(index_t sample) {
         find(sample);
         const Pivot max = find_max();
         ExpSum sum = sum_of(max.chunk);
-        Row(plan_, construct_in<Space>(memory_)).exclude_pivot(from_, shift_, max, nullptr, sum);
+        Row of_caller(plan_, construct_in<Space>(memory_));
+        of_caller.exclude_pivot(from_, shift_, max, nullptr, sum);
         const LogSumExp log_sum = Row::log_sum_of(sum, max, shift_);
-        for_each_chunk([&](Row& row, index_t first, index_t classes) {
-            row.write_log_softmax(from_, to_, first, classes, log_sum);
-        });
+        if (plan_.softmax_result == SoftmaxResult::log_sum_exp) {
+            const double log_sum_exp = of_caller.log_sum_of_logits(from_, log_sum);
+            write_losses(plan_, sample, 1, &log_sum_exp);
+        } else if (plan_.softmax_result == SoftmaxResult::softmax) {
+            write_gradient(Row::softmax_of(to_, sum));
+        } else {
+            for_each_chunk([&](Row& row, index_t first, index_t classes) {
+                row.write_log_softmax(from_, to_, first, classes, log_sum);
+            });
+        }
     }
 
 private:
@@ -89,6 +94,13 @@ private:
     }
     template <class Visit> void for_each_chunk(const Visit& visit) {
         for_each_chunk(0, chunks(), visit);
+    }
+
+    void write_gradient(const typename Row::Gradient& gradient) {
+        for_each_chunk([&](Row& row, index_t first, index_t classes) {
+            const auto* exps = row.exps_of(from_, first, classes, shift_, nullptr);
+            row.write_gradient(gradient, exps, first, classes);
+        });
     }
 
     Pivot find_max() {

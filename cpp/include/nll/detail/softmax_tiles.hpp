@@ -51,7 +51,7 @@ public:
     void cross_entropy(SoftmaxBlock<Precision>& block) {
         for_each_tile(block.first, block.count, [&](index_t first, index_t count) {
             const index_t* targets = block.classes + first;
-            softmax(targets, block.ignores);
+            sum_up(targets, block.ignores);
             alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
             take_log_sums(center, log);
             double* losses = block.losses + first;
@@ -65,11 +65,15 @@ public:
             if (plan_.has(gradient)) write_gradient(block, first);
         });
     }
-    void log_softmax(index_t begin, index_t count) {
+    // Writes the plan's softmax_result of samples [begin, begin + count).
+    void softmax(index_t begin, index_t count) {
         for_each_tile(begin, count, [&](index_t, index_t samples) {
-            softmax(nullptr, false);
+            sum_up(nullptr, false);
+            if (plan_.softmax_result == SoftmaxResult::softmax) return write_softmax();
             alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
             take_log_sums(center, log);
+            if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
+                return write_log_sums(center, log);
             for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
                 const auto [to, pitch] = writer_.place_tile(tile_, first);
                 for (index_t c = 0; c < classes; ++c)
@@ -110,11 +114,11 @@ private:
             visit(first, count);
         });
     }
-    // ------------------------------------------------------------ the softmax of a tile
+    // ------------------------------------------------------------ the sums of a tile
 
     // Computes the sums of each sample. targets: (count,), or nullptr: then the largest logits are
     // the pivots. Where a tile holds all classes, their exponentials are kept.
-    void softmax(const index_t* targets, bool ignores) {
+    void sum_up(const index_t* targets, bool ignores) {
         std::fill_n(pivot_, tile_.width, Real{0});
         std::fill_n(pivot_chunk_of_, tile_.width, index_t{0});
         if (targets) load_pivots(targets, ignores);
@@ -284,6 +288,33 @@ private:
             center[i] = log_sum.center;
             log[i] = log_sum.log;
         }
+    }
+    void write_softmax() {
+        alignas(cache_line) Scale scale[max_tile_samples];
+        for (index_t i = 0; i < tile_.width; ++i)
+            scale[i] = inverse_sum<Scale>(exp_pivot_[i], others_[i]);
+        for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
+            if (!whole_) compute_exps(classes);
+            const auto [to, pitch] = writer_.place_tile(tile_, first);
+            scale_tile(space_.exps, classes, tile_.width, pitch_, scale, to, pitch);
+            writer_.commit_tile(tile_, first, classes, {to, pitch});
+        });
+    }
+    // Writes log Σ e^x; where there is no softmax, what the largest logit says.
+    void write_log_sums(const double* center, double* log) {
+        for (index_t i = 0; i < tile_.count; ++i) {
+            log[i] += center[i];
+            if (log[i] == log[i]) continue;
+            log[i] = static_cast<double>(pivot_[i]);
+            plan_.samples.for_each(input, tile_.begin + i, 1, [&](index_t, index_t offset) {
+                const Scalar* from = plan_.pointer<const Scalar>(input) + offset;
+                for (index_t c = 0; c < plan_.classes; ++c) {
+                    const double x = to_double(from[c * plan_.class_stride[input]]);
+                    if (x != x) log[i] = x;
+                }
+            });
+        }
+        write_losses(plan_, tile_.begin, tile_.count, log);
     }
     // Writes the gradient of this tile, whose samples are those of the block from `at` on.
     void write_gradient(const SoftmaxBlock<Precision>& block, index_t at) {
