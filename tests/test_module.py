@@ -26,7 +26,7 @@ from support.samples import random_input, random_target, random_weight
 
 VALUE_AND_GRAD = [nll.nll_loss_value_and_grad, nll.cross_entropy_value_and_grad]
 FUNCTIONS = [nll.nll_loss, nll.nll_loss_backward, nll.cross_entropy, nll.cross_entropy_backward, *VALUE_AND_GRAD]
-FUNCTIONS += [nll.log_softmax]
+FUNCTIONS += [nll.softmax, nll.log_softmax, nll.logsumexp]
 LOSS_OBJECTS = [nll.NLLLoss, nll.CrossEntropyLoss]
 CALLABLES = [*FUNCTIONS, *LOSS_OBJECTS]
 THREADS = [nll.get_num_threads, nll.set_num_threads, nll.num_threads]
@@ -109,7 +109,7 @@ def test_loss_object_has_the_keywords_of_the_function(loss, rng):
     assert value.dtype == np.float64
     assert total_weight == 20
     function, bound = (inspect.signature(f).parameters for f in (loss.value, loss.bound))
-    assert bound.keys() == function.keys() - {"input", "target"}
+    assert bound.keys() == function.keys() - {"input", "target", "sample_weight"}
     for name, parameter in bound.items():
         assert parameter.default == function[name].default
         assert parameter.kind == function[name].kind
@@ -167,6 +167,7 @@ def test_defaults(loss):
     smoothing = {"label_smoothing": 0.0} if loss is CROSS_ENTROPY else {}
     assert defaults == smoothing | {
         "weight": None,
+        "sample_weight": None,
         "ignore_index": -100,
         "reduction": "mean",
         "axis": 1,

@@ -116,8 +116,9 @@ def as_target(value: object, input: Array) -> Array:
             rule += "; a mask belongs into target by ignore_index"
         elif array.ndim and array.shape == input.shape:
             rule += (
-                ", one for all classes of a sample: those of one-hot rows are target.argmax(axis), with "
-                "input's class axis; probabilities of classes are not taken"
+                ", one for all classes of a sample: those of one-hot rows are "
+                "target.argmax(axis), with input's class axis; probabilities of classes are not "
+                "taken"
             )
         raise TypeError(f"target has dtype {array.dtype}; {rule}")
     return array
@@ -183,7 +184,8 @@ def as_axis(value: object, ndim: int) -> int:
     axis = as_integer("axis", value)
     if ndim > 0 and not -ndim <= axis < max(ndim, 2):  # 1 is the only axis of a 1-d input, too
         dimensions = f"{ndim} dimension" if ndim == 1 else f"{ndim} dimensions"
-        raise np.exceptions.AxisError(f"axis {shown(axis)} is out of bounds for input with {dimensions}")
+        problem = f"out of bounds for input with {dimensions}"
+        raise np.exceptions.AxisError(f"axis {shown(axis)} is {problem}")
     return axis
 
 
@@ -192,7 +194,8 @@ def as_ignore_index(value: object) -> int | None:
         return None
     integer = as_integer("ignore_index", value)
     if not -(2**63) <= integer < 2**64:
-        raise ValueError(f"ignore_index is {shown(integer)}, outside [-2^63, 2^64): no label can be that")
+        rule = "outside [-2^63, 2^64): no label can be that"
+        raise ValueError(f"ignore_index is {shown(integer)}, {rule}")
     return integer
 
 
@@ -269,11 +272,17 @@ def as_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def as_out(out: object, others: dict[str, Any], given: dict[str, Any], *, in_place: bool) -> Array | None:
+def as_out(
+    out: object,
+    others: dict[str, Any],
+    given: dict[str, Any],
+    *,
+    in_place: bool,
+) -> Array | None:
     """The memory of `out`, if it can be written like input, and shares none with other arguments.
 
-    In place, it may be that of input, element by element. `given` has the arguments before they were
-    converted: memory that was copied is another argument's, too.
+    In place, it may be that of input, element by element. `given` has the arguments before they
+    were converted: memory that was copied is another argument's, too.
     """
     if out is None:
         return None
@@ -337,7 +346,7 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
     Parameters
     ----------
     given : dict
-        Arguments as the user gave them: of a loss, of `softmax` or `log_softmax`, or of `logsumexp`.
+        Arguments as the user gave them: of a loss, `softmax`, `log_softmax` or `logsumexp`.
     in_place : bool
         Whether `out` may be input itself.
 

@@ -190,7 +190,17 @@ def nll_loss_backward(
            [ 0. ,  0. , -0.5]])
     """
     return _core.nll_loss_backward(
-        grad_output, input, target, weight, sample_weight, ignore_index, reduction, axis, index_base, empty, out
+        grad_output,
+        input,
+        target,
+        weight,
+        sample_weight,
+        ignore_index,
+        reduction,
+        axis,
+        index_base,
+        empty,
+        out,
     )
 
 

@@ -89,7 +89,8 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"], choices["return_total_weight"]
-        return self._functions.backward(grad_output, input, target, sample_weight=sample_weight, **choices, out=out)
+        choices["sample_weight"] = sample_weight
+        return self._functions.backward(grad_output, input, target, **choices, out=out)
 
     def value_and_grad(
         self,
@@ -118,7 +119,8 @@ class BoundLoss:
         """
         choices = dict(vars(self))
         del choices["dtype"]
-        return self._functions.value_and_grad(input, target, sample_weight=sample_weight, **choices, out=out)
+        choices["sample_weight"] = sample_weight
+        return self._functions.value_and_grad(input, target, **choices, out=out)
 
 
 @dataclass(frozen=True, eq=False)
