@@ -7,5 +7,6 @@ except ImportError:
     import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
 
 if interpreters.get_current() != interpreters.get_main():
-    rule = "it serves the main interpreter of a process alone"
-    raise ImportError(f"nll was imported in a sub-interpreter; {rule}")
+    raise ImportError(
+        "nll was imported in a sub-interpreter; it serves the main interpreter of a process alone",
+    )
