@@ -217,7 +217,8 @@ template <detail::SoftmaxResult what> py::object softmax(const Arguments& given)
     return result.returned;
 }
 
-// An axis that input does not have counts as not native: nll._arguments raises for it.
+// An axis that input does not have counts as not native, and a result with more digits than input:
+// nll._arguments raises for the one, and converts input for the other.
 py::object logsumexp(const Arguments& given) {
     Options options;
     options.num_threads = threads_of_context();
@@ -225,6 +226,9 @@ py::object logsumexp(const Arguments& given) {
     bool keeps = false;
     if (!read_floats(given[input], from) || !read(given[axis], options.axis) ||
         !read(given[keepdims], keeps) || !read(given[dtype], options.dtype))
+        return {};
+    const DType wanted = options.dtype.value_or(from.dtype);
+    if (wanted != from.dtype && (size_of(from.dtype) == 2 || size_of(wanted) > size_of(from.dtype)))
         return {};
     const index_t rank = from.rank;
     const index_t class_axis = rank == 1 && options.axis == 1 ? 0

@@ -230,6 +230,13 @@ def as_dtype(value: object) -> np.dtype[Any] | None:
     return native
 
 
+def with_digits_for(dtype: np.dtype[Any], input: Array) -> Array:
+    """Input in a dtype in which as many digits are computed as the result's dtype has."""
+    if dtype == input.dtype or (input.itemsize > 2 and dtype.itemsize <= input.itemsize):
+        return input
+    return input.astype(np.promote_types(dtype, np.float32), copy=False)
+
+
 def as_number(name: str, value: object) -> float:
     """A real number: of Python, a NumPy scalar, or an array without dimensions."""
     if isinstance(value, float):
@@ -376,6 +383,8 @@ def as_native(given: dict[str, Any], in_place: bool) -> dict[str, Any]:
         native["grad_output"] = as_grad_output(given["grad_output"], of_samples=of_samples)
     if "dtype" in given:
         native["dtype"] = as_dtype(given["dtype"])
+    if not is_loss and native.get("dtype") is not None:
+        native["input"] = with_digits_for(native["dtype"], array)
     if "out" in given:
         native["out"] = as_out(given["out"], native, given, in_place=in_place)
     for name in ("return_total_weight", "keepdims"):

@@ -716,7 +716,7 @@ def logsumexp(
     keepdims : bool
         Keep the class axis, with a length of 1.
     dtype : dtype, optional
-        The result's dtype; input's unless given.
+        The result's dtype; input's unless given. For one with more digits, input is converted.
 
     Returns
     -------

@@ -208,8 +208,8 @@ void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options
         detail::call_of(from, to, options, detail::SoftmaxResult::log_softmax));
 }
 
-// Writes log Σ e^x of each sample into out, (N, d1, ..., dk), of any float type. Its terms may
-// cancel: the bound of its error is that of the largest logit.
+// Writes log Σ e^x of each sample into out, (N, d1, ..., dk), of input's type or a narrower one.
+// Its terms may cancel: the bound of its error is that of the largest logit.
 template <class Scalar, int Rank, class Result>
 void logsumexp(View<Scalar, Rank> input, View<Result, Rank - 1> out, const Options& options = {}) {
     const Array from(input), to(out);

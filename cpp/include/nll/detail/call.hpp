@@ -71,7 +71,7 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Arra
 
 // Chooses the kernels whose precision a result of this dtype needs: exponentials that are taken as
 // nothing must not matter where they are scaled with up to `scale`. Smoothing's terms may cancel.
-inline const SoftmaxKernels& kernels_for(const PrecisionKernels& kernels, const Plan& plan,
+inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, const Plan& plan,
                                          DType dtype, double scale) {
     if (dtype == DType::float64 || !(scale < Single::max_scale)) return kernels.as_double;
     const bool own = dtype == plan.dtype[input] && scale < kernels.own_max_scale;
@@ -80,7 +80,7 @@ inline const SoftmaxKernels& kernels_for(const PrecisionKernels& kernels, const 
 
 // The loss and the gradient come of one sweep where they need the same precision: neither depends
 // on whether the other is asked for.
-inline Loss run_cross_entropy(const PrecisionKernels& kernels, const Call& call) {
+inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
     return run_loss(call, [&](Plan& plan, DType dtype) {
         if (plan.smooths()) sum_class_weights(plan);
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
@@ -101,7 +101,7 @@ inline Loss run_cross_entropy(const PrecisionKernels& kernels, const Call& call)
 }
 
 // Computes softmax, log_softmax or logsumexp: see Operand for where the result is.
-inline void run_softmax_result(const PrecisionKernels& kernels, const Call& call) {
+inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) {
     const DefaultFloatingPoint environment;
     const Array& from = *call.arrays[input];
     const int axis = class_axis(call.options.axis, from.rank);
@@ -114,13 +114,12 @@ inline void run_softmax_result(const PrecisionKernels& kernels, const Call& call
               of_samples.shape.begin() + axis);
     std::fill_n(of_samples.strides.begin(), of_samples.rank, 0);
     if (call.arrays[gradient]) check_output(*call.arrays[gradient], "input", from);
-    else check_output(*call.arrays[losses], "a sample's number", of_samples);
+    else check_log_sums(*call.arrays[losses], of_samples);
     Arrays arrays = call.arrays;
     arrays[target] = &of_samples;
     Plan plan(arrays, axis, call.options);
     plan.softmax_result = call.softmax_result;
-    const DType dtype = arrays[losses] ? arrays[losses]->dtype : from.dtype;
-    run_softmax(plan, kernels_for(kernels, plan, dtype, 1), of_samples, call.fresh, call.options);
+    run_softmax(plan, kernels, of_samples, call.fresh, call.options);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

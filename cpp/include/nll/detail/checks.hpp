@@ -114,6 +114,15 @@ inline void check_output(const Array& array, const char* like_name, const Array&
                                         ": elements that share memory cannot be written");
 }
 
+// Refuses an array for logsumexp of logits, (N, C, d1, ..., dk) without their class axis, whose
+// type has more digits than they are computed to.
+inline void check_log_sums(const Array& out, const Array& of_samples) {
+    check_output(out, "a number of each sample", of_samples);
+    const DType own = of_samples.dtype;
+    if (out.dtype != own && (size_of(own) == 2 || size_of(out.dtype) > size_of(own)))
+        throw std::invalid_argument("out has another type than input, and not a narrower one");
+}
+
 // ---------------------------------------------------------------- options
 
 // Names an integer weight, at these coordinates, (rank,), that a double would round.

@@ -17,24 +17,17 @@ using PrecisionOf =
 template <class Scalar>
 using AtLeastSingle = std::conditional_t<std::same_as<Scalar, double>, Double, Single>;
 
-// Returns kernels<Precision>() of the precisions that results of inputs of a type may need.
-template <class Scalar, class KernelsOf>
-constexpr PrecisionKernels precision_kernels_of(KernelsOf kernels) {
-    using Own = PrecisionOf<Scalar>;
-    return {kernels.template operator()<Own>(),
-            kernels.template operator()<AtLeastSingle<Scalar>>(),
-            kernels.template operator()<Double>(), Own::max_scale};
+template <class Scalar, class Precision> constexpr SoftmaxKernels cross_entropy_kernels_as() {
+    return {cross_entropy_sweep<Scalar, Precision>, cross_entropy_split_rows<Scalar, Precision>};
 }
-template <class Scalar> constexpr PrecisionKernels cross_entropy_kernels_of() {
-    return precision_kernels_of<Scalar>([]<class Precision>() -> SoftmaxKernels {
-        return {cross_entropy_sweep<Scalar, Precision>,
-                cross_entropy_split_rows<Scalar, Precision>};
-    });
+template <class Scalar> constexpr CrossEntropyKernels cross_entropy_kernels_of() {
+    return {cross_entropy_kernels_as<Scalar, PrecisionOf<Scalar>>(),
+            cross_entropy_kernels_as<Scalar, AtLeastSingle<Scalar>>(),
+            cross_entropy_kernels_as<Scalar, Double>(), PrecisionOf<Scalar>::max_scale};
 }
-template <class Scalar> constexpr PrecisionKernels softmax_kernels_of() {
-    return precision_kernels_of<Scalar>([]<class Precision>() -> SoftmaxKernels {
-        return {softmax_sweep<Scalar, Precision>, softmax_split_rows<Scalar, Precision>};
-    });
+template <class Scalar> constexpr SoftmaxKernels softmax_kernels_of() {
+    using Precision = PrecisionOf<Scalar>;
+    return {softmax_sweep<Scalar, Precision>, softmax_split_rows<Scalar, Precision>};
 }
 
 template <class Scalar> constexpr Kernels kernels_of() {

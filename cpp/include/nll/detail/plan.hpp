@@ -100,9 +100,9 @@ struct SoftmaxKernels {
     Kernel sweep, split_rows;
 };
 
-// Serve results in the precision of the input, at least in single, and in double.
+// Serve cross-entropy in the precision of its input, at least in single, and in double.
 // own_max_scale: a larger scale of a gradient needs more than its own precision.
-struct PrecisionKernels {
+struct CrossEntropyKernels {
     SoftmaxKernels own, as_single, as_double;
     double own_max_scale;
 };
@@ -110,7 +110,8 @@ struct PrecisionKernels {
 // Serve one input dtype.
 struct Kernels {
     Kernel nll_loss;
-    PrecisionKernels softmax, cross_entropy;
+    SoftmaxKernels softmax;  // in the precision of its input
+    CrossEntropyKernels cross_entropy;
 };
 
 // Holds what is built for one instruction set. of: in the order of DType.
