@@ -99,11 +99,13 @@ class LossOperator(OpRun):
     ) -> None:
         super().__init__(onnx_node, run_params, schema)
         opset = run_params["opsets"][self.op_domain]
-        self.version = onnx.defs.get_schema(type(self).__name__, opset, self.op_domain)
-        self.dtypes = {
+        version = onnx.defs.get_schema(onnx_node.op_type, opset, self.op_domain)
+        self.version = f"{version.name} {version.since_version}"
+        dtypes = {
             constraint.type_param_str: [as_dtype(name) for name in constraint.allowed_type_strs]
-            for constraint in self.version.type_constraints
+            for constraint in version.type_constraints
         }
+        self.parameters = [(i.name, i.type_str, dtypes[i.type_str]) for i in version.inputs]
 
     def as_arrays(self, *inputs: Any) -> list[Any]:
         """Check the types and the rank of a node's inputs.
@@ -128,25 +130,23 @@ class LossOperator(OpRun):
         """
         arrays: list[Any] = []
         bound: dict[str, tuple[str, np.dtype[Any]]] = {}
-        for parameter, value in zip(self.version.inputs, inputs, strict=False):
+        for (name, variable, allowed), value in zip(self.parameters, inputs, strict=False):
             if value is None:
                 arrays.append(None)
                 continue
-            array = as_array(parameter.name, value)
-            allowed = self.dtypes[parameter.type_str]
+            array = value if type(value) is np.ndarray else as_array(name, value)
             if array.dtype not in allowed:
                 listed = ", ".join(map(str, allowed[:-1])) + f" or {allowed[-1]}"
-                operator = f"{self.version.name} {self.version.since_version}"
-                found = f"{parameter.name} has dtype {array.dtype}"
-                raise TypeError(f"{found}; in {operator} it must be {listed}")
-            first, dtype = bound.setdefault(parameter.type_str, (parameter.name, array.dtype))
+                found = f"{name} has dtype {array.dtype}"
+                raise TypeError(f"{found}; in {self.version} it must be {listed}")
+            first, dtype = bound.setdefault(variable, (name, array.dtype))
             if array.dtype != dtype:
-                found = f"{parameter.name} has dtype {array.dtype}"
+                found = f"{name} has dtype {array.dtype}"
                 raise TypeError(f"{found}, but {first} has {dtype}; ONNX wants them the same")
             arrays.append(array)
         if arrays[0].ndim < 2:
             rule = "ONNX's is (N, C) or (N, C, d1, ..., dk)"
-            raise ValueError(f"{self.version.inputs[0].name} has shape {arrays[0].shape}; {rule}")
+            raise ValueError(f"{self.parameters[0][0]} has shape {arrays[0].shape}; {rule}")
         return arrays
 
 
@@ -362,8 +362,9 @@ class Backend(base.Backend):
         super().run_node(node, inputs, device, outputs_info, **kwargs)
         opset = kwargs.get("opset_version", onnx.defs.onnx_opset_version())
         untyped = helper.make_empty_tensor_value_info
-        named = [untyped(name) for name in node.input if name]
-        graph = helper.make_graph([node], node.op_type, named, [untyped(n) for n in node.output])
+        arguments = [untyped(name) for name in node.input if name]
+        results = [untyped(name) for name in node.output if name]
+        graph = helper.make_graph([node], node.op_type, arguments, results)
         evaluator = ReferenceEvaluator(graph, opsets={node.domain: opset}, new_ops=OPERATORS)
         return PreparedModel(evaluator).run(inputs)
 
