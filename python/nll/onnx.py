@@ -60,11 +60,11 @@ try:
     from onnx.backend import base
     from onnx.reference import ReferenceEvaluator
     from onnx.reference.op_run import OpRun
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.partition(".")[0] != "onnx":
-        raise
-    install = 'python -m pip install "nll[onnx]"'
-    raise ModuleNotFoundError(f"nll.onnx needs onnx: {install}", name="onnx") from error
+except ModuleNotFoundError as _error:
+    if "onnx" not in str(_error.name):
+        raise  # something that onnx itself needs
+    _needs = 'nll.onnx needs onnx: python -m pip install "nll[onnx]"'
+    raise ModuleNotFoundError(_needs, name="onnx") from _error
 
 __all__ = [
     "OPERATORS",
