@@ -52,8 +52,8 @@ INT32, INT64 = map(np.dtype, (np.int32, np.int64))
 def official_tests() -> dict[str, Callable[[], None]]:
     """ONNX's node tests of the two losses by their names, each a call that raises AssertionError.
 
-    They are made from the modules of these operators: those of all operators take half a minute. What ONNX would skip
-    is left out: the tests of other devices, and those of the operators as functions of other operators.
+    They are made from the modules of these operators: those of all operators take half a minute. Left out are those
+    for other devices, and the `_expanded` ones, in which other operators stand for the loss.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
