@@ -272,8 +272,9 @@ def run_mypy(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_stubs_agree_with_the_runtime(tmp_path):
+    """Only these modules have stubs. Others are not named, as some need packages that may not be there."""
     pytest.importorskip("mypy")
-    done = run_mypy(tmp_path, "mypy.stubtest", "nll")
+    done = run_mypy(tmp_path, "mypy.stubtest", "nll._core", "nll.functional")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
