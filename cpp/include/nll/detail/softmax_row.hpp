@@ -136,12 +136,10 @@ public:
         if (!plan_.smooths()) {
             scale_row(exps, classes, row.softmax_scale, to);
         } else {
-            load_class_weights(plan_, first, classes, space_.class_weights);
-            for (index_t c = 0; c < classes; ++c) {
-                const double smoothing = product(row.smoothing_scale, space_.class_weights[c]);
-                to[c] =
-                    rounded_entry<Scalar>(smoothed_entry(row.softmax_scale, exps[c], smoothing));
-            }
+            const double* weights =
+                plan_.weight ? class_weights_of(plan_, first, classes, space_.class_weights)
+                             : nullptr;
+            smoothed_row(exps, classes, row.softmax_scale, row.smoothing_scale, weights, to);
         }
         const index_t target = row.target - first;
         if (target >= 0 && target < classes) to[target] = row.entry;
@@ -234,17 +232,20 @@ private:
     }
     // Returns Σ w·(shift - x) of a chunk.
     double sum_smoothing(const Scalar* from, index_t first, index_t classes, const Shift& shift) {
-        const Real* logits = load(from, first, classes);
-        double* weights = space_.class_weights;
-        load_finite_weights(plan_, first, classes, weights);
+        const Real* __restrict logits = load(from, first, classes);
         const double center = shift.shift(0);
-        for (index_t c = classes; c < padded(classes); ++c) weights[c] = 0;
-        const auto term = [&](index_t c) {
-            return c < classes ? weights[c] * (center - logits[c]) : 0.0;
+        const auto sum = [&](auto&& term) {
+            if constexpr (!Precision::exact) return plain_lane_sum(classes, term);
+            const auto sum = compensated_sum(classes, term);
+            return compensated_total(sum.sum, sum.error);
         };
-        if constexpr (!Precision::exact) return plain_lane_sum(padded(classes), term);
-        const auto sum = compensated_sum(padded(classes), term);
-        return compensated_total(sum.sum, sum.error);
+        if (plan_.weight) {
+            const double* __restrict weights =
+                finite_weights_of(plan_, first, classes, space_.class_weights);
+            return sum([&](index_t c) { return weights[c] * (center - logits[c]); });
+        }
+        if (center != 0) return sum([&](index_t c) { return center - logits[c]; });
+        return sum([&](index_t c) { return -static_cast<double>(logits[c]); });
     }
 
     const Plan& plan_;
