@@ -3,6 +3,7 @@
 // memory that is in the first cache, and no decision.
 #pragma once
 
+#include "cross_entropy.hpp"
 #include "simd/exp_bfloat16.hpp"
 #include "simd/transpose.hpp"
 
@@ -251,6 +252,39 @@ template <class Exp, class Scale, class Scalar>
                                  Scalar* __restrict to) {
     const EntryScale<Exp, Scale, Scalar> factor(scale);
     for (index_t c = 0; c < classes; ++c) to[c] = scaled_entry<Scalar>(factor, exps[c]);
+}
+
+// Writes to[c] = scale·exps[c] - smoothing·weights[c], rounded, for c < classes; weights:
+// (classes,), or nullptr for 1.
+template <class Exp, class Scale, class Scalar>
+[[gnu::noinline]] void smoothed_row(const Exp* __restrict exps, index_t classes, Scale scale,
+                                    Scale smoothing, const double* __restrict weights,
+                                    Scalar* __restrict to) {
+    const auto write = [&](auto&& smoothing_of) {
+        for (index_t c = 0; c < classes; ++c)
+            to[c] = rounded_entry<Scalar>(
+                smoothed_entry(scale, static_cast<double>(exps[c]), smoothing_of(c)));
+    };
+    const double alike = product(smoothing, 1.0);
+    if (weights) write([&](index_t c) { return product(smoothing, weights[c]); });
+    else write([&](index_t) { return alike; });
+}
+
+// Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i] - smoothing[i]·weights[c], rounded. scale,
+// smoothing: (samples,); weights: (classes,).
+template <class Exp, class Scale, class Scalar>
+[[gnu::noinline]] void smoothed_tile(const Exp* exps, index_t classes, index_t samples,
+                                     index_t pitch, const Scale* __restrict scale,
+                                     const Scale* __restrict smoothing, const double* weights,
+                                     Scalar* to, index_t to_pitch) {
+    for (index_t c = 0; c < classes; ++c) {
+        const Exp* __restrict from = exps + c * pitch;
+        Scalar* __restrict out = to + c * to_pitch;
+        const double weight = weights[c];
+        for (index_t i = 0; i < samples; ++i)
+            out[i] = rounded_entry<Scalar>(smoothed_entry(scale[i], static_cast<double>(from[i]),
+                                                          product(smoothing[i], weight)));
+    }
 }
 
 // Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i], rounded. scale: (samples,).

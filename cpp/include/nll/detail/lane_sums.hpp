@@ -29,11 +29,14 @@ struct CompensatedSum {
     double sum, error;
 };
 
-// Returns Σ term(c) over c < classes, whole lanes, of which nothing is lost.
+// Returns Σ term(c) over c < classes, of which nothing is lost.
 template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& term) {
     double sum[lanes] = {}, error[lanes] = {};
-    for (index_t c = 0; c < classes; c += lanes)
+    const index_t whole = classes / lanes * lanes;
+    for (index_t c = 0; c < whole; c += lanes)
         for (int l = 0; l < lanes; ++l) compensated_add(sum[l], error[l], term(c + l));
+    for (index_t c = whole; c < classes; ++c)
+        compensated_add(sum[c - whole], error[c - whole], term(c));
     for (int half = lanes / 2; half > 0; half /= 2)
         for (int l = 0; l < half; ++l) {
             compensated_add(sum[l], error[l], sum[l + half]);
@@ -42,11 +45,13 @@ template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& ter
     return {sum[0], error[0]};
 }
 
-// Returns Σ term(c) over c < classes, whole lanes, each addition rounded.
+// Returns Σ term(c) over c < classes, each addition rounded.
 template <class Term> double plain_lane_sum(index_t classes, Term&& term) {
     double sum[lanes] = {};
-    for (index_t c = 0; c < classes; c += lanes)
+    const index_t whole = classes / lanes * lanes;
+    for (index_t c = 0; c < whole; c += lanes)
         for (int l = 0; l < lanes; ++l) sum[l] += term(c + l);
+    for (index_t c = whole; c < classes; ++c) sum[c - whole] += term(c);
     return add_lanes(sum);
 }
 
@@ -88,6 +93,21 @@ template <class Real>
     }
 }
 
+// Adds term(c, i) of classes [0, classes) to sums, (samples,), one after the other. samples: whole
+// lanes, some of which stay in registers.
+template <class Term>
+void add_classes(index_t classes, index_t samples, Term&& term, double* __restrict sums) {
+    for (index_t first = 0; first < samples; first += lanes) {
+        double sum[lanes];
+        std::copy_n(sums + first, lanes, sum);
+        for (index_t c = 0; c < classes; ++c) {
+            NLL_ONE_GROUP_OF_LANES;
+            for (int l = 0; l < lanes; ++l) sum[l] += static_cast<double>(term(c, first + l));
+        }
+        std::copy_n(sum, lanes, sums + first);
+    }
+}
+
 // Adds up lanes of classes of up to max_tile_samples samples; compensated ones beside what their
 // additions round off.
 template <bool compensated> class LaneSums {
@@ -115,11 +135,28 @@ public:
                 else add_lane(k, [&](index_t i) { return term(c, i) + term(next, i); });
             }
     }
-    // Adds term(c, i) of classes [0, classes) one by one.
+    // Adds term(c, i) of classes [0, classes) one by one, i up to whole lanes of samples. A lane's
+    // sums of some samples stay in registers.
     template <class Term> void add_each(index_t classes, Term&& term) {
-        for (index_t c = 0; c < classes; ++c) {
-            fill(c % lanes);
-            add_lane(c % lanes, [&](index_t i) { return term(c, i); });
+        for (index_t k = 0; k < std::min(lanes, classes); ++k) {
+            fill(k);
+            for (index_t first = 0; first < samples_; first += lanes) {
+                double* const to = sum + k * pitch + first;
+                double* const error_to = error + (compensated ? k * pitch + first : 0);
+                double total[lanes], lost[lanes] = {};
+                std::copy_n(to, lanes, total);
+                if constexpr (compensated) std::copy_n(error_to, lanes, lost);
+                for (index_t c = k; c < classes; c += lanes) {
+                    NLL_ONE_GROUP_OF_LANES;
+                    for (int l = 0; l < lanes; ++l) {
+                        const auto value = static_cast<double>(term(c, first + l));
+                        if constexpr (compensated) compensated_add(total[l], lost[l], value);
+                        else total[l] += value;
+                    }
+                }
+                std::copy_n(total, lanes, to);
+                if constexpr (compensated) std::copy_n(lost, lanes, error_to);
+            }
         }
     }
     // Adds up the lanes in a tree: sum[i] and error[i] are then those of sample i.

@@ -44,7 +44,7 @@ public:
     Pivot find_max(const Scalar* from, index_t first, index_t last) {
         Pivot max{-infinity, 0};
         for_each_block(first, last, chunk_size, [&](index_t begin, index_t classes) {
-            const double of_chunk = max_of(load(from, begin, classes), paired(classes));
+            const double of_chunk = max_of(load(from, begin, classes), classes);
             if (of_chunk > max.logit) max = {of_chunk, begin / chunk_size};
         });
         return max;
@@ -136,12 +136,10 @@ public:
         if (!plan_.smooths()) {
             scale_row(exps, classes, row.softmax_scale, to);
         } else {
-            load_class_weights(plan_, first, classes, space_.class_weights);
-            for (index_t c = 0; c < classes; ++c) {
-                const double smoothing = product(row.smoothing_scale, space_.class_weights[c]);
-                to[c] =
-                    rounded_entry<Scalar>(smoothed_entry(row.softmax_scale, exps[c], smoothing));
-            }
+            const double* weights =
+                plan_.weight ? class_weights_of(plan_, first, classes, space_.class_weights)
+                             : nullptr;
+            smoothed_row(exps, classes, row.softmax_scale, row.smoothing_scale, weights, to);
         }
         const index_t target = row.target - first;
         if (target >= 0 && target < classes) to[target] = row.entry;
@@ -163,58 +161,42 @@ public:
     void finish() { writer_.finish(); }
 
 private:
-    // Tells whether a chunk's logits can be read where they are.
-    bool in_place(index_t classes) const {
-        return plan_.class_stride[input] == 1 && classes == paired(classes);
-    }
-    // Returns the logits of a chunk, (paired(classes),), filled up with -inf.
+    // Returns the logits of a chunk, (classes,): where they are, or copied to the workspace.
     const Real* load(const Scalar* from, index_t first, index_t classes) {
         const index_t stride = plan_.class_stride[input];
         if constexpr (std::same_as<Scalar, Real>)
-            if (in_place(classes)) return from + first;
+            if (stride == 1) return from + first;
         copy_values(from + first * stride, stride, 0, space_.logits, 1, 0, classes, 1);
-        std::fill(space_.logits + classes, space_.logits + paired(classes),
-                  -std::numeric_limits<Real>::infinity());
         return space_.logits;
     }
-    // Calls visit(logits, at, count) for the parts [at, at + count) of a chunk, in order, between
-    // which between(classes of the row so far) is called. logits: of the part, (paired(count),).
-    template <class Between, class Visit>
-    void for_each_part(const Scalar* from, index_t first, index_t classes, Between&& between,
-                       Visit&& visit) {
-        const auto visit_all = [&](const auto* logits) {
-            for_each_block(0, classes, between.step(), [&](index_t at, index_t count) {
-                between(first + at + count);
-                visit(logits + at, at, count);
-            });
-        };
-        if (in_place(classes)) visit_all(from + first);
-        else visit_all(load(from, first, classes));
-    }
     // Computes the exponentials of a chunk, and stores them to `kept` unless that is nullptr.
+    // Before each part of it, between(classes of the row up to its end) is called.
     template <class Between>
     RowLanes<Precision> compute_exps(const Scalar* from, index_t first, index_t classes,
                                      const Shift& shift, Exp* kept, Between&& between) {
         RowLanes<Precision> row;
-        const auto visit = [&](const auto* logits, index_t at, index_t count) {
+        const auto compute = [&](const auto* logits, index_t at, index_t count, auto clamped) {
+            if (count == 0) return;
             const std::byte* ahead = far_ahead(from, first + at);
-            const auto compute = [&]<bool clamped>(index_t begin, index_t end) {
-                const auto* part = logits + begin;
-                if (begin >= end) return;
-                if (kept)
-                    exps_of_row<clamped, true>(part, end - begin, shift, ahead, kept + at + begin,
-                                               row);
-                else
-                    exps_of_row<clamped, false>(part, end - begin, shift, ahead,
-                                                static_cast<Exp*>(nullptr), row);
-            };
-            // What fills up the last pair of lanes is -inf, which has to be clamped.
-            const index_t whole = count / pair_size * pair_size;
-            const index_t unclamped = shift.clamps() ? 0 : whole;
-            compute.template operator()<false>(0, unclamped);
-            compute.template operator()<true>(unclamped, count);
+            if (kept) exps_of_row<clamped, true>(logits, count, shift, ahead, kept + at, row);
+            else exps_of_row<clamped, false>(logits, count, shift, ahead, kept, row);
         };
-        for_each_part(from, first, classes, between, visit);
+        const auto compute_all = [&](const auto* logits) {
+            for_each_block(0, classes, between.step(), [&](index_t at, index_t count) {
+                between(first + at + count);
+                const index_t whole = count / pair_size * pair_size;
+                if (shift.clamps()) compute(logits + at, at, whole, std::true_type());
+                else compute(logits + at, at, whole, std::false_type());
+                if (whole == count) return;
+                alignas(cache_line) Real last[pair_size];  // filled up with what is to be clamped
+                std::fill_n(last, pair_size, -std::numeric_limits<Real>::infinity());
+                for (index_t c = whole; c < count; ++c)
+                    last[c - whole] = converted<Real>(logits[at + c]);
+                compute(last, at + whole, pair_size, std::true_type());
+            });
+        };
+        if (plan_.class_stride[input] == 1) compute_all(from + first);
+        else compute_all(load(from, first, classes));
         return row;
     }
     // Stores the exponentials of a chunk to `kept`, or else to the workspace, and returns them.
@@ -234,17 +216,20 @@ private:
     }
     // Returns Σ w·(shift - x) of a chunk.
     double sum_smoothing(const Scalar* from, index_t first, index_t classes, const Shift& shift) {
-        const Real* logits = load(from, first, classes);
-        double* weights = space_.class_weights;
-        load_finite_weights(plan_, first, classes, weights);
+        const Real* __restrict logits = load(from, first, classes);
         const double center = shift.shift(0);
-        for (index_t c = classes; c < padded(classes); ++c) weights[c] = 0;
-        const auto term = [&](index_t c) {
-            return c < classes ? weights[c] * (center - logits[c]) : 0.0;
+        const auto sum = [&](auto&& term) {
+            if constexpr (!Precision::exact) return plain_lane_sum(classes, term);
+            const auto sum = compensated_sum(classes, term);
+            return compensated_total(sum.sum, sum.error);
         };
-        if constexpr (!Precision::exact) return plain_lane_sum(padded(classes), term);
-        const auto sum = compensated_sum(padded(classes), term);
-        return compensated_total(sum.sum, sum.error);
+        if (plan_.weight) {
+            const double* __restrict weights =
+                finite_weights_of(plan_, first, classes, space_.class_weights);
+            return sum([&](index_t c) { return weights[c] * (center - logits[c]); });
+        }
+        if (center != 0) return sum([&](index_t c) { return center - logits[c]; });
+        return sum([&](index_t c) { return -static_cast<double>(logits[c]); });
     }
 
     const Plan& plan_;

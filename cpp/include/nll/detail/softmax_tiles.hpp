@@ -222,14 +222,19 @@ private:
     }
     // Adds Σ w·(shift - x) of a chunk.
     void sum_smoothing(index_t begin, index_t classes) {
-        auto& sums = lane_sums_;
+        LaneSums<Precision::exact>& sums = lane_sums_;
         sums.begin(tile_.width);
         for_each_part(begin, classes, [&](index_t first, index_t count) {
-            load_finite_weights(plan_, first, count, space_.class_weights);
-            sums.add_each(count, [&](index_t c, index_t i) {
-                return space_.class_weights[c] * (shift_.shift(i) - reader_.at(c, i));
-            });
+            const double* weights = finite_weights_of(plan_, first, count, space_.class_weights);
+            const Real* tile = reader_.tile();
+            const index_t pitch = reader_.pitch();
+            const auto term = [&](index_t c, index_t i) {
+                return weights[c] * (shift_.shift(i) - tile[c * pitch + i]);
+            };
+            if (sequential()) add_classes(count, tile_.width, term, smoothing_);
+            else sums.add_each(count, term);
         });
+        if (sequential()) return;
         sums.finish();
         for (index_t i = 0; i < tile_.width; ++i)
             smoothing_[i] +=
@@ -348,14 +353,9 @@ private:
     void write_smoothed(const SoftmaxBlock<Precision>& block, index_t at,
                         const Scale* softmax_scale, index_t first, index_t classes, Scalar* to,
                         index_t pitch) {
-        load_class_weights(plan_, first, classes, space_.class_weights);
-        for (index_t c = 0; c < classes; ++c)
-            for (index_t i = 0; i < tile_.count; ++i) {
-                const double smoothing =
-                    product(block.smoothing_scale[at + i], space_.class_weights[c]);
-                to[c * pitch + i] = rounded_entry<Scalar>(
-                    smoothed_entry(softmax_scale[i], space_.exps[c * pitch_ + i], smoothing));
-            }
+        smoothed_tile(space_.exps, classes, tile_.count, pitch_, softmax_scale,
+                      block.smoothing_scale + at,
+                      class_weights_of(plan_, first, classes, space_.class_weights), to, pitch);
     }
 
     const Plan& plan_;

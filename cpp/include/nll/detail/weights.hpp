@@ -41,12 +41,22 @@ inline void sum_class_weights(Plan& plan) {
     plan.class_weight_sum = rounded(sum, format_of<double>);
 }
 
-// Loads the finite weights, (count,), of classes [first, first + count); 0 for others.
-inline void load_finite_weights(const Plan& plan, index_t first, index_t count, double* weights) {
-    load_class_weights(plan, first, count, weights);
-    if (plan.infinite_weight == 0) return;
-    for (index_t c = 0; c < count; ++c)
-        weights[c] = std::fabs(weights[c]) < infinity ? weights[c] : 0.0;
+// Returns the weights, (count,), of classes [first, first + count): where they are, or loaded into
+// buffer, (count,).
+inline const double* class_weights_of(const Plan& plan, index_t first, index_t count,
+                                      double* buffer) {
+    if (plan.weight && plan.weight.dtype == DType::float64 && plan.weight.stride == 1)
+        return static_cast<const double*>(plan.weight.data) + first;
+    load_class_weights(plan, first, count, buffer);
+    return buffer;
+}
+// Returns them likewise, but 0 for those that are not finite.
+inline const double* finite_weights_of(const Plan& plan, index_t first, index_t count,
+                                       double* buffer) {
+    if (plan.infinite_weight == 0) return class_weights_of(plan, first, count, buffer);
+    load_class_weights(plan, first, count, buffer);
+    for (index_t c = 0; c < count; ++c) buffer[c] = std::fabs(buffer[c]) < infinity ? buffer[c] : 0;
+    return buffer;
 }
 
 // Loads the weights that samples have by their classes; 0 for ignored ones. Those of few classes
