@@ -20,11 +20,6 @@
 #include <thread>
 #include <vector>
 
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#else
-#include <cfenv>
-#endif
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -34,6 +29,7 @@
 #endif
 
 #include "../types.hpp"
+#include "floating_point.hpp"
 #include "system_files.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -118,29 +114,6 @@ inline void set_limit(int threads) {
     state.requested = threads;
     state.serial_child = false;
 }
-
-// Sets rounding to nearest and no flushing of subnormals in its scope, whatever the caller, or a
-// library, has set.
-class DefaultFloatingPoint {
-public:
-    DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
-#if defined(__SSE__)
-    DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-    ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
-
-private:
-    unsigned saved_;
-#else
-    DefaultFloatingPoint() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~DefaultFloatingPoint() { std::fesetenv(&saved_); }
-
-private:
-    std::fenv_t saved_;
-#endif
-};
 
 // Tells whether so many threads more can be created now.
 inline bool can_create(int threads) {
