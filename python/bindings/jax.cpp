@@ -359,7 +359,7 @@ XLA_FFI_DEFINE_HANDLER(
 
 }  // namespace
 
-// handlers: of each target, by the name that nll.jax registers it under.
+// handlers: capsules by the names of the functions. api_version: of the interface they are for.
 PYBIND11_MODULE(_jax, m, py::mod_gil_not_used()) {
     py::module_::import("nll._core");
     calls = static_cast<const Calls*>(PyCapsule_Import(capsule_of_calls, 0));
@@ -375,6 +375,7 @@ PYBIND11_MODULE(_jax, m, py::mod_gil_not_used()) {
     add("cross_entropy_value_and_grad", cross_entropy_value_and_grad_handler);
     add("cross_entropy_backward", cross_entropy_backward_handler);
     m.attr("handlers") = handlers;
+    m.attr("api_version") = py::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
 }
 
 }  // namespace nll::python

@@ -27,9 +27,10 @@ interface they read and write XLA's own buffers, and nothing is copied. ::
   both round, unless that gradient is a power of two. Where that would lose something, namely for
   float16, and for the other losses, it is computed when the gradient of the loss is there.
   Derivatives of the gradient, and forward-mode ones (``jax.jvp``), are refused by JAX.
-* **vmap.** The calls that it makes one are one call, too, for ``reduction="none"`` and the same
-  class weights; they run one after the other otherwise. So ``vmap`` of single samples, ``(C,)``,
-  should ask for ``reduction="none"``.
+* **vmap.** The calls that it puts together are one call for ``reduction="none"`` and the same class
+  weights, and for single samples, ``(C,)``, without weights. Others run one after the other.
+* **Several devices.** XLA gathers sharded arrays for a call. In ``jax.shard_map``, where each device
+  makes its own, gradients need ``check_vma=False``.
 * **Errors.** Dtypes, shapes and words are checked when JAX traces, and raise as those of `nll` do.
   A bad label is found when the program runs. It raises ``jax.errors.JaxRuntimeError`` with nll's
   message, ``target[1, 5] is 7, outside [0, 3) (ignore_index is -100)``: from the call, or where its
@@ -37,9 +38,9 @@ interface they read and write XLA's own buffers, and nothing is copied. ::
 * **Threads.** They are those of ``nll.set_num_threads``; no other work of XLA is waited for.
   ``nll.num_threads`` does not reach into a compiled program.
 
-Where nll was built without JAX, as pip's isolated builds are, the same functions call back into
-Python (``jax.pure_callback``): slower, and with copies. A warning says so, once, with the command
-that builds them. `FOREIGN` tells which it is.
+Where nll was built without JAX, as pip's isolated builds are, or with a newer one, the same
+functions call back into Python (``jax.pure_callback``): slower, and with copies. A warning says so,
+once, with the command that builds it in. `FOREIGN` tells which it is.
 
 `NLLLoss` and `CrossEntropyLoss` are the losses as objects with ``update(input, target)``, in the
 places of those of ``brainpy.losses``.
@@ -47,9 +48,11 @@ places of those of ``brainpy.losses``.
 
 import importlib
 import importlib.util
+import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,14 +69,27 @@ except ImportError as _error:
 
 __all__ = ["FOREIGN", "CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"]
 
-# Whether this build has the handlers of XLA's foreign function interface.
-FOREIGN = importlib.util.find_spec("nll._jax") is not None
-if FOREIGN:
-    for _name, _handler in importlib.import_module("nll._jax").handlers.items():
-        jax.ffi.register_ffi_target(f"nll_{_name}", _handler, platform="cpu")
+
+def _handlers() -> dict[str, Any]:
+    """The handlers of XLA's foreign function interface, if they were built, with no newer JAX.
+
+    XLA would not start if it were given handlers for a newer interface than its own.
+    """
+    if importlib.util.find_spec("nll._jax") is None:
+        return {}
+    built = importlib.import_module("nll._jax")
+    header = Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text()
+    own = re.findall(r"#define XLA_FFI_API_(?:MAJOR|MINOR) (\d+)", header)
+    return dict(built.handlers) if built.api_version <= tuple(map(int, own)) else {}
+
+
+# Whether calls go through that interface.
+FOREIGN = bool(_handlers())
+for _name, _handler in _handlers().items():
+    jax.ffi.register_ffi_target(f"nll.{_name}", _handler, platform="cpu")
 
 _BUILD = (
-    "python -m pip install scikit-build-core pybind11 && "
+    "python -m pip install cmake ninja pybind11 scikit-build-core && "
     "python -m pip install --no-build-isolation -C cmake.define.NLL_JAX=ON ."
 )
 
@@ -161,7 +177,7 @@ def _call(name: str, choices: _Choices, results: Sequence[Any], *operands: Any) 
     """Let XLA call one of nll's functions; an operand may be None."""
     given = [operand for operand in operands if operand is not None]
     if FOREIGN:
-        function = jax.ffi.ffi_call(f"nll_{name}", results, vmap_method="expand_dims")
+        function = jax.ffi.ffi_call(f"nll.{name}", results, vmap_method="expand_dims")
         return function(*given, **choices.attributes)
     callback = _Callback(name, choices, tuple(results))
     return jax.pure_callback(callback, results, *given, vmap_method="expand_dims")
@@ -287,18 +303,34 @@ def _scale(gradient: Any, grad_output: Any) -> Any:
 _scaled = jax.jit(_scale)
 _differentiable = jax.custom_vjp(_value, nondiff_argnums=(0,))
 _differentiable.defvjp(_forward, _backward, symbolic_zeros=True)
-_compiled = jax.jit(_differentiable, static_argnums=0)
+
+
+def _results(choices: _Choices, input: Any, target: Any, weight: Any) -> Any:
+    """The loss, and the total weight if that was chosen.
+
+    A single sample without a weight is its own sum and mean. Calls without reduction are those of
+    which vmap makes one.
+    """
+    single = weight is None and len(choices.shape) == 1 and not choices.return_total_weight
+    if not single or choices.reduction == "none" or choices.empty == "raise":
+        return _differentiable(choices, input, target, weight)
+    (loss,) = _differentiable(replace(choices, reduction="none"), input, target, None)
+    limits, ignored = np.iinfo(target.dtype), choices.ignore_index
+    if choices.reduction == "sum" or ignored is None or not limits.min <= ignored <= limits.max:
+        return [loss]
+    empty = np.nan if choices.empty == "nan" else 0.0
+    return [jnp.where(target == np.array(ignored, target.dtype), empty, loss)]
+
+
+_compiled = jax.jit(_results, static_argnums=0)
 
 # ---------------------------------------------------------------- arguments
 
 
 def _as_jax(name: str, value: Any, convert: Any) -> Any:
     """A JAX array, whose dtype is one that `convert` of `_arguments` takes."""
-    if isinstance(value, jax.core.Tracer) or hasattr(value, "__jax_array__"):
+    if isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
         array = jnp.asarray(value)
-    elif isinstance(value, jax.Array):
-        _arguments.check_device(name, value)
-        array = value
     else:
         numbers = convert(value)
         narrow = jax.dtypes.canonicalize_dtype(numbers.dtype)
@@ -373,8 +405,8 @@ def _say_how() -> None:
         return
     _said = True
     warnings.warn(
-        f"nll was built without JAX: nll.jax calls back into Python, which is slower. In nll's "
-        f"sources, this builds it in: {_BUILD}",
+        f"nll was built without this JAX: nll.jax calls back into Python, which is slower. In "
+        f"nll's sources, this builds it in: {_BUILD}",
         RuntimeWarning,
         stacklevel=4,
     )
