@@ -153,13 +153,12 @@ def test_loss_scaling_saves_what_float16_would_lose(bridge, rng):
     assert (nll.cross_entropy_backward(1.0, input, target) == 0).mean() > 0.2
 
 
-@pytest.mark.parametrize("grad_output", [-3.0, np.inf, np.nan])
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_gradient_of_ignored_samples_is_zero(loss, bridge, reduction, grad_output, rng):
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], reduction=["sum", "mean"], grad_output=[-3.0, np.inf, np.nan])
+def test_gradient_of_ignored_samples_is_zero(way, loss, reduction, grad_output, rng):
     input, target, _ = draw(rng, loss, np.float32, (8, 3))
     target[0] = IGNORED
     input[target == IGNORED] = np.nan
-    function = function_of(bridge, loss, ignore_index=IGNORED, reduction=reduction)
+    function = function_of(through(way), loss, ignore_index=IGNORED, reduction=reduction)
     gradient = np.asarray(gradient_at(function, grad_output, input, target))[target == IGNORED]
     assert_same_bits(gradient, np.zeros_like(gradient))
 
@@ -184,13 +183,16 @@ def test_ignore_index_of_64_bits(bridge, ignored):
     assert_same_bits(np.asarray(bridge.nll_loss(input, target, ignore_index=ignored)), np.asarray(expected))
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis"), [((3,), 1), ((3,), -1), ((4, 3), -1), ((4, 2, 5, 3), -1), ((3, 4, 2), 0), ((4, 3, 2, 5), 1)]
-)
-def test_class_axis(loss, bridge, shape, axis, rng):
+SHAPES_AND_AXES = [((3,), 1), ((3,), -1), ((4, 3), -1), ((4, 2, 5, 3), -1), ((3, 4, 2), 0), ((4, 3, 2, 5), 1)]
+
+
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], shape_and_axis=SHAPES_AND_AXES)
+def test_class_axis(way, loss, shape_and_axis, rng):
+    shape, axis = shape_and_axis
     input = loss.random_input(rng, shape, np.float32)
     target = np.asarray(random_target(rng, np.delete(shape, 0 if len(shape) == 1 else axis), 3))
-    value, gradient = jax.value_and_grad(function_of(bridge, loss, axis=axis, index_base=0))(jnp.asarray(input), target)
+    step = jax.value_and_grad(function_of(through(way), loss, axis=axis))
+    value, gradient = step(jnp.asarray(input), target)
     assert_same_bits(np.asarray(value), np.asarray(loss.value(input, target, axis=axis)))
     assert_same_bits(np.asarray(gradient), loss.backward(1.0, input, target, axis=axis))
 
@@ -202,22 +204,20 @@ def test_labels_from_one(loss, bridge, rng):
     assert_same_bits(np.asarray(value), np.asarray(loss.value(input, target, ignore_index=IGNORED)))
 
 
-@pytest.mark.parametrize("empty", ["nan", "zero"])
-@pytest.mark.parametrize("shape", [(0, 3), (2, 3)])
-def test_empty_mean(loss, bridge, empty, shape):
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], empty=["nan", "zero"], shape=[(0, 3), (2, 3), (2, 0)])
+def test_empty_mean(way, loss, empty, shape):
     input, target = np.ones(shape, np.float32), np.full(shape[:1], -100)
-    function = function_of(bridge, loss, empty=empty)
+    function = function_of(through(way), loss, empty=empty)
     value, gradient = jax.value_and_grad(function)(jnp.asarray(input), target)
     assert_same_bits(np.asarray(value), np.asarray(loss.value(input, target, empty=empty)))
     assert_same_bits(np.asarray(gradient), loss.backward(1.0, input, target, empty=empty))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("result", [np.float32, np.float64])
-def test_dtype_and_total_weight(loss, bridge, reduction, result, rng):
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], reduction=REDUCTIONS, result=[np.float32, np.float64])
+def test_dtype_and_total_weight(way, loss, reduction, result, rng):
     input, target, weight = draw(rng, loss, np.float16)
     choices = {"ignore_index": IGNORED, "reduction": reduction}
-    function = function_of(bridge, loss, dtype=result, return_total_weight=True, **choices)
+    function = function_of(through(way), loss, dtype=result, return_total_weight=True, **choices)
     (value, total_weight), gradient_of = jax.vjp(lambda input: function(input, target, weight), jnp.asarray(input))
     expected = loss.value(input, target, weight, dtype=result, return_total_weight=True, **choices)
     assert_same_bits(np.asarray(value), np.asarray(expected[0]))
@@ -433,10 +433,10 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("transform", CALLS.values(), ids=CALLS)
-def test_bad_label(loss, bridge, transform):
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], how=CALLS)
+def test_bad_label(way, loss, how):
     """The next call is none the worse."""
-    call = transform(function_of(bridge, loss, ignore_index=None))
+    call = CALLS[how](function_of(through(way), loss, ignore_index=None))
     assert "target[1, 2] is 3, outside [0, 3) (ignore_index is None)" in raised(
         call, jnp.zeros((2, 3, 4)), jnp.array([[0, 1, 2, 0], [1, 1, 3, -1]])
     )
