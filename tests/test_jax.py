@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import nll
-from support.losses import CROSS_ENTROPY, NLL_LOSS, Loss
+from support.losses import CROSS_ENTROPY, NLL_LOSS, SMOOTHED, Loss
 from support.oracle import assert_same_bits
 from support.pairs import pairwise
 from support.samples import FLOAT_DTYPES, INTEGER_DTYPES, REDUCTIONS, random_grad_output, random_logits, random_target
@@ -526,6 +526,41 @@ def test_the_program_of_loss_and_gradient_is_one_call():
     program = step.lower(*shapes).compile().as_text()
     assert program.count("custom-call(") == 1
     assert not [name for name in ("multiply", "select", "copy", "fusion", "convert") if f" {name}(" in program]
+
+
+@pairwise(way=WAYS, loss=[CROSS_ENTROPY, SMOOTHED], reduction=REDUCTIONS, dtype=[np.float16, np.float32])
+def test_in_place(way, loss, reduction, dtype, rng):
+    """XLA copies logits that are still needed; no result changes."""
+    input, target, weight = draw(rng, loss, dtype)
+    choices = {"ignore_index": IGNORED, "reduction": reduction}
+    function = function_of(through(way), loss, in_place=True, **choices)
+
+    def step(logits):
+        value, gradient_of = jax.vjp(lambda logits: function(logits, target, weight), logits)
+        return value, gradient_of(jnp.ones_like(value))[0], logits
+
+    value, gradient, logits = jax.jit(step)(jnp.asarray(input))
+    grad_output = np.ones(target.shape) if reduction == "none" else 1.0
+    assert_same_bits(np.asarray(value), np.asarray(loss.value(input, target, weight, **choices)))
+    assert_same_bits(np.asarray(gradient), loss.backward(grad_output, input, target, weight, **choices))
+    assert_same_bits(np.asarray(logits), input)
+
+
+def test_in_place_halves_the_memory_of_a_step():
+    pytest.importorskip("nll._jax", reason="nll was built without JAX")
+    size = 1024 * 4096 * 4
+
+    def temporary(in_place: bool) -> int:
+        def loss_of(hidden, weight, target):
+            return nll.jax.cross_entropy(hidden @ weight, target, in_place=in_place)
+
+        shapes = [(1024, 16), (16, 4096), (1024,)]
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32 if len(shape) == 2 else jnp.int32) for shape in shapes]
+        step = jax.jit(jax.value_and_grad(loss_of, argnums=(0, 1))).lower(*arrays).compile()
+        return step.memory_analysis().temp_size_in_bytes
+
+    assert 2 * size <= temporary(False) < 2.1 * size
+    assert size <= temporary(True) < 1.1 * size
 
 
 CROWD = """

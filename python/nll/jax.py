@@ -29,8 +29,8 @@ interface they read and write XLA's own buffers, and nothing is copied. ::
   Derivatives of the gradient, and forward-mode ones (``jax.jvp``), are refused by JAX.
 * **vmap.** The calls that it puts together are one call for ``reduction="none"`` and the same class
   weights, and for single samples, ``(C,)``, without weights. Others run one after the other.
-* **Several devices.** XLA gathers sharded arrays for a call. In ``jax.shard_map``, where each device
-  makes its own, gradients need ``check_vma=False``.
+* **Several devices.** XLA gathers sharded arrays for a call. In ``jax.shard_map``, where each
+  device makes its own, gradients need ``check_vma=False``.
 * **Errors.** Dtypes, shapes and words are checked when JAX traces, and raise as those of `nll` do.
   A bad label is found when the program runs. It raises ``jax.errors.JaxRuntimeError`` with nll's
   message, ``target[1, 5] is 7, outside [0, 3) (ignore_index is -100)``: from the call, or where its
@@ -118,6 +118,7 @@ class _Choices:
     empty: str
     label_smoothing: float
     return_total_weight: bool
+    in_place: bool
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -145,6 +146,11 @@ class _Choices:
         """
         reduced = self.loss == "cross_entropy" and self.reduction != "none"
         return reduced and self.input_dtype != np.float16
+
+    def aliases(self, name: str) -> dict[int, int]:
+        """Operands in whose places a function's results are to be."""
+        at = {"cross_entropy_value_and_grad": {0: 1}, "cross_entropy_backward": {1: 0}}
+        return at.get(name, {}) if self.in_place else {}
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -177,7 +183,12 @@ def _call(name: str, choices: _Choices, results: Sequence[Any], *operands: Any) 
     """Let XLA call one of nll's functions; an operand may be None."""
     given = [operand for operand in operands if operand is not None]
     if FOREIGN:
-        function = jax.ffi.ffi_call(f"nll.{name}", results, vmap_method="expand_dims")
+        function = jax.ffi.ffi_call(
+            f"nll.{name}",
+            results,
+            vmap_method="expand_dims",
+            input_output_aliases=choices.aliases(name),
+        )
         return function(*given, **choices.attributes)
     callback = _Callback(name, choices, tuple(results))
     return jax.pure_callback(callback, results, *given, vmap_method="expand_dims")
@@ -329,7 +340,9 @@ _compiled = jax.jit(_results, static_argnums=0)
 
 def _as_jax(name: str, value: Any, convert: Any) -> Any:
     """A JAX array, whose dtype is one that `convert` of `_arguments` takes."""
-    if isinstance(value, jax.Array) or hasattr(value, "__jax_array__"):
+    if isinstance(value, jax.Array):
+        array = value
+    elif hasattr(value, "__jax_array__"):
         array = jnp.asarray(value)
     else:
         numbers = convert(value)
@@ -381,6 +394,7 @@ def _loss(name: str, input: Any, target: Any, weight: Any, given: dict[str, Any]
         empty=_arguments.as_empty(given["empty"]),
         label_smoothing=_arguments.as_label_smoothing(given["label_smoothing"]),
         return_total_weight=_arguments.as_return_total_weight(given["return_total_weight"]),
+        in_place=given["in_place"],
     )
     if target.shape != choices.target_shape:
         raise ValueError(
@@ -496,6 +510,7 @@ def nll_loss(
         "label_smoothing": 0.0,
         "dtype": dtype,
         "return_total_weight": return_total_weight,
+        "in_place": False,
     }
     return _loss("nll_loss", input, target, weight, given)
 
@@ -513,6 +528,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     dtype: Any = None,
     return_total_weight: bool = False,
+    in_place: bool = False,
 ) -> Any:
     """Compute the cross-entropy of logits and labels in JAX.
 
@@ -541,6 +557,10 @@ def cross_entropy(
         The loss's dtype; input's unless given.
     return_total_weight : bool
         Return ``(loss, total_weight)``.
+    in_place : bool
+        Let the gradient take the memory of the logits, which halves what a step needs for both.
+        Where something else needs the logits, XLA copies them first. No result changes. It needs
+        logits that are mapped, if ``vmap`` maps anything.
 
     Returns
     -------
@@ -583,6 +603,7 @@ def cross_entropy(
         "label_smoothing": label_smoothing,
         "dtype": dtype,
         "return_total_weight": return_total_weight,
+        "in_place": bool(in_place),
     }
     return _loss("cross_entropy", input, target, weight, given)
 
@@ -653,7 +674,7 @@ class CrossEntropyLoss:
     ----------
     weight, ignore_index, reduction, label_smoothing : optional
         As `cross_entropy` takes them. They are checked when the loss is computed.
-    axis, index_base, empty, dtype, return_total_weight : optional
+    axis, index_base, empty, dtype, return_total_weight, in_place : optional
         Likewise.
 
     See Also
@@ -678,6 +699,7 @@ class CrossEntropyLoss:
     empty: Empty = "nan"
     dtype: Any = None
     return_total_weight: bool = False
+    in_place: bool = False
 
     def update(self, input: Any, target: Any) -> Any:
         """Compute the loss.
