@@ -10,11 +10,13 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <nll/detail/floating_point.hpp>
 #include <nll/detail/formats.hpp>
 #include <nll/nll.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -175,13 +177,6 @@ public:
     }
 
     void give(Role role, const ffi::AnyBuffer& buffer) { operand_[role].emplace(buffer); }
-    void give(Role role, const std::optional<ffi::AnyBuffer>& buffer) {
-        if (buffer) give(role, *buffer);
-    }
-    void give(Role role, ffi::Result<ffi::AnyBuffer> buffer) { give(role, *buffer); }
-    void give(Role role, std::optional<ffi::Result<ffi::AnyBuffer>> buffer) {
-        if (buffer) give(role, **buffer);
-    }
 
     void run() {
         const detail::parallel::DefaultFloatingPoint environment;
@@ -262,12 +257,25 @@ private:
     std::vector<index_t> index_;  // of the call under way, along vmap's axes
 };
 
-// Runs the calls; their exceptions become XLA's errors.
-ffi::Error run(Calling& calling) {
+// ---------------------------------------------------------------- handlers
+
+using Buffer = ffi::AnyBuffer;
+using MaybeBuffer = std::optional<ffi::AnyBuffer>;
+using Result = ffi::Result<ffi::AnyBuffer>;
+using MaybeResult = std::optional<ffi::Result<ffi::AnyBuffer>>;
+
+MaybeBuffer buffer_of(MaybeResult result) { return result ? MaybeBuffer(**result) : std::nullopt; }
+
+// Makes the calls with these buffers; exceptions become XLA's errors.
+ffi::Error run(Core* core, const Choices& choices,
+               std::initializer_list<std::pair<Role, MaybeBuffer>> given) {
+    Calling calling(core, choices);
     const auto error = [&](ffi::ErrorCode code, const char* message) {
         return ffi::Error(code, calling.where() + message);
     };
     try {
+        for (const auto& [role, buffer] : given)
+            if (buffer) calling.give(role, *buffer);
         calling.run();
     } catch (const std::out_of_range& label) {
         return error(ffi::ErrorCode::kOutOfRange, label.what());
@@ -279,60 +287,46 @@ ffi::Error run(Calling& calling) {
     return ffi::Error::Success();
 }
 
-// ---------------------------------------------------------------- handlers
-
-using Buffer = ffi::AnyBuffer;
-using MaybeBuffer = std::optional<ffi::AnyBuffer>;
-using Result = ffi::Result<ffi::AnyBuffer>;
-using MaybeResult = std::optional<ffi::Result<ffi::AnyBuffer>>;
-
 // (input, target[, weight]) -> (loss[, total_weight])
 template <Core* Calls::* core>
 ffi::Error value(Choices choices, Buffer from, Buffer labels, MaybeBuffer weights, Result value,
                  MaybeResult total) {
-    Calling calling(calls->*core, choices);
-    calling.give(input, from);
-    calling.give(target, labels);
-    calling.give(weight, weights);
-    calling.give(loss, value);
-    calling.give(total_weight, total);
-    return run(calling);
+    return run(calls->*core, choices,
+               {{input, from},
+                {target, labels},
+                {weight, weights},
+                {loss, *value},
+                {total_weight, buffer_of(total)}});
 }
 
 // (input, target[, weight]) -> (loss, gradient[, total_weight])
 ffi::Error value_and_grad(Choices choices, Buffer from, Buffer labels, MaybeBuffer weights,
                           Result value, Result to, MaybeResult total) {
-    Calling calling(calls->cross_entropy, choices);
-    calling.give(input, from);
-    calling.give(target, labels);
-    calling.give(weight, weights);
-    calling.give(loss, value);
-    calling.give(gradient, to);
-    calling.give(total_weight, total);
-    return run(calling);
+    return run(calls->cross_entropy, choices,
+               {{input, from},
+                {target, labels},
+                {weight, weights},
+                {loss, *value},
+                {gradient, *to},
+                {total_weight, buffer_of(total)}});
 }
 
 // (grad_output, input, target[, weight]) -> gradient
 ffi::Error cross_entropy_backward(Choices choices, Buffer of_loss, Buffer from, Buffer labels,
                                   MaybeBuffer weights, Result to) {
-    Calling calling(calls->cross_entropy, choices);
-    calling.give(grad_output, of_loss);
-    calling.give(input, from);
-    calling.give(target, labels);
-    calling.give(weight, weights);
-    calling.give(gradient, to);
-    return run(calling);
+    return run(calls->cross_entropy, choices,
+               {{grad_output, of_loss},
+                {input, from},
+                {target, labels},
+                {weight, weights},
+                {gradient, *to}});
 }
 
 // (grad_output, target[, weight]) -> gradient
 ffi::Error nll_loss_backward(Choices choices, Buffer of_loss, Buffer labels, MaybeBuffer weights,
                              Result to) {
-    Calling calling(calls->nll_loss, choices);
-    calling.give(grad_output, of_loss);
-    calling.give(target, labels);
-    calling.give(weight, weights);
-    calling.give(gradient, to);
-    return run(calling);
+    return run(calls->nll_loss, choices,
+               {{grad_output, of_loss}, {target, labels}, {weight, weights}, {gradient, *to}});
 }
 
 auto bind() { return ffi::Ffi::Bind().Attrs<Choices>(); }
