@@ -3,20 +3,25 @@
 
 `nll_loss` and `cross_entropy` take and return JAX arrays, and mean what the functions of `nll` of
 the same names mean. They are operations of the compiled program: through XLA's foreign function
-interface they read and write XLA's own buffers, and nothing is copied. ::
+interface they read and write XLA's own buffers, and nothing is copied.
 
-    import jax
-    import optax
-    from nll.jax import cross_entropy
-
-    @jax.jit
-    def step(parameters, state, images, labels):
-        def loss_of(parameters):
-            return cross_entropy(model(parameters, images), labels, ignore_index=255)
-
-        loss, gradient = jax.value_and_grad(loss_of)(parameters)
-        updates, state = optimizer.update(gradient, state)
-        return optax.apply_updates(parameters, updates), state, loss
+>>> import jax
+>>> import jax.numpy as jnp
+>>> from nll.jax import cross_entropy
+>>> @jax.jit
+... def step(weight, images, labels):
+...     def loss_of(weight):
+...         return cross_entropy(images @ weight, labels, ignore_index=255)
+...
+...     loss, gradient = jax.value_and_grad(loss_of)(weight)
+...     return weight - gradient, loss
+>>> weight, images, labels = jnp.zeros((3, 3)), jnp.eye(3), jnp.array([2, 0, 255])
+>>> for _ in range(3):
+...     weight, loss = step(weight, images, labels)
+...     print(f"{loss:.3f}")
+1.099
+0.794
+0.590
 
 * **Arguments.** `input`, `target` and `weight` may be traced; all others are fixed when JAX traces.
   Their names and meanings are those of `nll.cross_entropy`. Without ``jax_enable_x64``, JAX makes
@@ -32,9 +37,9 @@ interface they read and write XLA's own buffers, and nothing is copied. ::
 * **Several devices.** XLA gathers sharded arrays for a call. In ``jax.shard_map``, where each
   device makes its own, gradients need ``check_vma=False``.
 * **Errors.** Dtypes, shapes and words are checked when JAX traces, and raise as those of `nll` do.
-  A bad label is found when the program runs. It raises ``jax.errors.JaxRuntimeError`` with nll's
-  message, ``target[1, 5] is 7, outside [0, 3) (ignore_index is -100)``: from the call, or where its
-  result is waited for.
+  A bad label is found when the program runs. JAX raises it, with nll's message (``target[1, 5] is
+  7, outside [0, 3) (ignore_index is -100)``), from the call or where its result is waited for: as
+  ``jax.errors.JaxRuntimeError`` or as ValueError, by the way that it called the program.
 * **Threads.** They are those of ``nll.set_num_threads``; no other work of XLA is waited for.
   ``nll.num_threads`` does not reach into a compiled program.
 
@@ -83,9 +88,9 @@ def _handlers() -> dict[str, Any]:
     return dict(built.handlers) if built.api_version <= tuple(map(int, own)) else {}
 
 
-# Whether calls go through that interface.
-FOREIGN = bool(_handlers())
-for _name, _handler in _handlers().items():
+_found = _handlers()
+FOREIGN = bool(_found)  # whether calls go through that interface
+for _name, _handler in _found.items():
     jax.ffi.register_ffi_target(f"nll.{_name}", _handler, platform="cpu")
 
 _BUILD = (
@@ -481,7 +486,7 @@ def nll_loss(
     TypeError, ValueError
         As `nll.nll_loss` does, when JAX traces the call; TypeError also where `weight` is
         differentiated.
-    jax.errors.JaxRuntimeError
+    jax.errors.JaxRuntimeError or ValueError
         If a label is neither ignored nor a class, or for ``empty="raise"``: when the program runs.
 
     See Also
@@ -559,8 +564,8 @@ def cross_entropy(
         Return ``(loss, total_weight)``.
     in_place : bool
         Let the gradient take the memory of the logits, which halves what a step needs for both.
-        Where something else needs the logits, XLA copies them first. No result changes. It needs
-        logits that are mapped, if ``vmap`` maps anything.
+        Where something else needs the logits, a caller who does not donate them for example, XLA
+        copies them first. No result changes. If ``vmap`` maps anything, it must map the logits.
 
     Returns
     -------
@@ -575,7 +580,7 @@ def cross_entropy(
     TypeError, ValueError
         As `nll.cross_entropy` does, when JAX traces the call; TypeError also where `weight` is
         differentiated.
-    jax.errors.JaxRuntimeError
+    jax.errors.JaxRuntimeError or ValueError
         If a label is neither ignored nor a class, or for ``empty="raise"``: when the program runs.
 
     See Also
