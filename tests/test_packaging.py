@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSUMER = ROOT / "tests/consumer"
 LINUX = sys.platform == "linux"
 MODULE = Path(nll._core.__file__)
+MODULES = sorted(MODULE.parent.glob(f"_*{sysconfig.get_config_var('EXT_SUFFIX')}"))
 ARCHIVE = Path(nll.get_cmake_dir()).parents[1] / "libnll.a"
 OPENMP = ["-fopenmp"] if nll.build_info()["openmp"] else []
 
@@ -85,9 +86,10 @@ def test_size_of_the_wheel() -> None:
 
 
 @needs_elf
-def test_module_exports_its_init_function_alone() -> None:
-    exported = [line.split()[-1] for line in run("nm", "-D", "--defined-only", MODULE).splitlines()]
-    assert exported == ["PyInit__core"]
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name.partition(".")[0])
+def test_module_exports_its_init_function_alone(module: Path) -> None:
+    exported = [line.split()[-1] for line in run("nm", "-D", "--defined-only", module).splitlines()]
+    assert exported == [f"PyInit_{module.name.partition('.')[0]}"]
 
 
 @needs_elf

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The module nll._core: the core's functions for Python's arguments.
 #include "arguments.hpp"
+#include "calls.hpp"
 #include "threads.hpp"
 
 namespace nll::python {
 namespace {
 
 // ---------------------------------------------------------------- calls of the core
-
-using Core = Loss(const detail::Call&);
 
 // Calls the core without the GIL, if the work is worth more than handing it over.
 template <class Work> auto run(const Array& largest, Options& options, Work&& core) {
@@ -288,6 +287,9 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     define<softmax<SoftmaxResult::softmax>, in_place, input, axis, out>(m, "softmax");
     define<softmax<SoftmaxResult::log_softmax>, in_place, input, axis, out>(m, "log_softmax");
     define<logsumexp, in_place, input, axis, keepdims, dtype>(m, "logsumexp");
+
+    static constexpr Calls calls{detail::nll_loss, detail::cross_entropy};
+    m.attr("calls") = py::capsule(&calls, capsule_of_calls);
 
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });

@@ -7,6 +7,7 @@ from ._build import BuildInfo
 from ._typing import Array
 
 thread_context: ContextVar[int]
+calls: object  # a capsule, for the package's other extensions
 
 def nll_loss(*arguments: object) -> Any: ...
 def nll_loss_backward(*arguments: object) -> Array: ...
