@@ -381,7 +381,7 @@ def _loss(name: str, input: Any, target: Any, weight: Any, given: dict[str, Any]
     """Check the arguments, and have JAX take the call into its program."""
     _say_how()
     input = _as_jax("input", input, _arguments.as_input)
-    target = _as_jax("target", target, _arguments.as_target)
+    target = _as_jax("target", target, lambda value: _arguments.as_target(value, input))
     if weight is not None:
         weight = _as_jax("weight", weight, _arguments.as_weight)
     dtype = _arguments.as_dtype(given["dtype"]) or input.dtype
@@ -398,14 +398,18 @@ def _loss(name: str, input: Any, target: Any, weight: Any, given: dict[str, Any]
         index_base=_arguments.as_index_base(given["index_base"]),
         empty=_arguments.as_empty(given["empty"]),
         label_smoothing=_arguments.as_label_smoothing(given["label_smoothing"]),
-        return_total_weight=_arguments.as_return_total_weight(given["return_total_weight"]),
+        return_total_weight=_arguments.as_flag("return_total_weight", given["return_total_weight"]),
         in_place=given["in_place"],
     )
     if target.shape != choices.target_shape:
-        raise ValueError(
+        problem = (
             f"target has shape {target.shape}, but input of shape {input.shape} with its classes "
             f"on axis {choices.axis} needs {choices.target_shape}"
         )
+        if target.ndim == input.ndim and target.shape[choices.axis] == 1:
+            cure = f"as target.squeeze({choices.axis}) gives it"
+            problem += f": without the axis of length 1, {cure}"
+        raise ValueError(problem)
     classes = input.shape[choices.axis]
     if weight is not None and weight.shape != (classes,):
         counted = "1 class" if classes == 1 else f"{classes} classes"

@@ -125,7 +125,8 @@ void pieces_of_a_row() {
             ThreadTeam team(threads, nullptr);
             pieces.clear();
             int context = 0;
-            team.run(count, &context, [](void* noted, index_t first, index_t last) {
+            team.run(count, &context, [](void* noted, void* memory, index_t first, index_t last) {
+                CHECK(memory != nullptr);
                 note(first, last);
                 const std::lock_guard hold(noting);
                 ++*static_cast<int*>(noted);

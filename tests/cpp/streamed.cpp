@@ -3,6 +3,7 @@
 // those that are written plainly, at any alignment, in every layout, alone and in one sweep with
 // the losses; and so are those of cross-entropy, and log_softmax.
 #include <nll/detail/kernels.hpp>
+#include <nll/detail/parallel.hpp>
 
 #include <initializer_list>
 #include <random>
