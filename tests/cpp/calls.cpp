@@ -71,6 +71,15 @@ void logits() {
     CHECK(gradient == expected);
     log_softmax(input, in_place);
     CHECK(gradient == std::vector<float>(12, static_cast<float>(-std::log(4.0))));
+    softmax(input, in_place);
+    CHECK(gradient == std::vector<float>(12, 0.25f));
+    float log_sums[3];
+    logsumexp(input, View<float, 1>{log_sums, {3}});
+    CHECK(log_sums[2] == static_cast<float>(std::log(4.0)));
+    CHECK(message_of<std::invalid_argument>([&] {
+              double wide[3];
+              logsumexp(input, View<double, 1>{wide, {3}});
+          }) == "out has another type than input, and not a narrower one");
 
     const auto smoothed = [&](double smoothing) {
         return message_of<std::invalid_argument>(
@@ -86,6 +95,37 @@ void logits() {
               cross_entropy_value_and_grad(input, target, in_place);
           }) == "target[1] is 255, outside [0, 4) (ignore_index is -100)");
     CHECK(gradient == before);
+}
+
+// A sample's own weight is taken times that of its class; 0 strides broadcast it.
+void sample_weights() {
+    const float of_samples[] = {2, 100, 0.5f}, of_classes[] = {1, 3, 5, 7};
+    const std::uint8_t labels[] = {0, 255, 3};
+    const View<const std::uint8_t, 1> target{labels, {3}};
+    const std::vector<float> zeros(12);
+    const View<const float, 2> input{zeros.data(), {3, 4}};
+    const Array weights(View<const float, 1>{of_samples, {3}});
+    Options options{.weight = View<const float, 1>{of_classes, {4}},
+                    .sample_weight = &weights,
+                    .ignore_index = 255,
+                    .reduction = Reduction::sum};
+    CHECK(cross_entropy(input, target, options).total_weight == 2 * 1 + 0.5 * 7);
+    std::vector<float> gradient(12);
+    nll_loss_backward(1.0, target, View<float, 2>{gradient.data(), {3, 4}}, options);
+    CHECK(gradient == (std::vector<float>{-2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -3.5f}));
+    const Array broadcast(View<const float, 1>{of_samples, {3}, {0}});
+    options.sample_weight = &broadcast;
+    CHECK(nll_loss(input, target, options).total_weight == 2 * (1 + 7));
+    const std::int64_t large[] = {1, std::int64_t{1} << 60, -(std::int64_t{1} << 54)};
+    const Array integers(View<const std::int64_t, 1>{large, {3}}),
+        few(View<const float, 1>{of_samples, {2}});
+    options.sample_weight = &integers;
+    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input, target, options); }) ==
+          "sample_weight[2] is -18014398509481984, beyond 2^53: as a double it would be another "
+          "number");
+    options.sample_weight = &few;
+    CHECK(message_of<std::invalid_argument>([&] { nll_loss(input, target, options); }) ==
+          "sample_weight has shape (2,), but target has (3,)");
 }
 
 template <class Label> void label_types() {
@@ -180,6 +220,7 @@ int main() {
     label_types<std::int64_t>();
     label_types<std::uint64_t>();
     label_types<long long>();
+    sample_weights();
     strided_windows();
     errors_leave_everything();
     return failures() != 0;
