@@ -14,7 +14,7 @@ training loop, only the line of the loss changes. The package wants PyTorch and 
 >>> float(loss)
 0.20585083961486816
 >>> logits.grad
-tensor([[-0.1364,  0.0812,  0.0544],
+tensor([[-0.1358,  0.0813,  0.0545],
         [ 0.0226, -0.0453,  0.0226]])
 
 What is the same: the names of the arguments, their order and defaults, shapes, the values of all
