@@ -65,7 +65,7 @@ def array_of(name: str, tensor: Any) -> Any:
     try:
         if tensor.dtype is torch.bfloat16:
             return tensor.detach().view(torch.uint16).numpy().view(BFLOAT16)
-        return tensor.detach().numpy()
+        return (tensor.detach() if tensor.requires_grad else tensor).numpy()
     except (AttributeError, RuntimeError, TypeError) as error:
         check(name, tensor)
         if tensor.is_neg():  # stored with the wrong sign: the imaginary part of a conjugate
@@ -77,7 +77,7 @@ def array_of(name: str, tensor: Any) -> Any:
 def tensor_of(result: Any) -> Tensor:
     """Take an array's memory as a tensor; a scalar becomes one without dimensions."""
     array = np.asarray(result)
-    if array.dtype == BFLOAT16:
+    if array.dtype.kind == "V":  # bfloat16; the others' is "f"
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -267,7 +267,7 @@ def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
 
     0 becomes +0 whatever the factor is.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # backward of eager losses may be compiled
         return torch.where(gradient == 0, 0, gradient * grad_output)
     factor = grad_output.item()
     is_last = not torch._C._autograd._get_current_graph_task_keep_graph()
@@ -292,6 +292,10 @@ class GradientAtHand(Function):  # type: ignore[misc]
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return once(scaled(gradient, grad_outputs[0])), None
+
+
+# Function.apply without its look at torch.func's transformations, which are not active here.
+attach = super(Function, GradientAtHand).apply
 
 
 class GradientLater(Function):  # type: ignore[misc]
@@ -418,7 +422,7 @@ def compute(
     needs_gradient = input.requires_grad and torch.is_grad_enabled()
     if needs_gradient and loss.value_and_grad is not None and can_scale(input, choices, dtype):
         value, gradient = loss.value_and_grad(*arrays, *choices, 1.0, False, None)
-        return GradientAtHand.apply(input, (tensor_of(value), tensor_of(gradient)))
+        return attach(input, (tensor_of(value), tensor_of(gradient)))
     value = tensor_of(loss.value(*arrays, *choices, numpy_dtype(dtype), False))
     if needs_gradient:
         return GradientLater.apply(input, target, weight, (value,), loss, choices)
