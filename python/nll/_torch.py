@@ -267,7 +267,7 @@ def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
 
     0 becomes +0 whatever the factor is.
     """
-    if torch.compiler.is_compiling():  # backward of eager losses may be compiled
+    if torch.compiler.is_compiling():  # as GradientLater's backward
         return torch.where(gradient == 0, 0, gradient * grad_output)
     factor = grad_output.item()
     is_last = not torch._C._autograd._get_current_graph_task_keep_graph()
@@ -318,8 +318,12 @@ class GradientLater(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         input, target, weight = ctx.saved_tensors
-        gradient = ctx.loss.gradient(grad_outputs[0], input, target, weight, ctx.choices)
-        return once(tensor_of(gradient)), None, None, None, None, None
+        arguments = grad_outputs[0], input, target, weight
+        if torch.compiler.is_compiling():  # PyTorch compiles backward passes of eager losses, too
+            gradient = ctx.loss.backward_operator(*arguments, *ctx.choices)
+        else:
+            gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
+        return once(gradient), None, None, None, None, None
 
 
 class Transformed(Function):  # type: ignore[misc]
