@@ -406,25 +406,21 @@ def compute(
     dtype: torch.dtype | None,
 ) -> Tensor:
     """Compute a loss, with what its gradient needs if that is wanted."""
-    if not isinstance(input, Tensor):
-        check("input", input)
-    if not isinstance(target, Tensor):
-        check("target", target)
-    if target.dtype in NUMPY:
-        raise TypeError(
-            f"target has dtype {target.dtype}; labels must be integers. Class probabilities are "
-            f"not taken here, but by torch.nn.functional.cross_entropy"
-        )
-    if getattr(weight, "requires_grad", False) and torch.is_grad_enabled():
-        raise TypeError("weight requires a gradient, but gets none; pass it .detach()ed")
-    if dtype is None and input.dtype in HALF and torch.is_autocast_enabled("cpu"):
-        dtype = torch.float32
     if not is_plain_call(input, target, weight):
         return compute_in_graph(loss, input, target, weight, choices, dtype)
+    if weight is not None:
+        refuse_gradient_of(weight)
+    if target.dtype in NUMPY:
+        refuse_probabilities(target)
+    if dtype is None and input.dtype in HALF:
+        dtype = dtype_under_autocast(input)
 
     arrays = arrays_of(input, target, weight)
     needs_gradient = input.requires_grad and torch.is_grad_enabled()
-    if needs_gradient and loss.value_and_grad is not None and can_scale(input, choices, dtype):
+    # float16 overflows and underflows, which a scaled loss is there to prevent: its gradient waits
+    # for that of the loss.
+    is_scalable = dtype is None and choices[1] != "none" and input.dtype is not torch.float16
+    if needs_gradient and is_scalable and loss.value_and_grad is not None:
         value, gradient = loss.value_and_grad(*arrays, *choices, 1.0, False, None)
         return attach(input, (tensor_of(value), tensor_of(gradient)))
     value = tensor_of(loss.value(*arrays, *choices, numpy_dtype(dtype), False))
@@ -433,13 +429,22 @@ def compute(
     return value
 
 
-def can_scale(input: Tensor, choices: Choices, dtype: torch.dtype | None) -> bool:
-    """Tell whether the gradient may be computed before that of the loss is known.
+def dtype_under_autocast(input: Tensor) -> torch.dtype | None:
+    """Tell which dtype a loss has that was not asked for any: None for input's."""
+    is_wider = input.dtype in HALF and torch.is_autocast_enabled("cpu")
+    return torch.float32 if is_wider else None
 
-    float16 overflows and underflows, which scaled losses are there to prevent.
-    """
-    has_own_dtype = dtype is None or dtype is input.dtype
-    return choices[1] != "none" and input.dtype is not torch.float16 and has_own_dtype
+
+def refuse_probabilities(target: Tensor) -> None:
+    raise TypeError(
+        f"target has dtype {target.dtype}; labels must be integers. Class probabilities are not "
+        f"taken here, but by torch.nn.functional.cross_entropy"
+    )
+
+
+def refuse_gradient_of(weight: Tensor) -> None:
+    if weight.requires_grad and torch.is_grad_enabled():
+        raise TypeError("weight requires a gradient, but gets none; pass it .detach()ed")
 
 
 def compute_in_graph(
@@ -453,8 +458,13 @@ def compute_in_graph(
     """Compute a loss by its operator."""
     check("input", input)
     check("target", target)
+    if target.dtype in NUMPY:
+        refuse_probabilities(target)
     if weight is not None:
         check("weight", weight)
+        refuse_gradient_of(weight)
+    if dtype is None:
+        dtype = dtype_under_autocast(input)
     if not torch.compiler.is_compiling():
         return Transformed.apply(input, target, weight, loss, choices, dtype)
     if torch._C._functorch.peek_interpreter_stack() is None:
