@@ -279,6 +279,49 @@ class TestPyTorchSamples:
 # ---- autograd
 
 
+class TestSampleWeight:
+    """A weight of each sample goes wherever that of a class goes."""
+
+    @pytest.fixture(params=["of-target's-shape", "broadcast"])
+    def sample_weight(self, request):
+        return torch.rand((6, 5) if request.param == "of-target's-shape" else (6, 1))
+
+    def test_loss_and_gradient(self, name, ours, random_tensors, sample_weight, dtype, reduction):
+        input, target, weight = random_tensors(dtype=dtype)
+        arrays = array_of(input), array_of(target), array_of(weight)
+        choices = {"sample_weight": sample_weight.numpy(), "reduction": reduction}
+        keywords = {"sample_weight": sample_weight, "reduction": reduction}
+        expected = getattr(nll, name)(*arrays, **choices)
+        assert_same_bits(array_of(ours(input, target, weight, **keywords)), np.asarray(expected))
+        given = np.ones(target.shape) if reduction == "none" else 1.0
+        expected = getattr(nll, f"{name}_backward")(given, *arrays, **choices)
+        assert_same_bits(array_of(gradient(ours, input, target, weight, **keywords)), expected)
+
+    def test_modules_take_it_with_the_call(self, name, ours, random_tensors, sample_weight):
+        input, target, _ = random_tensors()
+        module = getattr(nll.torch, MODULES[name])(reduction="sum")
+        assert module(input, target, sample_weight) == ours(input, target, sample_weight=sample_weight, reduction="sum")
+
+    def test_compiled(self, ours, random_tensors, sample_weight):
+        input, target, _ = random_tensors(dtype=torch.float32)
+        compiled = torch.compile(ours, backend="aot_eager", fullgraph=True)
+        keywords = {"sample_weight": sample_weight}
+        assert_close(compiled(input, target, **keywords), ours(input, target, **keywords))
+        assert_close(gradient(compiled, input, target, **keywords), gradient(ours, input, target, **keywords))
+
+    def test_vmap_and_grad(self, ours, random_tensors):
+        input, target, _ = random_tensors((6, 4))
+        weights = torch.rand(3, 6)
+        each = torch.func.vmap(torch.func.grad(lambda x, w: ours(x, target, sample_weight=w)), (None, 0))
+        expected = [gradient(ours, input, target, sample_weight=w) for w in weights]
+        assert_close(each(input, weights), torch.stack(expected))
+
+    def test_it_gets_no_gradient(self, ours, random_tensors):
+        input, target, _ = random_tensors()
+        with pytest.raises(TypeError, match="sample_weight requires a gradient"):
+            ours(input, target, sample_weight=torch.ones(6, 5, requires_grad=True))
+
+
 class TestAutograd:
     def test_gradcheck(self, ours, random_tensors, reduction):
         input, target, weight = random_tensors((3, 4, 2))
@@ -597,16 +640,16 @@ class TestOperators:
     @pytest.fixture(params=["contiguous", "channels-last", "expanded"])
     def tensors(self, request, random_tensors):
         input, target, weight = random_tensors(dtype=torch.bfloat16)
-        return LAYOUTS[request.param](input), target, weight
+        return LAYOUTS[request.param](input), target, weight, torch.rand(target.shape)
 
     @pytest.fixture
     def choices(self, name, reduction):
         return (-100, reduction, 1, 0, "nan", *((0.1,) if name == "cross_entropy" else ()))
 
     def test_loss(self, inductor, name, tensors, choices):
-        input, target, weight = tensors
+        input, *others = tensors
         operator = getattr(torch.ops.nll, name).default
-        torch.library.opcheck(operator, (input.detach().requires_grad_(), target, weight, *choices, torch.float32))
+        torch.library.opcheck(operator, (input.detach().requires_grad_(), *others, *choices, torch.float32))
 
     def test_gradient(self, inductor, name, tensors, choices, reduction):
         grad_output = torch.rand(tensors[1].shape if reduction == "none" else ()).bfloat16()

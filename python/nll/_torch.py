@@ -82,11 +82,17 @@ def tensor_of(result: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-def arrays_of(input: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Any, Any, Any]:
+def arrays_of(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+) -> tuple[Any, Any, Any, Any]:
     return (
         array_of("input", input),
         array_of("target", target),
         None if weight is None else array_of("weight", weight),
+        None if sample_weight is None else array_of("sample_weight", sample_weight),
     )
 
 
@@ -103,9 +109,9 @@ def numpy_dtype(dtype: torch.dtype | None) -> np.dtype[Any] | None:
 class Loss:
     """A loss: the core's functions, and the operators nll::name and nll::name_backward.
 
-    The functions take input, target, weight and the choices, in this order; so do the operators,
-    whose tensors may have no memory yet. `more` is what their schemas have beside the choices that
-    all losses share.
+    The functions take input, target, weight, sample_weight and the choices, in this order; so do
+    the operators, whose tensors may have no memory yet. `more` is what their schemas have beside
+    the choices that all losses share.
     """
 
     def __init__(
@@ -119,7 +125,7 @@ class Loss:
         self.backward = getattr(_core, f"{name}_backward")
         self.value_and_grad = value_and_grad  # where one sweep is less work than two
 
-        tensors = "Tensor input, Tensor target, Tensor? weight"
+        tensors = "Tensor input, Tensor target, Tensor? weight, Tensor? sample_weight"
         choices = "int? ignore_index, str reduction, int axis, int index_base, str empty" + more
         self.operator = define(
             f"{name}({tensors}, {choices}, ScalarType? dtype) -> Tensor",
@@ -136,30 +142,31 @@ class Loss:
         )
 
     def compute_value(self, input: Tensor, target: Tensor, *others: Any) -> Tensor:
-        weight, *choices, dtype = interned(others)
-        arrays = arrays_of(input, target, weight)
+        weight, sample_weight, *choices, dtype = interned(others)
+        arrays = arrays_of(input, target, weight, sample_weight)
         return tensor_of(self.value(*arrays, *choices, numpy_dtype(dtype), False))
 
     def fake_value(self, input: Tensor, target: Tensor, *others: Any) -> Tensor:
-        _, _, reduction, *_, dtype = others
+        _, _, _, reduction, *_, dtype = others
         shape = target.shape if reduction == "none" else ()
         return input.new_empty(shape, dtype=dtype or input.dtype)
 
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, target, weight, *choices, _ = inputs
-        ctx.save_for_backward(input, target, weight)
+        input, target, weight, sample_weight, *choices, _ = inputs
+        ctx.save_for_backward(input, target, weight, sample_weight)
         ctx.choices = choices
 
     def value_backward(self, ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         gradient = self.backward_operator(grad_output, *ctx.saved_tensors, *ctx.choices)
-        return gradient, *(None,) * (len(ctx.choices) + 3)
+        return gradient, *(None,) * (len(ctx.choices) + 4)
 
     def compute_gradient(self, grad_output: Tensor, input: Tensor, *others: Any) -> Tensor:
-        target, weight, *choices = interned(others)
+        target, weight, sample_weight, *choices = interned(others)
+        arguments = grad_output, input, target, weight, sample_weight, choices
         if input.is_contiguous():  # then memory comes from NumPy, which asks for huge pages
-            return tensor_of(self.gradient(grad_output, input, target, weight, choices))
+            return tensor_of(self.gradient(*arguments))
         out = torch.empty_like(input)  # in the strides that the fake has
-        self.gradient(grad_output, input, target, weight, choices, array_of("out", out))
+        self.gradient(*arguments, array_of("out", out))
         return out
 
     def fake_gradient(self, grad_output: Tensor, input: Tensor, *others: Any) -> Tensor:
@@ -171,13 +178,15 @@ class Loss:
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
+        sample_weight: Tensor | None,
         choices: Sequence[Any],
         out: Any = None,
     ) -> Any:
         """Compute the gradient of input, as an array."""
         is_one = choices[1] != "none"
         given = grad_output.item() if is_one else array_of("grad_output", grad_output)
-        return self.backward(given, *arrays_of(input, target, weight), *choices, out)
+        arrays = arrays_of(input, target, weight, sample_weight)
+        return self.backward(given, *arrays, *choices, out)
 
 
 def define(
@@ -307,23 +316,23 @@ class GradientLater(Function):  # type: ignore[misc]
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
+        sample_weight: Tensor | None,
         value: tuple[Tensor],
         loss: Loss,
         choices: Choices,
     ) -> Tensor:
-        ctx.save_for_backward(input, target, weight)
+        ctx.save_for_backward(input, target, weight, sample_weight)
         ctx.loss, ctx.choices = loss, choices
         return value[0]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        input, target, weight = ctx.saved_tensors
-        arguments = grad_outputs[0], input, target, weight
+        arguments = (grad_outputs[0], *ctx.saved_tensors)
         if torch.compiler.is_compiling():  # PyTorch compiles backward passes of eager losses, too
             gradient = ctx.loss.backward_operator(*arguments, *ctx.choices)
         else:
             gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
-        return once(gradient), None, None, None, None, None
+        return once(gradient), None, None, None, None, None, None
 
 
 class Transformed(Function):  # type: ignore[misc]
@@ -336,22 +345,23 @@ class Transformed(Function):  # type: ignore[misc]
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
+        sample_weight: Tensor | None,
         loss: Loss,
         choices: Choices,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        return loss.operator(input, target, weight, *choices, dtype)
+        return loss.operator(input, target, weight, sample_weight, *choices, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-        ctx.loss, ctx.choices, _ = inputs[3:]
+        ctx.save_for_backward(*inputs[:4])
+        ctx.loss, ctx.choices, _ = inputs[4:]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         given = (grad_outputs[0], *ctx.saved_tensors)
         gradient = TransformedGradient.apply(*given, ctx.loss, ctx.choices)
-        return gradient, None, None, None, None, None
+        return gradient, None, None, None, None, None, None
 
     jvp = staticmethod(refuse_forward_mode)
 
@@ -367,10 +377,12 @@ class TransformedGradient(Function):  # type: ignore[misc]
         input: Tensor,
         target: Tensor,
         weight: Tensor | None,
+        sample_weight: Tensor | None,
         loss: Loss,
         choices: Choices,
     ) -> Tensor:
-        return loss.backward_operator(grad_output, input, target, weight, *choices)
+        tensors = grad_output, input, target, weight, sample_weight
+        return loss.backward_operator(*tensors, *choices)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -383,13 +395,19 @@ class TransformedGradient(Function):  # type: ignore[misc]
 # ---- the calls
 
 
-def is_plain_call(input: Tensor, target: Tensor, weight: Tensor | None) -> bool:
+def is_plain_call(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+) -> bool:
     """Tell whether this call is about numbers, not about operators on tensors without memory."""
     return not (
         torch.compiler.is_compiling()
         or type(input) not in PLAIN
         or type(target) not in PLAIN
         or type(weight) not in PLAIN
+        or type(sample_weight) not in PLAIN
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
@@ -402,20 +420,23 @@ def compute(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    sample_weight: Tensor | None,
     choices: Choices,
     dtype: torch.dtype | None,
 ) -> Tensor:
     """Compute a loss, with what its gradient needs if that is wanted."""
-    if not is_plain_call(input, target, weight):
-        return compute_in_graph(loss, input, target, weight, choices, dtype)
+    if not is_plain_call(input, target, weight, sample_weight):
+        return compute_in_graph(loss, input, target, weight, sample_weight, choices, dtype)
     if weight is not None:
-        refuse_gradient_of(weight)
+        refuse_gradient_of("weight", weight)
+    if sample_weight is not None:
+        refuse_gradient_of("sample_weight", sample_weight)
     if target.dtype in NUMPY:
         refuse_probabilities(target)
     if dtype is None and input.dtype in HALF:
         dtype = dtype_under_autocast(input)
 
-    arrays = arrays_of(input, target, weight)
+    arrays = arrays_of(input, target, weight, sample_weight)
     needs_gradient = input.requires_grad and torch.is_grad_enabled()
     # float16 overflows and underflows, which a scaled loss is there to prevent: its gradient waits
     # for that of the loss.
@@ -425,7 +446,8 @@ def compute(
         return attach(input, (tensor_of(value), tensor_of(gradient)))
     value = tensor_of(loss.value(*arrays, *choices, numpy_dtype(dtype), False))
     if needs_gradient:
-        return GradientLater.apply(input, target, weight, (value,), loss, choices)
+        tensors = input, target, weight, sample_weight
+        return GradientLater.apply(*tensors, (value,), loss, choices)
     return value
 
 
@@ -442,9 +464,9 @@ def refuse_probabilities(target: Tensor) -> None:
     )
 
 
-def refuse_gradient_of(weight: Tensor) -> None:
+def refuse_gradient_of(name: str, weight: Tensor) -> None:
     if weight.requires_grad and torch.is_grad_enabled():
-        raise TypeError("weight requires a gradient, but gets none; pass it .detach()ed")
+        raise TypeError(f"{name} requires a gradient, but gets none; pass it .detach()ed")
 
 
 def compute_in_graph(
@@ -452,6 +474,7 @@ def compute_in_graph(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    sample_weight: Tensor | None,
     choices: Choices,
     dtype: torch.dtype | None,
 ) -> Tensor:
@@ -460,16 +483,18 @@ def compute_in_graph(
     check("target", target)
     if target.dtype in NUMPY:
         refuse_probabilities(target)
-    if weight is not None:
-        check("weight", weight)
-        refuse_gradient_of(weight)
+    for name, given in (("weight", weight), ("sample_weight", sample_weight)):
+        if given is not None:
+            check(name, given)
+            refuse_gradient_of(name, given)
     if dtype is None:
         dtype = dtype_under_autocast(input)
+    tensors = input, target, weight, sample_weight
     if not torch.compiler.is_compiling():
-        return Transformed.apply(input, target, weight, loss, choices, dtype)
+        return Transformed.apply(*tensors, loss, choices, dtype)
     if torch._C._functorch.peek_interpreter_stack() is None:
-        return loss.operator(input, target, weight, *choices, dtype)
-    return transformed(loss.name, input, target, weight, choices, dtype)
+        return loss.operator(*tensors, *choices, dtype)
+    return transformed(loss.name, *tensors, choices, dtype)
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
@@ -478,6 +503,7 @@ def transformed(
     input: Tensor,
     target: Tensor,
     weight: Tensor | None,
+    sample_weight: Tensor | None,
     choices: Choices,
     dtype: torch.dtype | None,
 ) -> Tensor:
@@ -486,7 +512,8 @@ def transformed(
     Dynamo takes this call as it is. It would open Transformed and find the operator alone, whose
     own autograd these transformations cannot take.
     """
-    return Transformed.apply(input, target, weight, LOSSES[name], choices, dtype)
+    tensors = input, target, weight, sample_weight
+    return Transformed.apply(*tensors, LOSSES[name], choices, dtype)
 
 
 def reduction_of(size_average: bool | None, reduce: bool | None) -> str:

@@ -11,7 +11,7 @@ training loop, only the line of the loss changes. The package wants PyTorch and 
 >>> logits = torch.tensor([[2.0, 0.5, 0.1], [0.0, 3.0, 0.0]], requires_grad=True)
 >>> loss = nll.torch.cross_entropy(logits, torch.tensor([0, 1]))
 >>> loss.backward()
->>> float(loss)
+>>> loss.item()
 0.20585083961486816
 >>> logits.grad
 tensor([[-0.1358,  0.0813,  0.0545],
@@ -20,6 +20,7 @@ tensor([[-0.1358,  0.0813,  0.0545],
 What is the same: the names of the arguments, their order and defaults, shapes, the values of all
 reductions, autograd. What is new:
 
+* `sample_weight` is a weight for each sample, pixel or token, which multiplies that of its class.
 * `axis` is the class axis (-1 for channels-last), `index_base` the label of the first class,
   `empty` what a mean without samples is, `dtype` the loss's dtype. `ignore_index` may be None.
 * target may have any integer dtype, weight any float or integer dtype, whatever input's dtype is.
@@ -28,7 +29,7 @@ reductions, autograd. What is new:
   or stagnation of bfloat16 in between. There is nothing that is not deterministic.
 
 What is refused, by a TypeError that says so: tensors that are not on the CPU, sparse, quantised,
-nested or complex ones, class probabilities as target, and a weight that requires a gradient.
+nested or complex ones, class probabilities as target, and weights that require a gradient.
 
 Memory and time. Tensors of the four float dtypes and of all integer dtypes are read where they are,
 with any strides. `cross_entropy` of a reduced loss computes the gradient in the sweep that computes
@@ -71,6 +72,7 @@ def nll_loss(
     reduce: bool | None = None,
     reduction: str = "mean",
     *,
+    sample_weight: Tensor | None = None,
     axis: int = 1,
     index_base: int = 0,
     empty: str = "nan",
@@ -96,6 +98,8 @@ def nll_loss(
         Like `size_average`.
     reduction : {"mean", "sum", "none"}
         "none" returns the loss of each sample.
+    sample_weight : Tensor, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it. It gets no gradient.
     axis : int
         The class axis of input; negative axes count from the end, so that -1 is channels-last.
     index_base : int
@@ -136,13 +140,14 @@ def nll_loss(
     >>> nll.torch.nll_loss(input, torch.tensor([0, 1]))
     tensor(0.2899)
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, sample_weight):
         return handle_torch_function(
             nll_loss,
-            (input, target, weight),
+            (input, target, weight, sample_weight),
             input,
             target,
             weight=weight,
+            sample_weight=sample_weight,
             size_average=size_average,
             ignore_index=ignore_index,
             reduce=reduce,
@@ -155,7 +160,7 @@ def nll_loss(
     if size_average is not None or reduce is not None:
         reduction = reduction_of(size_average, reduce)
     choices = (ignore_index, reduction, axis, index_base, empty)
-    return compute(NLL_LOSS, input, target, weight, choices, dtype)
+    return compute(NLL_LOSS, input, target, weight, sample_weight, choices, dtype)
 
 
 def cross_entropy(
@@ -168,6 +173,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
     *,
+    sample_weight: Tensor | None = None,
     axis: int = 1,
     index_base: int = 0,
     empty: str = "nan",
@@ -196,6 +202,8 @@ def cross_entropy(
         "none" returns the loss of each sample.
     label_smoothing : float
         The part of each label that is spread evenly over all classes, in [0, 1].
+    sample_weight : Tensor, optional
+        Weight of each sample: of target's shape, or one that broadcasts to it. It gets no gradient.
     axis : int
         The class axis of input; negative axes count from the end, so that -1 is channels-last.
     index_base : int
@@ -231,13 +239,14 @@ def cross_entropy(
     >>> nll.torch.cross_entropy(logits, torch.tensor([0, 1]), reduction="none")
     tensor([4.1223e-09, 5.5144e-01])
     """
-    if has_torch_function_variadic(input, target, weight):
+    if has_torch_function_variadic(input, target, weight, sample_weight):
         return handle_torch_function(
             cross_entropy,
-            (input, target, weight),
+            (input, target, weight, sample_weight),
             input,
             target,
             weight=weight,
+            sample_weight=sample_weight,
             size_average=size_average,
             ignore_index=ignore_index,
             reduce=reduce,
@@ -251,7 +260,7 @@ def cross_entropy(
     if size_average is not None or reduce is not None:
         reduction = reduction_of(size_average, reduce)
     choices = (ignore_index, reduction, axis, index_base, empty, label_smoothing)
-    return compute(CROSS_ENTROPY, input, target, weight, choices, dtype)
+    return compute(CROSS_ENTROPY, input, target, weight, sample_weight, choices, dtype)
 
 
 class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]
@@ -291,7 +300,12 @@ class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]
         super().__init__(weight, size_average, ignore_index, reduce, reduction)
         self.axis, self.index_base, self.empty, self.dtype = axis, index_base, empty, dtype
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss.
 
         Parameters
@@ -300,6 +314,8 @@ class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]
             Log-probabilities.
         target : Tensor of integers, shape (N, d1, ..., dk) or ()
             Labels.
+        sample_weight : Tensor, optional
+            Weight of each sample.
 
         Returns
         -------
@@ -310,6 +326,7 @@ class NLLLoss(torch.nn.NLLLoss):  # type: ignore[misc]
             input,
             target,
             self.weight,
+            sample_weight=sample_weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             axis=self.axis,
@@ -359,7 +376,12 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
         super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
         self.axis, self.index_base, self.empty, self.dtype = axis, index_base, empty, dtype
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
         """Compute the loss.
 
         Parameters
@@ -368,6 +390,8 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
             Logits.
         target : Tensor of integers, shape (N, d1, ..., dk) or ()
             Labels.
+        sample_weight : Tensor, optional
+            Weight of each sample.
 
         Returns
         -------
@@ -378,6 +402,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):  # type: ignore[misc]
             input,
             target,
             self.weight,
+            sample_weight=sample_weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
