@@ -120,8 +120,35 @@ def as_target(value: object, input: Array) -> Array:
                 "target.argmax(axis), with input's class axis; probabilities of classes are not "
                 "taken"
             )
+        elif is_floating(array.dtype) and are_whole(array):
+            rule += as_whole_labels(array)
+        elif are_words(array):
+            rule += (
+                "; those of words are np.unique(target, return_inverse=True)[1], and those of a "
+                "factor in R as.integer(target)"
+            )
         raise TypeError(f"target has dtype {array.dtype}; {rule}")
     return array
+
+
+def are_whole(array: Array) -> bool:
+    """Tell whether all numbers are integers of 32 bits, as R has them; NaN may stand for its NA."""
+    with np.errstate(all="ignore"):
+        whole = (array == np.trunc(array)) & (abs(array) < 2.0**31)
+        return bool((whole | np.isnan(array)).all())
+
+
+def are_words(array: Array) -> bool:
+    words = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat)
+    return array.size > 0 and (words or array.dtype.kind == "U")
+
+
+def as_whole_labels(array: Array) -> str:
+    """Say how to make integers of floats that are whole; in R, as.integer drops dimensions."""
+    in_r = "as.integer(target)" if array.ndim < 2 else 'storage.mode(target) <- "integer"'
+    if np.isnan(array).any():
+        return f", and NaN is none: in R write {in_r}, and ignore_index=NA_integer_ for NA"
+    return f": write target.astype(int), or in R {in_r}"
 
 
 def as_weight(value: object) -> Array | None:
@@ -155,15 +182,28 @@ def as_sample_weight(value: object, target: Array) -> Array | None:
 
 def as_integer(name: str, value: object) -> int:
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value}; it must be an integer, not a bool")
+        rule = "it must be an integer, not a bool" + as_written(name, value)
+        raise TypeError(f"{name} is {value}; {rule}")
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except MemoryError:
         raise
     except TypeError:
-        raise TypeError(f"{name} is {shown(value)}; it must be an integer") from None
+        rule = "it must be an integer" + as_written(name, value)
+        raise TypeError(f"{name} is {shown(value)}; {rule}") from None
     except Exception as error:  # what its __index__ raises
         raise TypeError(f"{name} is {shown(value)}, which is no integer: {error!r}") from error
+
+
+def as_written(name: str, value: object) -> str:
+    """Say how to write the integer that is meant by a whole float, or by R's NA, which is True."""
+    number = float(value) if isinstance(value, float | np.floating) else None
+    is_nan = number is not None and number != number
+    if name == "ignore_index" and (value is True or is_nan):
+        return "; in R write NA_integer_ for NA"
+    if number is not None and number.is_integer() and abs(number) < 2**31:
+        return f": write {int(number)}, or in R {int(number)}L"
+    return ""
 
 
 def as_index_base(value: object) -> int:
