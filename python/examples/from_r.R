@@ -12,7 +12,9 @@ nll <- import("nll")
 # ---- What goes in
 #
 # Matrices and arrays of doubles are input as they are: NumPy reads R's own memory, column by column.
-# The labels of R's classes count from 1, and numbers that must be integers are written with an L.
+# The labels of R's classes count from 1, and numbers that must be integers are written with an L. Labels
+# that are doubles become integers by as.integer, or by storage.mode(target) <- "integer", which keeps
+# dimensions.
 
 logits <- rbind(c(2, 0.5, 0.1), c(0, 3, 0), c(1, 1, 1))  # (N, C): three samples, three classes
 target <- c(1L, 2L, 3L)
@@ -34,7 +36,8 @@ cat(nll$cross_entropy(logits, array(as.integer(animals)), index_base = 1L, ignor
 
 # ---- What comes back
 #
-# A loss is a number, losses and gradients are arrays with input's dimensions, several results a list.
+# A loss is a number; a gradient is an array with input's dimensions, losses that are not reduced one with
+# target's; several results are a list. In the children of parallel::mclapply, nll takes one thread each.
 
 result <- nll$cross_entropy_value_and_grad(logits, array(target), index_base = 1L)
 cat(result[[1]], "\n")
