@@ -585,6 +585,11 @@ def huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     return np.broadcast_to(np.zeros((), dtype), shape)
 
 
+def test_float_target_too_large_for_any_memory():
+    with pytest.raises(TypeError, match=r"write target\.astype\(int\)"):
+        nll.nll_loss(huge((2**50, 1)), huge((2**50,)))
+
+
 def test_result_too_large_for_any_memory():
     with pytest.raises(MemoryError):
         nll.nll_loss(huge((2**50, 1)), huge((2**50,), np.int8), reduction="none")

@@ -17,6 +17,7 @@ from ._typing import Array
 
 CPU = 1  # of DLPack's device types
 FLOATS = "float16, bfloat16, float32 or float64"
+MANY = 10_000  # elements, enough to tell what an array means
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
@@ -120,9 +121,9 @@ def as_target(value: object, input: Array) -> Array:
                 "target.argmax(axis), with input's class axis; probabilities of classes are not "
                 "taken"
             )
-        elif is_floating(array.dtype) and are_whole(array):
+        elif is_floating(array.dtype):
             rule += as_whole_labels(array)
-        elif are_words(array):
+        elif are_words(array.flat[:MANY]):
             rule += (
                 "; those of words are np.unique(target, return_inverse=True)[1], and those of a "
                 "factor in R as.integer(target)"
@@ -131,24 +132,28 @@ def as_target(value: object, input: Array) -> Array:
     return array
 
 
-def are_whole(array: Array) -> bool:
-    """Tell whether all numbers are integers of 32 bits, as R has them; NaN may stand for its NA."""
+def as_whole_labels(array: Array) -> str:
+    """Say how to make integers of floats, if they are whole, in 32 bits as R has them, or NaN.
+
+    NaN is R's NA. What is said is of the first ones: an array may be larger than memory.
+    """
+    first = array.flat[:MANY]
     with np.errstate(all="ignore"):
-        whole = (array == np.trunc(array)) & (abs(array) < 2.0**31)
-        return bool((whole | np.isnan(array)).all())
+        whole = (first == np.trunc(first)) & (abs(first) < 2.0**31)
+        nan = np.isnan(first)
+    if not (whole | nan).all():
+        return ""
+    in_r = "as.integer(target)"
+    if array.ndim > 1:  # as.integer drops dimensions
+        in_r = 'storage.mode(target) <- "integer"'
+    if nan.any():
+        return f", and NaN is none: in R write {in_r}, and ignore_index=NA_integer_ for NA"
+    return f": write target.astype(int), or in R {in_r}"
 
 
 def are_words(array: Array) -> bool:
-    words = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat)
+    words = array.dtype.kind == "O" and all(isinstance(value, str) for value in array)
     return array.size > 0 and (words or array.dtype.kind == "U")
-
-
-def as_whole_labels(array: Array) -> str:
-    """Say how to make integers of floats that are whole; in R, as.integer drops dimensions."""
-    in_r = "as.integer(target)" if array.ndim < 2 else 'storage.mode(target) <- "integer"'
-    if np.isnan(array).any():
-        return f", and NaN is none: in R write {in_r}, and ignore_index=NA_integer_ for NA"
-    return f": write target.astype(int), or in R {in_r}"
 
 
 def as_weight(value: object) -> Array | None:
