@@ -180,6 +180,23 @@ INPUT = [
 TARGET = [
     case("float", TypeError, r"target.*float64", target=np.zeros((2, 4))),
     case("bfloat16", TypeError, r"target.*bfloat16", target=np.zeros((2, 4), ml_dtypes.bfloat16)),
+    case(
+        "whole-float",
+        TypeError,
+        r'write target\.astype\(int\), or in R storage\.mode\(target\) <- "integer"$',
+        target=np.ones((2, 4), np.float32),
+    ),
+    case("whole-bfloat16", TypeError, r"write target\.astype\(int\)", target=np.ones((2, 4), ml_dtypes.bfloat16)),
+    case(
+        "whole-float-list", TypeError, r"write target\.astype\(int\), or in R as\.integer\(target\)$", target=[1.0, 2.0]
+    ),
+    case("float-with-nan", TypeError, r"NaN is none: in R write as\.integer.*NA_integer_", target=[1.0, np.nan]),
+    case("fraction", TypeError, r"labels must be integers$", target=[[0.0, 1, 2, 0], [1, 1.5, 0, 2]]),
+    case("infinite", TypeError, r"labels must be integers$", target=[np.inf, 0]),
+    case("beyond-integers-of-R", TypeError, r"labels must be integers$", target=[2.0**31, 0]),
+    case("words", TypeError, r"return_inverse=True.*a factor in R as\.integer\(target\)$", target=["cat", "dog"]),
+    case("objects-that-are-words", TypeError, r"return_inverse=True", target=np.array(["cat", "dog"], object)),
+    case("objects", TypeError, r"labels must be integers$", target=np.array(["cat", 1], object)),
     case("bool", TypeError, r"target.*bool", target=np.zeros((2, 4), bool)),
     case("object", TypeError, r"target.*object", target=np.zeros((2, 4), object)),
     case("complex", TypeError, r"target.*complex128", target=np.zeros((2, 4), complex)),
@@ -240,8 +257,14 @@ CHOICES = [
     case("empty-misspelt", ValueError, r"empty.*'inf'", empty="inf"),
     case("empty-float", TypeError, r"empty", empty=0.0),
     case("ignore-index-float", TypeError, r"ignore_index.*1\.5", ignore_index=1.5),
-    case("ignore-index-integral-float", TypeError, r"ignore_index.*1\.0", ignore_index=1.0),
-    case("ignore-index-bool", TypeError, r"ignore_index.*True", ignore_index=True),
+    case("ignore-index-integral-float", TypeError, r"ignore_index.*1\.0.*: write 1, or in R 1L$", ignore_index=1.0),
+    case("ignore-index-float32", TypeError, r"must be an integer: write -1, or in R -1L$", ignore_index=np.float32(-1)),
+    case("ignore-index-beyond-R", TypeError, r"must be an integer$", ignore_index=2.0**31),
+    case(
+        "ignore-index-nan", TypeError, r"ignore_index is nan; .*; in R write NA_integer_ for NA$", ignore_index=np.nan
+    ),
+    case("ignore-index-false", TypeError, r"ignore_index is False; it must be .* not a bool$", ignore_index=False),
+    case("ignore-index-bool", TypeError, r"ignore_index.*True.*; in R write NA_integer_ for NA$", ignore_index=True),
     case("ignore-index-numpy-bool", TypeError, r"ignore_index", ignore_index=np.True_),
     case("ignore-index-text", TypeError, r"ignore_index.*'-100'", ignore_index="-100"),
     case("ignore-index-array", TypeError, r"ignore_index", ignore_index=np.array([1, 2])),
@@ -250,6 +273,9 @@ CHOICES = [
     case("ignore-index-that-fails", TypeError, r"ignore_index.*no index today", ignore_index=Raising()),
     case("ignore-index-too-small", ValueError, r"ignore_index.*-9223372036854775809", ignore_index=-(2**63) - 1),
     case("index-base-float", TypeError, r"index_base.*0\.5", index_base=0.5),
+    case("index-base-integral-float", TypeError, r"index_base is 1\.0; .*: write 1, or in R 1L$", index_base=1.0),
+    case("index-base-true", TypeError, r"index_base is True; it must be an integer, not a bool$", index_base=True),
+    case("index-base-nan", TypeError, r"index_base is nan; it must be an integer$", index_base=np.nan),
     case("index-base-bool", TypeError, r"index_base.*False", index_base=False),
     case("index-base-none", TypeError, r"index_base.*None", index_base=None),
     case("index-base-and-classes-too-large", ValueError, r"index_base.*9223372036854775806", index_base=2**63 - 2),
@@ -557,6 +583,11 @@ def test_dtype_that_numpy_does_not_know(dtype):
 def huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """An array of one element's memory."""
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def test_float_target_too_large_for_any_memory():
+    with pytest.raises(TypeError, match=r"write target\.astype\(int\)"):
+        nll.nll_loss(huge((2**50, 1)), huge((2**50,)))
 
 
 def test_result_too_large_for_any_memory():

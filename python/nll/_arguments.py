@@ -17,6 +17,7 @@ from ._typing import Array
 
 CPU = 1  # of DLPack's device types
 FLOATS = "float16, bfloat16, float32 or float64"
+MANY = 10_000  # elements, enough to tell what an array means
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
@@ -120,8 +121,39 @@ def as_target(value: object, input: Array) -> Array:
                 "target.argmax(axis), with input's class axis; probabilities of classes are not "
                 "taken"
             )
+        elif is_floating(array.dtype):
+            rule += as_whole_labels(array)
+        elif are_words(array.flat[:MANY]):
+            rule += (
+                "; those of words are np.unique(target, return_inverse=True)[1], and those of a "
+                "factor in R as.integer(target)"
+            )
         raise TypeError(f"target has dtype {array.dtype}; {rule}")
     return array
+
+
+def as_whole_labels(array: Array) -> str:
+    """Say how to make integers of floats, if they are whole, in 32 bits as R has them, or NaN.
+
+    NaN is R's NA. What is said is of the first ones: an array may be larger than memory.
+    """
+    first = array.flat[:MANY]
+    with np.errstate(all="ignore"):
+        whole = (first == np.trunc(first)) & (abs(first) < 2.0**31)
+        nan = np.isnan(first)
+    if not (whole | nan).all():
+        return ""
+    in_r = "as.integer(target)"
+    if array.ndim > 1:  # as.integer drops dimensions
+        in_r = 'storage.mode(target) <- "integer"'
+    if nan.any():
+        return f", and NaN is none: in R write {in_r}, and ignore_index=NA_integer_ for NA"
+    return f": write target.astype(int), or in R {in_r}"
+
+
+def are_words(array: Array) -> bool:
+    words = array.dtype.kind == "O" and all(isinstance(value, str) for value in array)
+    return array.size > 0 and (words or array.dtype.kind == "U")
 
 
 def as_weight(value: object) -> Array | None:
@@ -155,15 +187,28 @@ def as_sample_weight(value: object, target: Array) -> Array | None:
 
 def as_integer(name: str, value: object) -> int:
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} is {value}; it must be an integer, not a bool")
+        rule = "it must be an integer, not a bool" + as_written(name, value)
+        raise TypeError(f"{name} is {value}; {rule}")
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except MemoryError:
         raise
     except TypeError:
-        raise TypeError(f"{name} is {shown(value)}; it must be an integer") from None
+        rule = "it must be an integer" + as_written(name, value)
+        raise TypeError(f"{name} is {shown(value)}; {rule}") from None
     except Exception as error:  # what its __index__ raises
         raise TypeError(f"{name} is {shown(value)}, which is no integer: {error!r}") from error
+
+
+def as_written(name: str, value: object) -> str:
+    """Say how to write the integer that is meant by a whole float, or by R's NA, which is True."""
+    number = float(value) if isinstance(value, float | np.floating) else None
+    is_nan = number is not None and number != number
+    if name == "ignore_index" and (value is True or is_nan):
+        return "; in R write NA_integer_ for NA"
+    if number is not None and number.is_integer() and abs(number) < 2**31:
+        return f": write {int(number)}, or in R {int(number)}L"
+    return ""
 
 
 def as_index_base(value: object) -> int:
