@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The module nll._core: the core's functions for Python's arguments.
+#include "accumulator.hpp"
 #include "arguments.hpp"
 #include "threads.hpp"
 
@@ -9,22 +10,6 @@ namespace {
 // ---------------------------------------------------------------- calls of the core
 
 using Core = Loss(const detail::Call&);
-
-// Calls the core without the GIL, if the work is worth more than handing it over.
-template <class Work> auto run(const Array& largest, Options& options, Work&& core) {
-    constexpr index_t worth = 4096;  // elements
-    index_t elements = 1;
-    for (int a = 0; a < largest.rank && elements < worth; ++a)
-        elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
-    if (elements < worth) return core();
-    if (PyThread_get_thread_ident() == main_thread) options.interrupt = signalled;
-    try {
-        const ReleasedGil released;
-        return core();
-    } catch (const Interrupted&) {
-        throw py::error_already_set();
-    }
-}
 
 // Reads the choices that all losses share.
 bool read_options(const Arguments& given, Options& options) {
@@ -231,6 +216,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            axis, index_base, empty, label_smoothing, grad_output, return_total_weight, out>(
         m, "cross_entropy_value_and_grad");
     define<log_softmax, in_place, input, axis, out>(m, "log_softmax");
+
+    define_accumulator(m);
 
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });

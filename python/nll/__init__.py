@@ -6,6 +6,7 @@ Exact, as fast as memory allows, and silent about nothing.
 
 from ._build import build_info, get_cmake_dir, get_include
 from ._threads import get_num_threads, num_threads, set_num_threads
+from .accumulator import LossAccumulator, merge
 from .functional import (
     cross_entropy,
     cross_entropy_backward,
@@ -21,6 +22,7 @@ __version__: str = build_info()["version"]
 
 __all__ = [
     "CrossEntropyLoss",
+    "LossAccumulator",
     "NLLLoss",
     "__version__",
     "build_info",
@@ -31,6 +33,7 @@ __all__ = [
     "get_include",
     "get_num_threads",
     "log_softmax",
+    "merge",
     "nll_loss",
     "nll_loss_backward",
     "nll_loss_value_and_grad",

@@ -133,12 +133,16 @@ inline void merge(ExactSum& sum, const ExactSum& other) {
         sum.pending = other.pending;
         return;
     }
+    const auto add_digits = [&](const ExactSum& part) {
+        extend(sum, part.low, part.high);
+        for (int i = part.low; i < part.high; ++i) sum.digit[i] += part.digit[i];
+        sum.pending += part.pending + 1;
+    };
+    if (sum.pending + other.pending < (1 << 28) - 1) return add_digits(other);
     ExactSum part = other;
     carry(part);
     carry(sum);
-    extend(sum, part.low, part.high);
-    for (int i = part.low; i < part.high; ++i) sum.digit[i] += part.digit[i];
-    sum.pending = 1;
+    add_digits(part);
 }
 
 // ---------------------------------------------------------------- blocks
@@ -269,6 +273,17 @@ inline bool fits_float(const BlockRange<double>& block) {
     return (block.fraction & ((1u << 29) - 1)) == 0;
 }
 
+// Adds Σ (a·b - a·b rounded) of products that are normal numbers, and so are their errors.
+template <class Real>
+void add_errors(ExactSum& sum, const Real* a, const double* b, index_t count) {
+    alignas(64) double error[block_size];
+    for (index_t i = 0; i < padded(count); ++i) {
+        const auto factor = static_cast<double>(a[i]);
+        error[i] = std::fma(factor, b[i], -(factor * b[i]));
+    }
+    add_block(sum, error, count, block_range(error, count), certified<double>);
+}
+
 // Adds Σ a·b; both are (padded(count),), and 0 from count on.
 template <class Real>
 void add_products(ExactSum& sum, const Real* a, const double* b, index_t count,
@@ -292,12 +307,38 @@ void add_products(ExactSum& sum, const Real* a, const double* b, index_t count,
     add_certified(sum, count, span, bound, certified<double>,
                   [&](index_t i) { return static_cast<double>(a[i]) * b[i]; });
     if (sizeof(Real) == 4 && fits_float(b_block)) return;  // 24 + 24 bits: the products were exact
-    alignas(64) double error[block_size];
-    for (index_t i = 0; i < padded(count); ++i) {
-        const auto factor = static_cast<double>(a[i]);
-        error[i] = std::fma(factor, b[i], -(factor * b[i]));
+    add_errors(sum, a, b, count);
+}
+
+// Adds Σ a²; a is (padded(count),), and 0 from count on. `block` is its range. Numbers of type
+// Scalar have squares of twice as many bits: of the 16-bit formats, a plain sum rounds none up to
+// some span.
+template <class Scalar, class Real>
+void add_squares(ExactSum& sum, const Real* a, index_t count, const BlockRange<Real>& block) {
+    if (block.largest == 0) return;
+    // As for products. The square of every float is a normal double.
+    constexpr bool is_float = sizeof(Real) == 4;
+    constexpr int top_limit = is_float ? 128 : 400, bottom_limit = is_float ? -126 : -400;
+    if (block.top() >= top_limit || block.bottom() < bottom_limit) {
+        for (index_t i = 0; i < count; ++i)
+            add_product(sum, static_cast<double>(a[i]), static_cast<double>(a[i]));
+        return;
     }
-    add_block(sum, error, count, block_range(error, count), certified<double>);
+    const auto square = [&](index_t i) {
+        const auto value = static_cast<double>(a[i]);
+        return value * value;
+    };
+    const int span = 2 * (block.top() - block.bottom()) + 1, bound = 2 * block.top() + 2;
+    if (span <= 44 - 2 * format_of<Scalar>.precision) {
+        double total[lanes] = {};
+        for (index_t i = 0; i < count; i += lanes)
+            for (int l = 0; l < lanes; ++l) total[l] += square(i + l);
+        for (int l = 1; l < lanes; ++l) total[0] += total[l];
+        return add(sum, total[0]);
+    }
+    add_certified(sum, count, span, bound, certified<double>, square);
+    if constexpr (is_float) return;
+    else if (!fits_float(block)) add_errors(sum, a, a, count);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

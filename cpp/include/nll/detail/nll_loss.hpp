@@ -150,8 +150,10 @@ void nll_loss_sweep(const Plan& plan, index_t first, index_t last, Partial& part
                           [&](index_t samples) { writer.pump(samples); });
             BlockRange<double> range;
             if (plan.weight) range = add_weights(block.weights, count, partial);
-            take_losses<Scalar>(plan, begin, count, block.losses,
-                                plan.weight ? block.weights : nullptr, range, partial);
+            const double* const weights = plan.weight ? block.weights : nullptr;
+            take_losses<Scalar, Real<Scalar>>(
+                plan, {begin, count, block.classes, block.losses, weights, weights, range},
+                partial);
         } else if (plan.weight) {
             sample_weights.load(block.classes, count, block.weights);
         }

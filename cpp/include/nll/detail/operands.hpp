@@ -16,6 +16,9 @@ constexpr bool has_class_axis(int operand) { return operand == input || operand 
 // Points at the arrays of a call; nullptr where an operand is not part of it.
 using Arrays = std::array<const Array*, operands>;
 
+struct Partial;
+struct Record;
+
 struct Call {
     Arrays arrays;
     const Options& options;
@@ -24,6 +27,9 @@ struct Call {
     // Results go to memory that nobody has seen: losses may be written before all labels are
     // checked, and a gradient's is zeros.
     bool fresh = false;
+    // Gets what the samples add up to, squares included, in place of a loss.
+    Partial* collected = nullptr;
+    const Record* record = nullptr;  // what is noted of each sample instead of most sums
 };
 
 }  // namespace NLL_HIDDEN detail

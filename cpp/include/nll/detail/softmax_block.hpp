@@ -47,9 +47,10 @@ public:
     }
     // Writes or adds the losses of the block.
     void finish(Partial& partial) {
-        const bool weighs = plan_.weight && !plan_.smooths();  // smoothed losses have theirs
-        take_losses<double>(plan_, first, count, losses, weighs ? weights : nullptr, weights_range_,
-                            partial);
+        const double* const of_samples = plan_.weight ? weights : nullptr;
+        const double* const factors = plan_.smooths() ? nullptr : of_samples;
+        take_losses<double, double>(
+            plan_, {first, count, classes, losses, factors, of_samples, weights_range_}, partial);
     }
 
     index_t first = 0, count = 0;
