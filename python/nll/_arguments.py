@@ -266,8 +266,8 @@ def as_groups(value: object) -> int | None:
     if value is None:
         return None
     groups = as_integer("groups", value)
-    if groups < 1:
-        raise ValueError(f"groups is {groups}; it must be None, or at least 1")
+    if not 1 <= groups < 2**31:
+        raise ValueError(f"groups is {groups}; it must be None, or in [1, 2^31)")
     return groups
 
 

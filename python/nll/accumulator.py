@@ -2,6 +2,7 @@
 """Losses over data that comes in batches, in threads, in processes: added up exactly."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import ArrayLike, DTypeLike
@@ -113,6 +114,7 @@ class LossAccumulator:
             choices["dtype"],
             -1 if groups is None else groups,
         )
+        self._update = self._core.update
 
     def update(
         self,
@@ -139,13 +141,13 @@ class LossAccumulator:
         TypeError, ValueError, IndexError
             As the loss does. The accumulator is then as it was.
         """
-        groups: object = group
+        groups: object = None
         if group is not None or self._groups is not None:
             groups = as_group(group, self._groups)
         if self._lacks_weight:
             problem = "the state has class weights, and does not tell them"
             raise ValueError(f"weight is None, but {problem}: pass it to from_bytes")
-        self._core.update(input, target, groups)
+        self._update(input, target, groups)
 
     def merge(self, other: "LossAccumulator | bytes | Array") -> None:
         """Add what another accumulator holds.
@@ -321,8 +323,9 @@ class LossAccumulator:
         Returns
         -------
         bytes
-            The same for equal data, whatever its order and the machine. They hold the sums alone:
-            not `ignore_index`, `axis`, `index_base`, `empty`, `dtype`, nor the class weights.
+            The same for equal data in any order; for the losses of logits, on processors that have
+            a fused multiply-add, or on those that have none. They hold the sums alone: not
+            `ignore_index`, `axis`, `index_base`, `empty`, `dtype`, nor the class weights.
         """
         return self._core.rows().tobytes()
 
@@ -387,7 +390,7 @@ class LossAccumulator:
         choices["label_smoothing"] = kind.label_smoothing
         if choices["weight"] is not None:
             given = _core.Kind(kind.is_cross_entropy, kind.label_smoothing, choices["weight"])
-            given.check(kind)
+            kind.check(given)
         accumulator = object.__new__(cls)
         accumulator._begin(kind, choices, groups)
         accumulator._core.merge_rows(rows)
@@ -452,5 +455,5 @@ def merge(states: "Array | Sequence[bytes | Array]") -> Array:
     np.float64(2.0)
     """
     rows = as_stacked_rows(states, _core.state_size)
-    merged: Array = _core.merge(rows.reshape(len(rows), -1, rows.shape[-1]))
-    return merged.reshape(rows.shape[1:])
+    count, *groups, size = rows.shape
+    return _core.merge(rows.reshape(count, prod(groups), size)).reshape(*groups, size)

@@ -21,7 +21,7 @@ DTYPES = {"float16": 1, "bfloat16": 2, "float32": 4, "float64": 8}
 FIELDS = {  # offset and format, little-endian
     "magic": (0, "8s"),
     "version": (8, "H"),
-    "loss": (10, "B"),
+    "function": (10, "B"),
     "has_weights": (11, "B"),
     "dtypes": (12, "B"),
     "weighted": (13, "B"),
@@ -169,7 +169,7 @@ def state_of(
         bytes(SIZE),
         magic=b"\x89nll\r\n\x1a\n",
         version=1,
-        loss=int(loss == "cross_entropy"),
+        function=int(loss == "cross_entropy"),
         has_weights=int(class_weights is not None),
         dtypes=DTYPES[np.dtype(dtype).name],
         weighted=int(weights is not None),
@@ -186,11 +186,14 @@ def state_of(
 # ---- the standard error
 
 
-def standard_error(losses: Any, weights: Any = None) -> mpmath.mpf:
-    """Of the ratio of the sums of weighted losses and weights, each a list of Fractions, to 200 bits."""
+def standard_error(losses: Any, weights: Any = None, exact_losses: Any = None) -> mpmath.mpf:
+    """Of the ratio of the sums of weighted losses and weights, each a list of Fractions, to 200 bits.
+
+    The mean is that of the losses before they are rounded, where these are given.
+    """
     count = len(losses)
     weights = [Fraction(1)] * count if weights is None else weights
-    mean = sum(losses) / sum(weights)
+    mean = sum(exact_losses or losses) / sum(weights)
     square = sum((loss - mean * weight) ** 2 for loss, weight in zip(losses, weights, strict=True))
     square *= Fraction(count, count - 1) / sum(weights) ** 2
     with mpmath.workprec(200):

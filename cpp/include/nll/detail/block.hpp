@@ -41,20 +41,21 @@ template <class Real> struct TakenLosses {
     BlockRange<double> weights_range;
 };
 
-// Adds the sums of squares of a block whose values are padded.
-template <class Scalar, class Real>
-[[gnu::noinline]] void add_moments(const TakenLosses<Real>& taken, Partial& partial) {
+// Adds the sums of squares of a block whose values are padded. range: that of the values, if they
+// have no factors.
+template <class Real>
+[[gnu::noinline]] void add_moments(const TakenLosses<Real>& taken, const BlockRange<Real>& range,
+                                   Partial& partial) {
     const index_t count = taken.count;
-    if (!taken.weights)
-        return add_squares<Scalar>(partial.square, taken.values, count,
-                                   block_range(taken.values, count));
+    if (!taken.weights) return add_squares(partial.square, taken.values, count, range);
     alignas(cache_line) double weighted[block_size];
     for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
     for (index_t i = 0; taken.factors && i < count; ++i) weighted[i] *= taken.factors[i];
     pad(weighted, count);
-    add_squares<double>(partial.square, weighted, count, block_range(weighted, count));
-    add_products(partial.cross, weighted, taken.weights, count, taken.weights_range);
-    add_squares<double>(partial.weight_square, taken.weights, count, taken.weights_range);
+    const BlockRange<double> weighted_range = block_range(weighted, count);
+    add_squares(partial.square, weighted, count, weighted_range);
+    add_cross(partial.cross, weighted, weighted_range, taken.weights, taken.weights_range, count);
+    add_squares(partial.weight_square, taken.weights, count, taken.weights_range);
 }
 
 // Notes each sample of a block.
@@ -70,15 +71,21 @@ template <class Real>
     }
 }
 
-// Adds a block to the partial's sum of losses. Values are certified as numbers of type Scalar.
+// Adds a block to the partial's sum of losses, and to those of squares for `moments`. Values are
+// certified as numbers of type Scalar.
 template <class Scalar, class Real>
-void add_losses(const TakenLosses<Real>& taken, Partial& partial) {
+void add_losses(const TakenLosses<Real>& taken, bool moments, Partial& partial) {
     const index_t count = taken.count;
     Real* values = taken.values;
+    BlockRange<Real> range;
     pad(values, count);
-    if (taken.factors)
+    if (taken.factors) {
         add_products(partial.loss, values, taken.factors, count, taken.weights_range);
-    else add_block(partial.loss, values, count, block_range(values, count), certified<Scalar>);
+    } else {
+        range = block_range(values, count);
+        add_block(partial.loss, values, count, range, certified<Scalar>);
+    }
+    if (moments) add_moments(taken, range, partial);
 }
 
 // Writes the losses of a block where the call asks for each, notes them for sums by group, or adds
@@ -93,8 +100,7 @@ void take_losses(const Plan& plan, const TakenLosses<Real>& taken, Partial& part
         return write_losses(plan, taken.first, count, weighted);
     }
     if (plan.record) return note_losses(*plan.record, taken);
-    add_losses<Scalar>(taken, partial);
-    if (plan.moments) add_moments<Scalar>(taken, partial);
+    add_losses<Scalar>(taken, plan.moments, partial);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -12,6 +12,7 @@
 // their groups, and each group is summed by the block, as in a call.
 #pragma once
 
+#include <functional>
 #include <numeric>
 #include <utility>
 
@@ -61,6 +62,7 @@ inline std::uint64_t digest_of(const Weight& weight) {
 }
 
 inline State::Kind kind_of(LossFunction function, const Weight& weight, double label_smoothing) {
+    const parallel::DefaultFloatingPoint environment;
     State::Kind kind{function, label_smoothing + 0.0, -1, 0};
     if (weight) kind.weights = weight.size, kind.weight_digest = digest_of(weight);
     return kind;
@@ -501,33 +503,42 @@ inline index_t sum_group(const Record& record, const index_t* samples, index_t c
         if (record.weights) range = add_weights(weights, kept, partial);
         const TakenLosses<double> taken{
             0, kept, nullptr, values, smooths ? nullptr : of_samples, of_samples, range};
-        add_losses<double>(taken, partial);
-        add_moments<double>(taken, partial);
+        add_losses<double>(taken, true, partial);
     });
     return count - partial.count;
 }
 
-// Adds the noted samples to the states of their groups: to all of them, or, without memory, to
-// none.
-inline void add_groups(std::span<State> states, const Record& record,
-                       const std::vector<index_t>& order, bool smooths, DType dtype) {
-    struct Changed {
-        std::size_t group;
-        State state;
-    };
-    std::vector<Changed> changed;
+// Holds a group, and what some samples of it add up to.
+struct OfGroup {
+    std::size_t group;
+    State state;
+};
+
+// Returns what the noted samples, in the order of their groups, add up to in each of these.
+inline std::vector<OfGroup> sum_groups(const State::Kind& kind, const Record& record,
+                                       const std::vector<index_t>& order, DType dtype,
+                                       const Options& options) {
+    std::vector<OfGroup> sums;
+    const parallel::DefaultFloatingPoint environment;
+    parallel::Interruptible interruptible(options.interrupt);
     for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
         const index_t group = group_of(record, order[first]);
         while (last < order.size() && group_of(record, order[last]) == group) ++last;
         Partial partial;
-        const index_t skipped = sum_group(record, order.data() + first,
-                                          static_cast<index_t>(last - first), smooths, partial);
-        const auto at = static_cast<std::size_t>(group);
-        changed.push_back({at, states[at]});
-        StateAccess::add(changed.back().state, partial,
-                         {skipped, dtype, record.weights != nullptr});
+        const index_t skipped =
+            sum_group(record, order.data() + first, static_cast<index_t>(last - first),
+                      options.label_smoothing != 0, partial);
+        sums.push_back({static_cast<std::size_t>(group), State(kind)});
+        StateAccess::add(sums.back().state, partial, {skipped, dtype, record.weights != nullptr});
+        interruptible.ask();
     }
-    for (Changed& one : changed) std::swap(states[one.group], one.state);
+    return sums;
+}
+
+// Adds the sums to the states of their groups: to all of them, or, without memory, to none.
+inline void add_groups(std::span<State> states, std::vector<OfGroup>& sums) {
+    for (OfGroup& sum : sums) sum.state.merge(states[sum.group]);
+    for (OfGroup& sum : sums) std::swap(states[sum.group], sum.state);
 }
 
 // ---------------------------------------------------------------- calls
@@ -538,11 +549,10 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     options.reduction = Reduction::sum;
     const Array &from = *given.arrays[input], &labels = *given.arrays[target];
     Partial partial;
-    Record record{};
     Call call{given.arrays, options};
     call.collected = &partial;
-    const int axis = check_arguments(call.arrays, options);
     if (!to.same_weights) {
+        check_arguments(call.arrays, options);
         const auto kind = kind_of(to.function, options.weight, options.label_smoothing);
         for (const State& state : to.states)
             check_kind("the call is not of the state's kind", kind, state.kind());
@@ -552,14 +562,19 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     const auto lock = [&] {
         return to.gate ? std::unique_lock(*to.gate) : std::unique_lock<std::mutex>();
     };
-    index_t samples = 1;
-    for (int a = 0; a < labels.rank; ++a) samples *= labels.shape[static_cast<std::size_t>(a)];
+    const auto count_samples = [&] {
+        const auto first = labels.shape.begin();
+        return std::accumulate(first, first + labels.rank, index_t{1}, std::multiplies<>());
+    };
     if (!to.grouped) {
         run(call);
+        const index_t skipped = count_samples() - partial.count;
         const auto hold = lock();
-        return StateAccess::add(to.states[0], partial, {samples - partial.count, dtype, weighted});
+        return StateAccess::add(to.states[0], partial, {skipped, dtype, weighted});
     }
 
+    const int axis = check_arguments(call.arrays, options);
+    const index_t samples = count_samples();
     const auto groups = static_cast<index_t>(to.states.size());
     if (to.group) {
         check_same_shape("group", *to.group, "target", labels);
@@ -574,15 +589,17 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     const std::unique_ptr<double[]> values(new double[size]);
     const std::unique_ptr<double[]> weights(weighted ? new double[size] : nullptr);
     const std::unique_ptr<index_t[]> group_numbers(new index_t[size]);
-    record = {values.get(), weights.get(), group_numbers.get(), to.group == nullptr};
+    const Record record{values.get(), weights.get(), group_numbers.get(), to.group == nullptr};
     if (to.group)
         load_groups(samples_of({&from, &labels, to.group, nullptr, nullptr}, axis, input),
                     *to.group, groups, record.groups);
     call.record = &record;
     run(call);
+    if (groups == 0) return;
     const std::vector<index_t> order = by_group(record, samples, groups);
-    const auto hold = lock();
-    add_groups(to.states, record, order, options.label_smoothing != 0, dtype);
+    std::vector<OfGroup> sums = sum_groups(to.states[0].kind(), record, order, dtype, options);
+    const auto hold = lock();  // asks for no signal: who waits here may have what that waits for
+    add_groups(to.states, sums);
 }
 
 // Returns the merged sums of states as bytes, (count,), `stride` bytes apart.
@@ -593,17 +610,16 @@ inline State::Kind merge_bytes(const std::uint8_t* states, index_t count, index_
     State::Kind kind;
     for (index_t i = 0; i < count; ++i) {
         Sums sums;
-        const std::string name = "states[" + std::to_string(i) + "]";
         try {
             const State::Kind found = decode(states + i * stride, i == 0 ? total : sums);
             if (i == 0) {
                 kind = found;
                 continue;
             }
-            check_kind("it is not of the kind of states[0]", found, kind);
+            check_kind("its kind is not that of states[0]", found, kind);
             merge(total, sums);
         } catch (const std::invalid_argument& error) {
-            throw std::invalid_argument(name + ": " + error.what());
+            throw std::invalid_argument("states[" + std::to_string(i) + "]: " + error.what());
         }
     }
     return kind;
@@ -667,7 +683,7 @@ NLL_DEFINED State::Bytes State::to_bytes() const {
 }
 
 NLL_DEFINED void State::merge(const State& other) {
-    detail::check_kind("the other state is not of this one's kind", other.kind_, kind_);
+    detail::check_kind("the kinds of the states differ", other.kind_, kind_);
     detail::Sums sums, others;
     detail::StateAccess::unpack(*this, sums);
     detail::StateAccess::unpack(other, others);
