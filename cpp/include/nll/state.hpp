@@ -154,7 +154,7 @@ namespace NLL_HIDDEN detail {
 struct Collection {
     LossFunction function;
     std::span<State> states;       // one; or those of the groups
-    bool grouped = false;          //
+    bool grouped = false;          // states are those of groups
     const Array* group = nullptr;  // (N, d1, ..., dk), of integers; without, groups are classes
     bool same_weights = false;     // known, so that their digest need not be computed
     std::mutex* gate = nullptr;    // held while states change
