@@ -196,7 +196,8 @@ private:
 };
 
 inline void define_accumulator(py::module_& m) {
-    py::class_<State::Kind>(m, "Kind")
+    const py::metaclass plain(reinterpret_cast<PyObject*>(&PyType_Type));  // as the stubs say
+    py::class_<State::Kind>(m, "Kind", plain)
         .def(py::init([](bool is_cross_entropy, double label_smoothing, const py::object& weight) {
             Weight of_classes;
             if (!read(weight, of_classes))
@@ -214,7 +215,7 @@ inline void define_accumulator(py::module_& m) {
         .def_property_readonly("has_weights",
                                [](const State::Kind& kind) { return kind.weights >= 0; })
         .def_readonly("label_smoothing", &State::Kind::label_smoothing);
-    py::class_<Accumulator>(m, "Accumulator")
+    py::class_<Accumulator>(m, "Accumulator", plain)
         .def(py::init<const State::Kind&, const py::object&, const py::object&, index_t, index_t,
                       const py::object&, index_t>())
         .def("update", &Accumulator::update)
