@@ -52,12 +52,12 @@ inline namespace NLL_INSTRUCTION_SET {
 
 // Returns XXH64 of the weights as doubles: the same for all numbers of the same value.
 inline std::uint64_t digest_of(const Weight& weight) {
-    return visit_real(weight.dtype, [&]<class T>() {
-        return xxh64(weight.size, [&](index_t c) {
-            const double value = to_double(static_cast<const T*>(weight.data)[c * weight.stride]);
-            return value != value ? std::uint64_t{0x7ff8} << 48
-                                  : std::bit_cast<std::uint64_t>(value + 0.0);
+    return xxh64(weight.size, [&](index_t c) {
+        const double value = visit_real(weight.dtype, [&]<class T>() {
+            return to_double(static_cast<const T*>(weight.data)[c * weight.stride]);
         });
+        return value != value ? std::uint64_t{0x7ff8} << 48
+                              : std::bit_cast<std::uint64_t>(value + 0.0);
     });
 }
 
@@ -431,20 +431,23 @@ inline void load_groups(const Samples& samples, const Array& group, index_t grou
     index_t bad_position = std::numeric_limits<index_t>::max();
     std::array<index_t, max_rank> bad;
     std::uint64_t bad_group = 0;
-    visit_integer(group.dtype, [&]<class Label>() {
-        const Label* const data = static_cast<const Label*>(group.data);
-        samples.for_each(losses, 0, samples.count, [&](index_t i, index_t offset) {
-            const auto value = static_cast<std::uint64_t>(data[offset]);
-            to[i] = static_cast<index_t>(value);
-            if (value < static_cast<std::uint64_t>(groups)) return;
-            std::array<index_t, max_rank> coordinate;
-            const index_t place = position(samples, i, coordinate);
-            if (place >= bad_position) return;
-            bad_position = place;
-            bad = coordinate;
-            bad_group = value;
+    const index_t stride = samples.stride(losses);
+    samples.for_each_run(0, samples.count, [&](const Samples::Run& run) {
+        visit_integer(group.dtype, [&]<class Label>() {
+            const Label* from = static_cast<const Label*>(group.data) + run.offset[losses];
+            for (index_t i = 0; i < run.length; ++i)
+                to[run.begin + i] = static_cast<index_t>(from[i * stride]);
         });
     });
+    for (index_t i = 0; i < samples.count; ++i) {
+        if (to[i] >= 0 && to[i] < groups) continue;
+        std::array<index_t, max_rank> coordinate;
+        const index_t place = position(samples, i, coordinate);
+        if (place >= bad_position) continue;
+        bad_position = place;
+        bad = coordinate;
+        bad_group = static_cast<std::uint64_t>(to[i]);
+    }
     if (bad_position == std::numeric_limits<index_t>::max()) return;
     std::string message = "group";
     for (int a = 0; a < samples.target_rank; ++a)
