@@ -42,6 +42,12 @@ assert_type(nll.log_softmax(input, out=input), Array)
 assert_type(bound.backward(1.0, input, target), Array)
 value, gradient = bound.value_and_grad(input, target, out=input)
 number: float = float(nll.nll_loss([[0.0, 1.0]], [0]))
+total = nll.LossAccumulator("cross_entropy", np.ones(3), label_smoothing=0.1, groups=2)
+total.update(input, target, group="target")
+total += nll.LossAccumulator.from_bytes(total.to_bytes(), groups=2)
+assert_type(total + total, nll.LossAccumulator)
+assert_type(total.compute("sum"), Array | Any)
+assert_type(nll.merge([total.state, total.to_bytes()]), Array)
 
 
 def wrapped(reduction: Literal["mean", "sum", "none"], total: bool) -> Any:
@@ -65,6 +71,11 @@ ILL_TYPED = [
     "nll.log_softmax(input).no_such_attribute",
     "nll.nll_loss(input, target).no_such_attribute",
     'nll.nll_loss(input, target, reduction="none").no_such_attribute',
+    'nll.LossAccumulator("nllloss")',
+    'nll.LossAccumulator("nll", reduction="sum")',
+    'nll.LossAccumulator("nll").compute("none")',
+    "nll.LossAccumulator().merge(1.5)",
+    "nll.LossAccumulator.from_bytes(None)",
     "loss, total_weight = nll.nll_loss(input, target)",
     "loss, gradient = nll.nll_loss_value_and_grad(input, target, return_total_weight=True)",
     "loss, total_weight, gradient = nll.cross_entropy_value_and_grad(input, target)",

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <nll/detail/call.hpp>
+#include <nll/detail/state.hpp>
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
@@ -86,6 +87,10 @@ Loss cross_entropy(const Call& call) {
     return run_cross_entropy(kernels_of_call(call).cross_entropy, call);
 }
 void softmax(const Call& call) { run_softmax_result(kernels_of_call(call).softmax, call); }
+
+void collect(const Collection& to, const Call& call) {
+    collect_with(to, call, to.function == LossFunction::nll_loss ? nll_loss : cross_entropy);
+}
 
 }  // namespace NLL_HIDDEN detail
 

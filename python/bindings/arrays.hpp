@@ -114,6 +114,17 @@ inline bool read(py::handle object, Weight& weight) {
     return true;
 }
 
+// Reads the weights of samples into `memory`, which has to stay, if they have target's shape.
+inline bool read_sample_weight(py::handle given, const Array& labels, Array& memory,
+                               Options& options) {
+    if (given.is_none()) return true;
+    if (!read(given, memory) || memory.rank != labels.rank ||
+        !std::equal(labels.shape.begin(), labels.shape.begin() + labels.rank, memory.shape.begin()))
+        return false;
+    options.sample_weight = &memory;
+    return true;
+}
+
 inline bool read(py::handle object, index_t& value) {
     int overflow = 0;
     if (!PyLong_CheckExact(object.ptr())) return false;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The module nll._core: the core's functions for Python's arguments.
+#include "accumulator.hpp"
 #include "arguments.hpp"
 #include "calls.hpp"
 #include "threads.hpp"
@@ -8,32 +9,6 @@ namespace nll::python {
 namespace {
 
 // ---------------------------------------------------------------- calls of the core
-
-// Calls the core without the GIL, if the work is worth more than handing it over.
-template <class Work> auto run(const Array& largest, Options& options, Work&& core) {
-    constexpr index_t worth = 4096;  // elements
-    index_t elements = 1;
-    for (int a = 0; a < largest.rank && elements < worth; ++a)
-        elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
-    if (elements < worth) return core();
-    if (PyThread_get_thread_ident() == main_thread) options.interrupt = signalled;
-    try {
-        const ReleasedGil released;
-        return core();
-    } catch (const Interrupted&) {
-        throw py::error_already_set();
-    }
-}
-
-// Reads the weights of samples into `memory`, which has to stay, if they have target's shape.
-bool read_sample_weight(py::handle given, const Array& labels, Array& memory, Options& options) {
-    if (given.is_none()) return true;
-    if (!read(given, memory) || memory.rank != labels.rank ||
-        !std::equal(labels.shape.begin(), labels.shape.begin() + labels.rank, memory.shape.begin()))
-        return false;
-    options.sample_weight = &memory;
-    return true;
-}
 
 // The arrays and choices that all losses share.
 struct Common {
@@ -290,6 +265,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
     static constexpr Calls calls{detail::nll_loss, detail::cross_entropy};
     m.attr("calls") = py::capsule(&calls, capsule_of_calls);
+
+    define_accumulator(m);
 
     m.attr("thread_context") = thread_context();
     m.def("get_num_threads", [] { return nll::get_num_threads(threads_of_context()); });

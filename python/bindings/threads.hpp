@@ -4,8 +4,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <nll/nll.hpp>
 #include <thread>
 
 namespace nll::python {
@@ -63,5 +65,21 @@ public:
 private:
     PyThreadState* state_;
 };
+
+// Calls the core without the GIL, if the work is worth more than handing it over.
+template <class Work> auto run(const Array& largest, Options& options, Work&& core) {
+    constexpr index_t worth = 4096;  // elements
+    index_t elements = 1;
+    for (int a = 0; a < largest.rank && elements < worth; ++a)
+        elements *= std::min(std::max<index_t>(largest.shape[a], 1), worth);
+    if (elements < worth) return core();
+    if (PyThread_get_thread_ident() == main_thread) options.interrupt = signalled;
+    try {
+        const ReleasedGil released;
+        return core();
+    } catch (const Interrupted&) {
+        throw py::error_already_set();
+    }
+}
 
 }  // namespace nll::python

@@ -324,6 +324,127 @@ def as_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
+def as_choices(
+    *,
+    weight: object,
+    ignore_index: object,
+    axis: object,
+    index_base: object,
+    empty: object,
+    label_smoothing: object,
+    dtype: object,
+) -> dict[str, Any]:
+    """What an accumulator is made with, native and by name. The weight is a copy, read-only."""
+    weight = as_weight(weight)
+    if weight is not None:
+        weight = weight.copy()
+        weight.flags.writeable = False
+    axis = as_integer("axis", axis)
+    if not -(2**31) <= axis < 2**31:
+        raise np.exceptions.AxisError(f"axis {axis} is out of bounds for any input")
+    return {
+        "weight": weight,
+        "ignore_index": as_ignore_index(ignore_index),
+        "axis": axis,
+        "index_base": as_index_base(index_base),
+        "empty": as_empty(empty),
+        "label_smoothing": as_label_smoothing(label_smoothing),
+        "dtype": as_dtype(dtype),
+    }
+
+
+def as_groups(value: object) -> int | None:
+    if value is None:
+        return None
+    groups = as_integer("groups", value)
+    if not 1 <= groups < 2**31:
+        raise ValueError(f"groups is {groups}; it must be None, or in [1, 2^31)")
+    return groups
+
+
+def as_group(value: object, groups: int | None) -> object:
+    """The groups of samples as they were given, or None where they are the classes."""
+    if groups is None:
+        raise ValueError("group is given, but groups is None: the accumulator has no groups")
+    if value is None:
+        raise ValueError(f"group is None, but groups is {groups}: each sample needs a group")
+    if isinstance(value, str):
+        if value != "target":
+            raise ValueError(f"group is {value!r}; it must be 'target', or an array of integers")
+        return None
+    return value
+
+
+def as_batch(
+    input: object,
+    target: object,
+    sample_weight: object,
+    group: object,
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """Convert the arguments of an update; the first one that cannot be raises.
+
+    The extension calls this when an argument is not native.
+    """
+    scores = as_input(input)
+    labels = as_target(target, scores)
+    weights = as_sample_weight(sample_weight, labels)
+    if group is None:
+        return scores, labels, weights, None
+    array = as_array("group", group)
+    if array.size == 0 and isinstance(group, list | tuple):
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"group has dtype {array.dtype}; groups must be integers")
+    return scores, labels, weights, array
+
+
+def as_bytes(name: str, value: object) -> Array:
+    """Bytes as an array of uint8 that shares their memory."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return np.frombuffer(value, np.uint8)
+    array = as_array(name, value)
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name} has dtype {array.dtype}; a state is of bytes, or of uint8")
+    return array
+
+
+def as_rows(name: str, value: object, groups: int | None, size: int) -> Array:
+    """States of so many bytes as an array, (1, S) or (groups, S).
+
+    Whether one state without groups is of the right length is left to the core.
+    """
+    array = as_bytes(name, value)
+    if groups is None:
+        if array.ndim != 1 or (array.size > size and array.size % size == 0):
+            many = f"(as {array.size // size} states have: then pass groups)"
+            raise ValueError(f"{name} has shape {array.shape} {many}; one state has ({size},)")
+        return array.reshape(1, -1)
+    if array.shape not in ((groups, size), (groups * size,)):
+        raise ValueError(
+            f"{name} has shape {array.shape}; the states of {groups} groups have "
+            f"({groups}, {size}), or ({groups * size},)"
+        )
+    return array.reshape(groups, size)
+
+
+def as_stacked_rows(value: object, size: int) -> Array:
+    """States of so many bytes to merge as an array, (k, ..., S)."""
+    if isinstance(value, list | tuple):
+        rows = [as_bytes(f"states[{i}]", row) for i, row in enumerate(value)]
+        shapes = {row.shape for row in rows}
+        if len(shapes) > 1:
+            i = next(i for i, row in enumerate(rows) if row.shape != rows[0].shape)
+            problem = f"states[{i}] has shape {rows[i].shape}, but states[0] has {rows[0].shape}"
+            raise ValueError(f"{problem}; one state has ({size},)")
+        array = np.stack(rows) if rows else np.empty((0, size), np.uint8)
+    else:
+        array = as_bytes("states", value)
+    if array.ndim < 2 or array.shape[-1] != size:
+        rule = f"it must be (k, ..., {size})"
+        raise ValueError(f"states has shape {array.shape}; {rule}")
+    return array
+
+
 def as_out(
     out: object,
     others: dict[str, Any],

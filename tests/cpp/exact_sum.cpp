@@ -27,6 +27,10 @@ double mid_double() {
                       static_cast<int>(random_bits() % 60));
 }
 
+double any_fraction() {  // of [1, 2)
+    return 1 + std::ldexp(static_cast<double>(random_bits() >> 12), -52);
+}
+
 ExactSum sum_of(const std::vector<double>& values) {
     ExactSum sum;
     for (const double value : values) add(sum, value);
@@ -95,6 +99,51 @@ void products_are_exact() {
     CHECK(value.exponent <= -2148);
     add_product(least, std::numeric_limits<double>::max(), -std::numeric_limits<double>::max());
     CHECK(same_bits(rounded(least, format_of<double>), -infinity));
+}
+
+bool same_sum(const ExactSum& a, const ExactSum& b) {
+    ExactSum difference = a;
+    ExactSum negative;
+    const Magnitude value = magnitude(b);
+    for (int i = 0; i < value.count; ++i)
+        add(negative, value.digit[i], value.exponent + 32 * i, !value.negative);
+    merge(difference, negative);
+    return magnitude(difference).count == 0;
+}
+
+// Sums of squares and of products by slices, of blocks with every span of exponents; also of the
+// largest numbers, whose sums need all 53 bits.
+template <class Real> void slices_are_exact() {
+    constexpr int precision = format_of<Real>.precision;
+    const Real largest = static_cast<Real>(2) - std::ldexp(static_cast<Real>(1), 1 - precision);
+    for (int span = 0; span <= 70; ++span)
+        for (const int low : {-110, -30, 0, 50})
+            for (const bool worst : {false, true}) {
+                alignas(64) Real a[block_size];
+                alignas(64) double b[block_size];
+                for (int i = 0; i < block_size; ++i) {
+                    const int exponent = low + static_cast<int>(random_bits() % (span + 1u));
+                    const auto digits = static_cast<Real>(random_bits() >> 11);
+                    a[i] = worst ? std::ldexp(largest, i ? low + span : low)
+                                 : std::ldexp(digits, exponent - 52);
+                    b[i] = worst ? static_cast<double>(a[i]) : -std::ldexp(any_fraction(), low);
+                    if (!worst && random_bits() % 2) a[i] = -a[i];
+                }
+                for (const index_t count : {block_size, index_t{16}, index_t{1}}) {
+                    std::fill(a + count, a + block_size, Real{0});
+                    std::fill(b + count, b + block_size, 0.0);
+                    ExactSum squares, by_one;
+                    add_squares(squares, a, count, block_range(a, count));
+                    for (index_t i = 0; i < count; ++i) add_product(by_one, a[i], a[i]);
+                    CHECK(same_sum(squares, by_one));
+                    if constexpr (std::same_as<Real, double>) {
+                        ExactSum cross, cross_by_one;
+                        add_cross(cross, a, block_range(a, count), b, block_range(b, count), count);
+                        for (index_t i = 0; i < count; ++i) add_product(cross_by_one, a[i], b[i]);
+                        CHECK(same_sum(cross, cross_by_one));
+                    }
+                }
+            }
 }
 
 // q is a/b rounded to nearest if no neighbour n has |a - n·b| < |a - q·b|, which ExactSums tell
@@ -203,6 +252,8 @@ int main() {
     cancels_to_nothing();
     many_carries();
     products_are_exact();
+    slices_are_exact<float>();
+    slices_are_exact<double>();
     quotients_are_nearest();
     rounds_once();
     merging_keeps_specials();

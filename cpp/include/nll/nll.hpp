@@ -21,6 +21,9 @@
 // 0.51 ULP
 //            of the true value for float16, bfloat16 and float, and within 4 for double.
 //
+// nll::State (state.hpp) adds up the losses of batches, of threads, of machines: exactly, as one
+// call would have; it travels as bytes.
+//
 // Every function throws before it writes anything: std::invalid_argument for shapes, lengths and
 // values (AxisError for the axis), std::out_of_range for a label, which names the lowest bad
 // position, and std::bad_alloc.
@@ -31,6 +34,7 @@
 #pragma once
 
 #include "detail/operands.hpp"
+#include "state.hpp"
 #include "types.hpp"
 #include "view.hpp"
 
@@ -285,4 +289,5 @@ NLL_ON_USE void logsumexp(const Array& input, const Array& out, const Options& o
 
 #if !defined(NLL_COMPILED)
 #include "detail/call.hpp"
+#include "detail/state.hpp"
 #endif

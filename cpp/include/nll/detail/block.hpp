@@ -31,21 +31,76 @@ inline void write_losses(const Plan& plan, index_t first, index_t count, const d
     });
 }
 
-// Writes the losses of a block where the call asks for each, or adds them to the partial's sum.
-// values: (count,), without their weights, padded here; certified as numbers of type Scalar.
-// weights: (count,), padded, of this range; or nullptr.
+// Holds the losses of a block, and what they are weighted with. All are (count,).
+template <class Real> struct TakenLosses {
+    index_t first, count;
+    const index_t* classes;
+    Real* values;           // losses without weights, or smoothed ones with them; padded here
+    const double* factors;  // what values are multiplied with, padded; or nullptr: they are losses
+    const double* weights;  // the samples' weights, padded; or nullptr: every weight is 1
+    BlockRange<double> weights_range;
+};
+
+// Adds the sums of squares of a block whose values are padded. range: that of the values, if they
+// have no factors.
+template <class Real>
+[[gnu::noinline]] void add_moments(const TakenLosses<Real>& taken, const BlockRange<Real>& range,
+                                   Partial& partial) {
+    const index_t count = taken.count;
+    if (!taken.weights) return add_squares(partial.square, taken.values, count, range);
+    alignas(cache_line) double weighted[block_size];
+    for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
+    for (index_t i = 0; taken.factors && i < count; ++i) weighted[i] *= taken.factors[i];
+    pad(weighted, count);
+    const BlockRange<double> weighted_range = block_range(weighted, count);
+    add_squares(partial.square, weighted, count, weighted_range);
+    add_cross(partial.cross, weighted, weighted_range, taken.weights, taken.weights_range, count);
+    add_squares(partial.weight_square, taken.weights, count, taken.weights_range);
+}
+
+// Notes each sample of a block.
+template <class Real>
+[[gnu::noinline]] void note_losses(const Record& record, const TakenLosses<Real>& taken) {
+    for (index_t i = 0; i < taken.count; ++i) {
+        const index_t at = taken.first + i;
+        record.values[at] = static_cast<double>(taken.values[i]);
+        if (record.weights) record.weights[at] = taken.weights[i];
+        const bool is_ignored = taken.classes[i] == ignored;
+        if (record.by_class) record.groups[at] = taken.classes[i];
+        else if (is_ignored) record.groups[at] = ~record.groups[at];
+    }
+}
+
+// Adds a block to the partial's sum of losses, and to those of squares for `moments`. Values are
+// certified as numbers of type Scalar.
 template <class Scalar, class Real>
-void take_losses(const Plan& plan, index_t first, index_t count, Real* values,
-                 const double* weights, const BlockRange<double>& weights_range, Partial& partial) {
+void add_losses(const TakenLosses<Real>& taken, bool moments, Partial& partial) {
+    const index_t count = taken.count;
+    Real* values = taken.values;
+    BlockRange<Real> range;
+    pad(values, count);
+    if (taken.factors) {
+        add_products(partial.loss, values, taken.factors, count, taken.weights_range);
+    } else {
+        range = block_range(values, count);
+        add_block(partial.loss, values, count, range, certified<Scalar>);
+    }
+    if (moments) add_moments(taken, range, partial);
+}
+
+// Writes the losses of a block where the call asks for each, notes them for sums by group, or adds
+// them to the partial's sums.
+template <class Scalar, class Real>
+void take_losses(const Plan& plan, const TakenLosses<Real>& taken, Partial& partial) {
+    const index_t count = taken.count;
     if (plan.has(losses)) {
         alignas(cache_line) double weighted[block_size];
-        for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(values[i]);
-        for (index_t i = 0; weights && i < count; ++i) weighted[i] *= weights[i];
-        return write_losses(plan, first, count, weighted);
+        for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
+        for (index_t i = 0; taken.factors && i < count; ++i) weighted[i] *= taken.factors[i];
+        return write_losses(plan, taken.first, count, weighted);
     }
-    pad(values, count);
-    if (weights) add_products(partial.loss, values, weights, count, weights_range);
-    else add_block(partial.loss, values, count, block_range(values, count), certified<Scalar>);
+    if (plan.record) return note_losses(*plan.record, taken);
+    add_losses<Scalar>(taken, plan.moments, partial);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

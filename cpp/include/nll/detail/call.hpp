@@ -28,6 +28,8 @@ template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     Plan plan(arrays, axis, options);
     plan.grad_output = call.grad_output;
     require_sample_weights(plan, *arrays[target], options);
+    plan.moments = call.collected != nullptr;
+    plan.record = call.record;
     if (arrays[gradient] || (arrays[losses] && !call.fresh)) {
         Partial checked = run_samples(plan, label_check(), *arrays[target], options);
         if (arrays[gradient]) set_divisor(plan, checked, options);
@@ -35,6 +37,10 @@ template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     const DType own = arrays[input] ? arrays[input]->dtype : arrays[gradient]->dtype;
     const DType dtype = options.dtype.value_or(arrays[losses] ? arrays[losses]->dtype : own);
     Partial partial = kernel(plan, dtype);
+    if (call.collected) {
+        merge(*call.collected, partial);
+        return {};
+    }
     return call.wants_loss ? loss_of(partial, dtype, options) : Loss{};
 }
 

@@ -160,8 +160,10 @@ void nll_loss_sweep(const Plan& plan, index_t first, index_t last, Partial& part
                           [&](index_t samples) { writer.pump(samples); });
             BlockRange<double> range;
             if (plan.weighs()) range = add_weights(block.weights, count, partial);
-            take_losses<Scalar>(plan, begin, count, block.losses,
-                                plan.weighs() ? block.weights : nullptr, range, partial);
+            const double* const weights = plan.weighs() ? block.weights : nullptr;
+            take_losses<Scalar, Real<Scalar>>(
+                plan, {begin, count, block.classes, block.losses, weights, weights, range},
+                partial);
         } else if (plan.weighs()) {
             at.by_class.load(block.classes, count, block.weights);
             multiply_sample_weights(plan, begin, count, block.classes, block.weights);

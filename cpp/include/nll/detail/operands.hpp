@@ -19,6 +19,8 @@ using Arrays = std::array<const Array*, operands>;
 
 // Names what is computed of logits without labels.
 enum class SoftmaxResult : std::uint8_t { softmax, log_softmax, log_sum_exp };
+struct Partial;
+struct Record;
 
 struct Call {
     Arrays arrays;
@@ -29,6 +31,9 @@ struct Call {
     // checked, and a gradient's is zeros.
     bool fresh = false;
     SoftmaxResult softmax_result = SoftmaxResult::log_softmax;  // of a call without labels
+    // Gets what the samples add up to, squares included, in place of a loss.
+    Partial* collected = nullptr;
+    const Record* record = nullptr;  // what is noted of each sample instead of most sums
 };
 
 }  // namespace NLL_HIDDEN detail

@@ -27,6 +27,14 @@ protected:
     ~Team() = default;
 };
 
+// Notes of each sample what sums by group need, in the order of a plan's samples.
+struct Record {
+    double* values;   // (count,), losses without weights, or smoothed ones with them
+    double* weights;  // (count,), or nullptr: every weight is 1
+    index_t* groups;  // (count,); ~group where the sample is ignored
+    bool by_class;    // groups are to become the samples' classes
+};
+
 struct Plan {
     Samples samples;
     index_t classes;
@@ -49,6 +57,9 @@ struct Plan {
     double class_weight_sum = 0, infinite_weight = 0;
     SoftmaxResult softmax_result{};  // of a call without labels
     Team* team = nullptr;            // of a row that all threads share
+
+    bool moments = false;            // the partial gets its sums of squares, too
+    const Record* record = nullptr;  // in place of any sum but that of weights
 
     // Arrays that are not part of the call are nullptr; input and gradient have classes on `axis`.
     Plan(const std::array<const Array*, operands>& arrays, int axis, const Options& options)
@@ -76,7 +87,10 @@ struct Plan {
 // Collects what is found in a range of samples. Partials merge in any order with the same result.
 struct Partial {
     ExactSum loss, weight;  // weight stays empty without weights: then it is count
-    index_t count = 0;      // kept samples
+    // Σ v², Σ v·w, Σ w², if the plan has moments. v: a loss with its weight w, rounded to double.
+    // Without weights, the last two stay empty.
+    ExactSum square, cross, weight_square;
+    index_t count = 0;                                           // kept samples
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
@@ -125,6 +139,9 @@ inline namespace NLL_INSTRUCTION_SET {
 inline void merge(Partial& partial, const Partial& other) {
     merge(partial.loss, other.loss);
     merge(partial.weight, other.weight);
+    merge(partial.square, other.square);
+    merge(partial.cross, other.cross);
+    merge(partial.weight_square, other.weight_square);
     partial.count += other.count;
     if (other.bad_position < partial.bad_position) {
         partial.bad_position = other.bad_position;

@@ -51,15 +51,15 @@ public:
     }
     // Writes or adds the losses of the block.
     void finish(Partial& partial) {
-        if (!plan_.smooths())
-            return take_losses<double>(plan_, first, count, losses,
-                                       plan_.weighs() ? weights : nullptr, weights_range_, partial);
-        // Smoothed losses have the weights of classes.
-        if (!plan_.has(sample_weight))
-            return take_losses<double>(plan_, first, count, losses, nullptr, {}, partial);
-        pad(sample_weights, count);
-        take_losses<double>(plan_, first, count, losses, sample_weights,
-                            block_range(sample_weights, count), partial);
+        const double* const of_samples = plan_.weighs() ? weights : nullptr;
+        const double* factors = of_samples;
+        if (plan_.smooths()) {  // the losses have the weights of classes
+            factors = nullptr;
+            for (index_t i = 0; plan_.has(sample_weight) && i < count; ++i)
+                losses[i] *= sample_weights[i];
+        }
+        take_losses<double, double>(
+            plan_, {first, count, classes, losses, factors, of_samples, weights_range_}, partial);
     }
 
     index_t first = 0, count = 0;
