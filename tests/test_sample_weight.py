@@ -313,3 +313,44 @@ def test_micro_batches_with_one_divisor_have_the_bits_of_one_batch(rng):
         for part in parts
     ]
     assert sum(losses) / total_weight == pytest.approx(float(mean), rel=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_accumulators_of_batches_and_of_groups(label_smoothing, dtype, rng):
+    """The bits of one call, and in each group those of a call with its samples alone."""
+    logits = CROSS_ENTROPY.random_input(rng, (900, 7), dtype)
+    target = random_target(rng, 900, 7, ignored=-100)
+    weight, sample_weight, group = rng.uniform(1, 2, 7), rng.uniform(0, 3, 900), rng.integers(0, 4, 900)
+    total = nll.LossAccumulator("cross_entropy", weight, label_smoothing=label_smoothing)
+    groups = nll.LossAccumulator("cross_entropy", weight, label_smoothing=label_smoothing, groups=4)
+    for part in (slice(0, 1), slice(1, 600), slice(600, 900)):
+        total.update(logits[part], target[part], sample_weight[part])
+        groups.update(logits[part], target[part], sample_weight[part], group=group[part])
+
+    def expected(rows: Any) -> tuple[Any, Any]:
+        return nll.cross_entropy(
+            logits[rows],
+            target[rows],
+            weight,
+            sample_weight=sample_weight[rows],
+            label_smoothing=label_smoothing,
+            return_total_weight=True,
+        )
+
+    loss, total_weight = expected(slice(None))
+    assert_same_bits(total.compute(), loss)
+    assert_same_bits(total.total_weight, total_weight)
+    for g in range(4):
+        loss, total_weight = expected(group == g)
+        assert_same_bits(groups.compute()[g], loss)
+        assert_same_bits(groups.total_weight[g], total_weight)
+
+
+def test_a_bad_weight_leaves_an_accumulator_as_it_was():
+    total = nll.LossAccumulator()
+    total.update([[-1.0, -2.0]], [1], 0.5)
+    before = total.to_bytes()
+    for sample_weight, error in (([1, 2], ValueError), ([True], TypeError), ([2**60], ValueError)):
+        with pytest.raises(error, match="sample_weight"):
+            total.update([[-1.0, -2.0]], [1], sample_weight)
+    assert total.to_bytes() == before
