@@ -12,6 +12,7 @@ extern const KernelTable kernel_table;
 
 const KernelTable kernel_table{
     check_labels,
+    sum_group,
     {kernels_of<float16>(), kernels_of<bfloat16>(), kernels_of<float>(), kernels_of<double>()}};
 
 }  // namespace NLL_INSTRUCTION_SET

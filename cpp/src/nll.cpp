@@ -81,6 +81,7 @@ const Kernels& kernels_of_call(const Call& call) {
 }  // namespace
 
 Kernel label_check() { return chosen().table.check_labels; }
+SumGroup group_sum() { return chosen().table.sum_group; }
 
 Loss nll_loss(const Call& call) { return run_nll_loss(kernels_of_call(call).nll_loss, call); }
 Loss cross_entropy(const Call& call) {

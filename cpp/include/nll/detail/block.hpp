@@ -103,6 +103,29 @@ void take_losses(const Plan& plan, const TakenLosses<Real>& taken, Partial& part
     add_losses<Scalar>(taken, plan.moments, partial);
 }
 
+// Is the SumGroup of an instruction set.
+inline index_t sum_group(const Record& record, const index_t* samples, index_t count, bool smooths,
+                         Partial& partial) {
+    for_each_block(0, count, block_size, [&](index_t first, index_t some) {
+        alignas(cache_line) double values[block_size], weights[block_size];
+        index_t kept = 0;
+        for (index_t i = first; i < first + some; ++i) {
+            const index_t sample = samples[i];
+            if (record.groups[sample] < 0) continue;
+            values[kept] = record.values[sample];
+            weights[kept++] = record.weights ? record.weights[sample] : 1.0;
+        }
+        partial.count += kept;
+        const double* const of_samples = record.weights ? weights : nullptr;
+        BlockRange<double> range;
+        if (record.weights) range = add_weights(weights, kept, partial);
+        const TakenLosses<double> taken{
+            0, kept, nullptr, values, smooths ? nullptr : of_samples, of_samples, range};
+        add_losses<double>(taken, true, partial);
+    });
+    return count - partial.count;
+}
+
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace NLL_HIDDEN detail
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -108,6 +108,11 @@ template <class T, class... Arguments> T& construct_in(void* memory, Arguments&&
 // Computes the samples [first, last) of a plan and adds to the partial.
 using Kernel = void (*)(const Plan&, index_t first, index_t last, Partial&);
 
+// Sums some noted samples of one group, (count,), as a call does its blocks. Returns how many are
+// ignored. smooths: the noted losses have their weights.
+using SumGroup = index_t (*)(const Record&, const index_t* samples, index_t count, bool smooths,
+                             Partial&);
+
 // Serve what is made of all classes of a sample: samples one by one or many at a time; and rows
 // that plan.team shares, each in turn.
 struct SoftmaxKernels {
@@ -131,6 +136,7 @@ struct Kernels {
 // Holds what is built for one instruction set. of: in the order of DType.
 struct KernelTable {
     Kernel check_labels;
+    SumGroup sum_group;
     Kernels of[4];
 };
 

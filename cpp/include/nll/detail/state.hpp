@@ -43,10 +43,19 @@ struct Digits {
     std::uint32_t digit[ExactSum::digits + 3];
 };
 
+#if defined(NLL_COMPILED)
+// Returns the compiled library's, for this machine.
+SumGroup group_sum();
+#endif
+
 inline constexpr std::uint8_t negative_flag = 8;  // of a packed sum, beside its specials
 inline constexpr index_t max_count = index_t{1} << 62;
 
 inline namespace NLL_INSTRUCTION_SET {
+
+#if !defined(NLL_COMPILED)
+inline SumGroup group_sum() { return sum_group; }
+#endif
 
 // ---------------------------------------------------------------- kinds
 
@@ -488,29 +497,6 @@ inline std::vector<index_t> by_group(const Record& record, index_t count, index_
     return ordered;
 }
 
-// Sums some samples of one group as a call does its blocks. Returns how many are ignored.
-inline index_t sum_group(const Record& record, const index_t* samples, index_t count, bool smooths,
-                         Partial& partial) {
-    for_each_block(0, count, block_size, [&](index_t first, index_t some) {
-        alignas(cache_line) double values[block_size], weights[block_size];
-        index_t kept = 0;
-        for (index_t i = first; i < first + some; ++i) {
-            const index_t sample = samples[i];
-            if (record.groups[sample] < 0) continue;
-            values[kept] = record.values[sample];
-            weights[kept++] = record.weights ? record.weights[sample] : 1.0;
-        }
-        partial.count += kept;
-        const double* const of_samples = record.weights ? weights : nullptr;
-        BlockRange<double> range;
-        if (record.weights) range = add_weights(weights, kept, partial);
-        const TakenLosses<double> taken{
-            0, kept, nullptr, values, smooths ? nullptr : of_samples, of_samples, range};
-        add_losses<double>(taken, true, partial);
-    });
-    return count - partial.count;
-}
-
 // Holds a group, and what some samples of it add up to.
 struct OfGroup {
     std::size_t group;
@@ -529,8 +515,8 @@ inline std::vector<OfGroup> sum_groups(const State::Kind& kind, const Record& re
         while (last < order.size() && group_of(record, order[last]) == group) ++last;
         Partial partial;
         const index_t skipped =
-            sum_group(record, order.data() + first, static_cast<index_t>(last - first),
-                      options.label_smoothing != 0, partial);
+            group_sum()(record, order.data() + first, static_cast<index_t>(last - first),
+                        options.label_smoothing != 0, partial);
         sums.push_back({static_cast<std::size_t>(group), State(kind)});
         StateAccess::add(sums.back().state, partial, {skipped, dtype, record.weights != nullptr});
         interruptible.ask();
