@@ -73,8 +73,8 @@ def python_extension(path: Path) -> Path:
 def test_size_of_the_wheel() -> None:
     """A wheel is a zip file: each file is compressed by itself.
 
-    Half of it is the module, half the archive for C++. With -O2 they would take 2.5 MB, and a fifth to two fifths more
-    time.
+    Half of it is the module, half the archive for C++. With kernels of -O2 they would take a quarter less, and a fifth to
+    two fifths more time.
     """
     installed = [path for file in files("nll") or [] if (path := Path(str(file.locate()))).is_file()]
     shipped = [path for path in installed if path.suffix not in {".pyc", ".pyo"}]
@@ -82,7 +82,7 @@ def test_size_of_the_wheel() -> None:
     assert ARCHIVE in shipped
     compressed = {path.name: len(zlib.compress(path.read_bytes(), 6)) for path in shipped}
     largest = sorted(compressed.items(), key=lambda item: -item[1])[:4]
-    assert sum(compressed.values()) <= 3_600_000, largest
+    assert sum(compressed.values()) <= 4_000_000, largest
 
 
 @needs_elf
