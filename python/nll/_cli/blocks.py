@@ -13,7 +13,10 @@ from .sources import Held, Slices, Source
 
 
 def divide(
-    shape: Sequence[int], limit: int, cuts: Sequence[int] = (), granule: int = 1
+    shape: Sequence[int],
+    limit: int,
+    cuts: Sequence[int] = (),
+    granule: int = 1,
 ) -> Iterator[Slices]:
     """Divide samples into blocks of about `limit`, in C order.
 
@@ -26,11 +29,17 @@ def divide(
     step = max(limit // max(inner, 1), 1)
     if axis == 0:
         step = -(-step // granule) * granule
-        runs = pairwise([0, *cuts, shape[0]])
+        runs = list(pairwise([0, *cuts, shape[0]]))
     else:
-        runs = iter([(0, shape[axis])])
+        runs = [(0, shape[axis])]
     along = [
-        slice(start, min(start + step, last)) for first, last in runs for start in range(first, last, step)
+        slice(start, min(start + step, last))
+        for first, last in runs
+        for start in range(
+            first,
+            last,
+            step,
+        )
     ]
     whole = tuple(slice(0, size) for size in shape[axis + 1 :])
     for outer in product(*(range(size) for size in shape[:axis])):
@@ -49,7 +58,9 @@ class Predictions:
             source = Held(source.read((slice(0, source.shape[0]),))[None], *source.files)
             axis, ndim = 1, 2
         if not -ndim <= axis < ndim:
-            raise BadInput(f"--axis {axis} is out of bounds for {source.files[0]} of shape {source.shape}")
+            raise BadInput(
+                f"--axis {axis} is out of bounds for {source.files[0]} of shape {source.shape}",
+            )
         self.source = source
         self.axis = axis % ndim
         if self.axis == 0 and len(source.files) > 1:
@@ -158,7 +169,13 @@ def largest(source: Source, limit: int = 1 << 22) -> int:
 
 def first_wrong(
     block: Array, ignore_index: int | None, first: int, count: int
-) -> tuple[tuple[int, ...], Any] | None:
+) -> (
+    tuple[
+        tuple[int, ...],
+        Any,
+    ]
+    | None
+):
     """Find the first label that is neither ignored nor one of `count` from `first` on."""
     wrong = (block < first) | (block >= first + count)
     if ignore_index is not None:

@@ -27,9 +27,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 class Problem(click.ClickException):
     """What went wrong, in a line, with its exit status."""
 
-    def __init__(self, error: Exception, exit_code: int) -> None:
+    def __init__(self, error: Exception, status: int) -> None:
         super().__init__(str(error))
-        self.exit_code = exit_code
+        self.exit_code = status  # type: ignore[misc]
 
 
 class Commands(click.Group):
@@ -49,9 +49,7 @@ class Commands(click.Group):
         except MemoryError as error:
             raise Problem(Failure(f"not enough memory: {error}".rstrip(": ")), 1) from error
         except Interrupted as error:
-            share = error.done / max(error.samples, 1)
-            told = f"stopped after {error.done:,} of {error.samples:,} samples ({share:.1%})"
-            click.echo(f"nll: {told}; their mean NLL is {error.mean:.7g}. Nothing was written.", err=True)
+            click.echo(f"nll: {error}. Nothing was written.", err=True)
             sys.exit(130)
         except KeyboardInterrupt:
             click.echo("nll: stopped. Nothing was written.", err=True)
@@ -83,16 +81,26 @@ class InSection(click.Option):
 
 def option(section: str, *names: str, **named: Any) -> Callable[[Decorated], Decorated]:
     """Declare an option of a section."""
-    decorate: Callable[[Decorated], Decorated] = click.option(*names, cls=InSection, section=section, **named)
+    decorate: Callable[[Decorated], Decorated] = click.option(
+        *names,
+        cls=InSection,
+        section=section,
+        **named,
+    )
     return decorate
 
 
-class IgnoreIndex(click.ParamType):
+class IgnoreIndex(click.ParamType):  # type: ignore[type-arg]
     """An integer, or none."""
 
     name = "INTEGER|none"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int | None:
         if value is None or isinstance(value, int):
             return value
         if value == "none":
@@ -131,7 +139,12 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
     help="What INPUT holds. Log-probabilities may be called logits, too: their loss is the same.",
 )
 @option(WHAT, "--axis", type=int, help="Class axis of INPUT.  [default: 1; with --shift -1]")
-@option(WHAT, "--dtype", type=click.Choice(["bfloat16"]), help="What raw elements of two bytes are.")
+@option(
+    WHAT,
+    "--dtype",
+    type=click.Choice(["bfloat16"]),
+    help="What raw elements of two bytes are.",
+)
 @option(
     WHAT,
     "--shift",
@@ -139,12 +152,35 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
     help="Predictions are of the next token: position i of INPUT is scored with label i + 1.",
 )
 @option(HOW, "--weight", type=FILE, help="Weight of each class, (C,).")
-@option(HOW, "--sample-weight", type=FILE, help="Weight of each sample: of TARGET's shape, or broadcast to it.")
 @option(
-    HOW, "--ignore-index", type=IgnoreIndex(), default=-100, show_default=True, help="Label of samples to leave out."
+    HOW,
+    "--sample-weight",
+    type=FILE,
+    help="Weight of each sample: of TARGET's shape, or broadcast to it.",
 )
-@option(HOW, "--index-base", type=int, default=0, show_default=True, help="Label of the first class.")
-@option(HOW, "--label-smoothing", type=click.FloatRange(0, 1), default=0.0, help="Of logits, as PyTorch has it.")
+@option(
+    HOW,
+    "--ignore-index",
+    type=IgnoreIndex(),
+    default=-100,
+    show_default=True,
+    help="Label of samples to leave out.",
+)
+@option(
+    HOW,
+    "--index-base",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Label of the first class.",
+)
+@option(
+    HOW,
+    "--label-smoothing",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Of logits, as PyTorch has it.",
+)
 @option(
     HOW,
     "--reduction",
@@ -153,15 +189,55 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
     show_default=True,
     help="What to show first. --per-sample has the loss of each.",
 )
-@option(MORE, "--loss-only", is_flag=True, help="No accuracy and calibration, which take longer than the loss.")
+@option(
+    MORE,
+    "--loss-only",
+    is_flag=True,
+    help="No accuracy and calibration, which take longer than the loss.",
+)
 @option(MORE, "--per-class", is_flag=True, help="A table by class.")
-@option(MORE, "--group", type=FILE, help="Group of each sample, from 0 on: of TARGET's shape, or of its first axes.")
-@option(MORE, "--worst", type=click.IntRange(0, 10**6), default=0, metavar="K", help="The K samples of largest loss.")
-@option(MORE, "--compare", type=FILE, metavar="OTHER", help="Predictions of the same kind and shape to compare with.")
-@option(OUT, "--per-sample", type=FILE, metavar="OUT.npy", help="Save the loss of each sample, float64.")
-@option(OUT, "--json", "json_file", type=FILE, help="Save everything, for programs and `nll merge` (see `nll schema`).")
+@option(
+    MORE,
+    "--group",
+    type=FILE,
+    help="Group of each sample, from 0 on: of TARGET's shape, or of its first axes.",
+)
+@option(
+    MORE,
+    "--worst",
+    type=click.IntRange(0, 10**6),
+    default=0,
+    metavar="K",
+    help="The K samples of largest loss.",
+)
+@option(
+    MORE,
+    "--compare",
+    type=FILE,
+    metavar="OTHER",
+    help="Predictions of the same kind and shape to compare with.",
+)
+@option(
+    OUT,
+    "--per-sample",
+    type=FILE,
+    metavar="OUT.npy",
+    help="Save the loss of each sample, float64.",
+)
+@option(
+    OUT,
+    "--json",
+    "json_file",
+    type=FILE,
+    help="Save everything, for programs and `nll merge` (see `nll schema`).",
+)
 @option(OUT, "--plot", type=FILE, help="Save a picture: .png, .svg, .pdf.")
-@option(WORK, "--threads", type=click.IntRange(1, 256), help="Threads.  [default: as many as there are cores]")
+@option(
+    WORK,
+    "--threads",
+    type=click.IntRange(1, 256),
+    help="Threads.  [default: as many as there are cores]",
+)
 @option(
     WORK,
     "--chunk",
@@ -174,25 +250,28 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
 def score_command(input: str, target: str, **chosen: Any) -> None:
     """Score predictions in INPUT against the labels in TARGET.
 
-    INPUT has shape (N, C, d1, ..., dk), TARGET the same without the class axis. A file is a .npy, which is
-    mapped into memory and may be larger than that; a .npz; a .safetensors; a Zarr array; or a quoted glob of
-    such files, joined along the first axis, 2 before 10. FILE:NAME names an array in a file that has several.
-    Nothing is ever unpickled.
+    INPUT has shape (N, C, d1, ..., dk), TARGET the same without the class axis. A file is a .npy,
+    which is mapped and may be larger than memory; a .npz; a .safetensors; a Zarr array; or a quoted
+    glob of such files, joined along the first axis, 2 before 10. FILE:NAME names an array in a file
+    that has several. Nothing is ever unpickled.
 
-    The results are the same for any number of threads, any chunk, and parts that `nll merge` adds up. The
-    standard error holds for samples that are independent. The expected calibration error is of 15 bins.
+    The results are the same for any number of threads, any chunk, and parts that `nll merge` adds
+    up. The standard error holds for samples that are independent. The expected calibration error is
+    that of 15 bins.
 
     \b
       nll score logits.npy labels.npy --per-class --worst 10
       nll score 'shards/logits-*.npy' tokens.npy --shift --json run.json
       nll score model.safetensors:logits labels.npy --compare base.safetensors:logits
 
-    Exit status: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C, which says how far it came.
+    Exit status: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C.
     """
     from . import document
 
     if chosen["plot"] and chosen["loss_only"]:
-        raise click.UsageError("--plot shows accuracy and calibration, which --loss-only leaves out")
+        raise click.UsageError(
+            "--plot shows accuracy and calibration, which --loss-only leaves out",
+        )
     job = job_of(input, target, chosen)
     with losses_at(chosen["per_sample"], job) as losses, watched(job) as progress:
         job.per_sample = losses
@@ -218,7 +297,7 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
         source = noted(open_source(chosen["weight"]))
         weight = source.read(tuple(slice(0, size) for size in source.shape))
         if weight.shape != (predictions.classes,):
-            problem = f"shape {weight.shape}; {predictions.classes} classes need ({predictions.classes},)"
+            problem = f"shape {weight.shape}, but there are {predictions.classes} classes"
             raise BadInput(f"{source.files[0]} has {problem}")
         files["weight"] = source.files
     sample_weight = group = other = None
@@ -237,8 +316,8 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
         files["compare"] = source.files
         other = Predictions(source, axis, shift)
         if source.shape != predictions.source.shape:
-            problem = f"{source.shape}, but {predictions.source.files[0]} has {predictions.source.shape}"
-            raise BadInput(f"{source.files[0]} has shape {problem}")
+            problem = f"but {predictions.source.files[0]} has {predictions.source.shape}"
+            raise BadInput(f"{source.files[0]} has shape {source.shape}, {problem}")
         if weight is not None and chosen["label_smoothing"]:
             raise BadInput("--compare takes --weight or --label-smoothing, not both")
     per_class = bool(chosen["per_class"])
@@ -304,7 +383,10 @@ def hint(predictions: Predictions, kind: str) -> None:
     block = predictions.read(tuple(slice(0, 1) for _ in predictions.samples)).astype(np.float64)
     if (block >= 0).all() and abs(block.sum() - 1) < 1e-2:
         named = predictions.source.files[0]
-        click.echo(f"note: {named} looks like probabilities: is --kind probabilities meant?", err=True)
+        click.echo(
+            f"note: {named} looks like probabilities: is --kind probabilities meant?",
+            err=True,
+        )
 
 
 @contextmanager
@@ -338,7 +420,12 @@ def watched(job: Job) -> Any:
         yield progress
 
 
-def report(found: dict[str, Any], per_class: bool, json_file: str | None, plot_file: str | None) -> None:
+def report(
+    found: dict[str, Any],
+    per_class: bool,
+    json_file: str | None,
+    plot_file: str | None,
+) -> None:
     """Save the object and the picture, and print the tables."""
     from . import document, plot, table
 

@@ -22,6 +22,7 @@ from .tally import Choices, Comparison, Counts, Parted, Tally, Worst, restored
 
 FORMAT = "nll.score"
 VERSION = 1
+COMPARED = ("other", "difference", "divergence")
 
 
 def schema() -> str:
@@ -49,7 +50,10 @@ def as_object(tally: Tally) -> dict[str, Any]:
     if tally.by_group is not None:
         found["groups"] = parted(tally.by_group, 0)
     if tally.worst_limit:
-        found["worst"] = {"limit": tally.worst_limit, "samples": [as_sample(one) for one in tally.worst]}
+        found["worst"] = {
+            "limit": tally.worst_limit,
+            "samples": [as_sample(one) for one in tally.worst],
+        }
     if tally.comparison is not None:
         found["comparison"] = compared(tally.comparison, found["loss"]["count"])
     return found
@@ -86,10 +90,21 @@ def counted(counts: Counts, count: int, classes: int) -> dict[str, Any]:
             "expected_error": bins.error,
             "edges": [index / BINS for index in range(BINS + 1)],
             "count": bins.count.tolist(),
-            "accuracy": [ratio(*pair) for pair in zip(bins.correct.tolist(), bins.count.tolist(), strict=True)],
+            "accuracy": [
+                ratio(*pair)
+                for pair in zip(
+                    bins.correct.tolist(),
+                    bins.count.tolist(),
+                    strict=True,
+                )
+            ],
             "confidence": [
                 ratio(total / UNIT, number)
-                for total, number in zip(bins.confidence, bins.count.tolist(), strict=True)
+                for total, number in zip(
+                    bins.confidence,
+                    bins.count.tolist(),
+                    strict=True,
+                )
             ],
             "correct_count": bins.correct.tolist(),
             "confidence_sum": [str(total) for total in bins.confidence],
@@ -114,7 +129,14 @@ def parted(parts: Parted, first: int) -> dict[str, Any]:
         "total_weight": parts.losses.total_weight.tolist(),
         "count": count.tolist(),
         "ignored": parts.losses.ignored.tolist(),
-        "accuracy": [ratio(*pair) for pair in zip(parts.correct.tolist(), count.tolist(), strict=True)],
+        "accuracy": [
+            ratio(*pair)
+            for pair in zip(
+                parts.correct.tolist(),
+                count.tolist(),
+                strict=True,
+            )
+        ],
         "top1_count": parts.correct.tolist(),
         "states": base64.b64encode(zlib.compress(parts.losses.to_bytes())).decode("ascii"),
     }
@@ -147,7 +169,9 @@ def as_tally(found: Any, name: str) -> Tally:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise BadInput(f"{name} is no result of nll score --json")
     if found.get("version") != VERSION:
-        raise BadInput(f"{name} has version {found.get('version')}; this nll reads version {VERSION}")
+        raise BadInput(
+            f"{name} has version {found.get('version')}; this nll reads version {VERSION}",
+        )
     try:
         return Tally(
             choices=Choices(**found["options"]),
@@ -180,10 +204,21 @@ def counts_of(found: dict[str, Any]) -> Counts:
     sums = [int(total) for total in bins["confidence_sum"]]
     if len(sums) != BINS or losses["edges"] != EDGES.tolist():
         raise ValueError("its bins are others")
-    calibration = Calibration(integers(bins["count"], BINS), integers(bins["correct_count"], BINS), sums)
+    calibration = Calibration(
+        integers(bins["count"], BINS),
+        integers(bins["correct_count"], BINS),
+        sums,
+    )
     row = [losses["below"], *losses["counts"], losses["above"]]
     accuracy = found["accuracy"]
-    top1, top5, undefined = (int(accuracy[key]) for key in ("top1_count", "top5_count", "undefined"))
+    top1, top5, undefined = (
+        int(accuracy[key])
+        for key in (
+            "top1_count",
+            "top5_count",
+            "undefined",
+        )
+    )
     return Counts(top1, top5, undefined, calibration, integers(row, len(EDGES) + 1))
 
 
@@ -202,8 +237,8 @@ def worst_of(found: dict[str, Any]) -> Worst:
 
 
 def comparison_of(found: dict[str, Any]) -> Comparison:
-    three = (state_of(found[key]) for key in ("other", "difference", "divergence"))
-    return Comparison(*three, agreed=int(found["agreed_count"]))
+    other, difference, divergence = (state_of(found[key]) for key in COMPARED)
+    return Comparison(other, difference, divergence, int(found["agreed_count"]))
 
 
 # ---- files

@@ -19,7 +19,7 @@ ROW_BY_ROW = 128  # classes from which on each row is worth calls of its own
 
 @dataclass
 class Calibration:
-    """Counts of samples by the confidence in their top class, in bins of equal width over [0, 1]."""
+    """Counts of samples by the confidence in their top class, in bins of equal width."""
 
     count: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
     correct: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -49,7 +49,7 @@ def calibrated(confidence: Array, correct: Array) -> Calibration:
     return Calibration(
         np.bincount(index, minlength=BINS),
         np.bincount(index[correct], minlength=BINS),
-        [(int(h) << 20) + int(l) for h, l in zip(high, low, strict=True)],
+        [(int(more) << 20) + int(less) for more, less in zip(high, low, strict=True)],
     )
 
 
@@ -62,6 +62,27 @@ def histogram(losses: Array) -> Array:
 def comparable(input: Array) -> Array:
     """Convert halves to single precision, which processors compare faster."""
     return input.astype(np.float32) if input.dtype.itemsize == 2 else input
+
+
+def largest(input: Array, axis: int) -> Array:
+    """Return the largest number of each sample."""
+    return np.asarray(input.max(axis))
+
+
+def is_top(input: Array, target: Array, equal: Array, axis: int) -> Array:
+    """Tell whether targets are the first of the largest classes.
+
+    equal: where the target is as large as the largest class; the others are left out.
+    """
+    found = equal.copy()
+    rows = np.moveaxis(input, axis, -1)
+    classes = target[equal]
+    if rows.shape[-1] >= ROW_BY_ROW:
+        pairs = zip(zip(*np.nonzero(equal), strict=True), classes.tolist(), strict=True)
+        found[equal] = [not (rows[at][:label] == rows[at][label]).any() for at, label in pairs]
+    else:
+        found[equal] = rows[equal].argmax(-1) == classes
+    return found
 
 
 def top_class(input: Array, axis: int) -> Array:
@@ -93,7 +114,14 @@ def in_top(input: Array, target: Array, missed: Array, axis: int) -> Array:
     classes = target[missed]
     if rows.shape[-1] >= ROW_BY_ROW:
         positions = zip(*np.nonzero(missed), strict=True)
-        ahead = [count_ahead(rows[position], int(label)) for position, label in zip(positions, classes, strict=True)]
+        ahead = [
+            count_ahead(rows[position], int(label))
+            for position, label in zip(
+                positions,
+                classes,
+                strict=True,
+            )
+        ]
         found[missed] = np.array(ahead, np.int64) < TOP
     else:
         columns = rows[missed].T  # (C, m)
@@ -107,5 +135,5 @@ def in_top(input: Array, target: Array, missed: Array, axis: int) -> Array:
 
 def count_ahead(row: Array, target: int) -> int:
     """Count the classes that are larger than the target, or equal and before it. row: (C,)."""
-    ahead = np.count_nonzero(row > row[target])
-    return ahead if ahead >= TOP else ahead + np.count_nonzero(row[:target] == row[target])
+    ahead = int(np.count_nonzero(row > row[target]))
+    return ahead if ahead >= TOP else ahead + int(np.count_nonzero(row[:target] == row[target]))

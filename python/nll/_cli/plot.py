@@ -72,7 +72,13 @@ def histogram(axes: Any, found: dict[str, Any]) -> None:
     present = np.flatnonzero(counts)
     first, last = (present[0], present[-1]) if len(present) else (0, len(counts) - 1)
     shares = 100 * counts[first : last + 1] / total
-    axes.bar(edges[first : last + 1], shares, np.diff(edges[first : last + 2]), align="edge", color=ACCENT)
+    axes.bar(
+        edges[first : last + 1],
+        shares,
+        np.diff(edges[first : last + 2]),
+        align="edge",
+        color=ACCENT,
+    )
     axes.set_xscale("log")
     axes.set(title="Losses of samples", xlabel="-log p of the target (nats)", ylabel="samples (%)")
     axes.set_ylim(top=1.25 * max(shares.max(), 1e-9))
@@ -85,7 +91,7 @@ def histogram(axes: Any, found: dict[str, Any]) -> None:
         if value is not None and np.isfinite(value) and value > 0:
             axes.axvline(value, ymax=0.9, color=color, linewidth=1.5, linestyle="--")
             axes.annotate(
-                f"{label} {value:.2g}",
+                f"{label} {value:.3g}",
                 (value, 0.92),
                 xycoords=("data", "axes fraction"),
                 color=color,
@@ -95,7 +101,13 @@ def histogram(axes: Any, found: dict[str, Any]) -> None:
     outside = [(below, f"smaller than {edges[0]:.0e}"), (above, f"larger than {edges[-1]:.0f}")]
     notes = [f"{100 * count / total:.1f} % are {words}" for count, words in outside if count]
     if notes:
-        axes.annotate("\n".join(notes), (0.02, 0.88), xycoords="axes fraction", va="top", fontsize=10)
+        axes.annotate(
+            "\n".join(notes),
+            (0.02, 0.88),
+            xycoords="axes fraction",
+            va="top",
+            fontsize=10,
+        )
 
 
 def plain_mean(found: dict[str, Any]) -> float | None:
@@ -143,11 +155,15 @@ def classes(axes: Any, found: dict[str, Any]) -> None:
         axes.set(title=title, xlabel="mean NLL (nats)", ylabel="class (samples)")
         if np.isfinite(overall):
             axes.axvline(overall, color=WARM, linewidth=1.5, linestyle="--", label="all classes")
-    axes.legend(frameon=False, loc="upper right" if len(present) <= MAX_BARS else "best", fontsize=10)
+    axes.legend(
+        frameon=False,
+        loc="upper right" if len(present) <= MAX_BARS else "best",
+        fontsize=10,
+    )
 
 
 def reliability(axes: Any, below: Any, found: dict[str, Any]) -> None:
-    """Draw how often the top class is right, and below how many samples there are, by confidence."""
+    """Draw how often the top class is right by confidence; below, how many samples there are."""
     bins = found["calibration"]
     edges, count = np.array(bins["edges"]), np.array(bins["count"], float)
     accuracy, confidence = (np.array(bins[key], float) for key in ("accuracy", "confidence"))

@@ -15,6 +15,11 @@ def progress_bar(samples: int) -> Iterator[Callable[[int], object]]:
         yield lambda done: None
         return
     with required("tqdm").tqdm(
-        total=samples, desc="scoring", unit=" samples", unit_scale=True, leave=False, dynamic_ncols=True
+        total=samples,
+        desc="scoring",
+        unit=" samples",
+        unit_scale=True,
+        leave=False,
+        dynamic_ncols=True,
     ) as bar:
         yield bar.update

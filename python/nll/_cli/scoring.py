@@ -12,25 +12,32 @@ from typing import Any
 
 import numpy as np
 
-from .. import LossAccumulator, cross_entropy, get_num_threads, log_softmax, nll_loss, num_threads
+from .. import (
+    LossAccumulator,
+    cross_entropy,
+    get_num_threads,
+    log_softmax,
+    merge,
+    nll_loss,
+    num_threads,
+)
 from .._typing import Array
 from . import measures
 from .blocks import OfSamples, Predictions, divide, first_wrong
 from .errors import BadInput, Failure
 from .sources import Slices
-from .tally import Choices, Comparison, Counts, Parted, Tally, Worst, united
+from .tally import Choices, Comparison, Counts, Parted, Tally, Worst, restored
 
-DEFAULT_CHUNK = 8.0  # MiB of predictions
+DEFAULT_CHUNK = 16.0  # MiB of predictions
 
 
 class Interrupted(Exception):
     """Ctrl-C, after some samples."""
 
-    def __init__(self, done: int, samples: int, mean: float) -> None:
-        super().__init__(f"{done} of {samples} samples")
-        self.done = done
-        self.samples = samples
-        self.mean = mean
+    def __init__(self, total: LossAccumulator, samples: int) -> None:
+        done = total.count + total.ignored
+        share = f"{done:,} of {samples:,} samples ({done / max(samples, 1):.1%})"
+        super().__init__(f"stopped after {share}; their mean NLL is {float(total.compute()):.7g}")
 
 
 @dataclass
@@ -139,7 +146,6 @@ class Run:
                 axis=self.axis,
                 index_base=choices.index_base,
                 label_smoothing=choices.label_smoothing if loss == "cross_entropy" else 0.0,
-                dtype=np.float64,
                 groups=groups,
             )
         except (TypeError, ValueError) as error:
@@ -156,14 +162,11 @@ class Run:
             raise Failure("this build of nll has no sample weights")
 
     def finish(self, progress: Callable[[int], object]) -> Tally:
-        done = 0
         pending: deque[Future[Found]] = deque()
 
         def take() -> None:
-            nonlocal done
             found = pending.popleft().result()
             self.add(found)
-            done += found.samples
             progress(found.samples)
 
         with ThreadPoolExecutor(self.workers, "nll-score") as pool:
@@ -176,11 +179,12 @@ class Run:
                     take()
             except KeyboardInterrupt:
                 self.stop(pool)
-                raise Interrupted(done, prod(self.shape), float(self.total().compute())) from None
+                raise Interrupted(self.total(), prod(self.shape)) from None
             except BaseException:
                 self.stop(pool)
                 raise
         self.tally.total = self.total()
+        self.tally.in_double()
         return self.tally
 
     def stop(self, pool: ThreadPoolExecutor) -> None:
@@ -192,7 +196,10 @@ class Run:
         """Return the state of all samples, which groups or classes hold if there are some."""
         tally = self.tally
         parts = tally.by_group or tally.by_class
-        return tally.total if parts is None else tally.total + united(parts.losses)
+        total = restored(tally.total.state)
+        if parts is not None:
+            total.merge(merge(parts.losses.state))
+        return total
 
     def add(self, found: Found) -> None:
         tally = self.tally
@@ -256,25 +263,18 @@ class Block:
             weighted = plain if is_plain else self.losses(scores, as_chosen=True)
         if self.job.per_sample is not None:
             self.job.per_sample[self.slices] = weighted
-        top = self.top() if self.needs_top else None
-        if plain is not None and top is not None:
-            found.counts = self.count(plain, top)
-        if top is not None:
-            right = kept & (top == classes)
+        if plain is not None:
+            found.counts, right = self.count(plain)
             if self.tally.by_class is not None:
                 found.class_correct = np.bincount(classes[right], minlength=self.choices.classes)
-            if self.tally.by_group is not None and self.group is not None:
-                found.group_correct = np.bincount(self.group[right].astype(np.int64), minlength=self.job.groups)
+            if self.group is not None:
+                groups = self.group[right].astype(np.int64)
+                found.group_correct = np.bincount(groups, minlength=self.job.groups)
         if self.job.worst and weighted is not None:
-            found.worst = self.worst(weighted, scores, top)
-        if self.job.other is not None and top is not None:
-            found.agreed = self.compare(self.job.other, scores, top)
+            found.worst = self.worst(weighted, scores)
+        if self.job.other is not None:
+            found.agreed = self.compare(self.job.other, scores)
         return found
-
-    @property
-    def needs_top(self) -> bool:
-        tally = self.tally
-        return bool(self.job.counts or tally.by_class or tally.by_group or self.job.worst or self.job.other)
 
     # ---- the losses, which the core computes
 
@@ -316,15 +316,20 @@ class Block:
             labels = np.full([size for i, size in enumerate(shape) if i != self.axis], label, dtype)
             self.tally.total.update(np.broadcast_to(np.zeros((), self.input.dtype), shape), labels)
 
-    def losses(self, scores: Array, *, as_chosen: bool = False) -> Array:
-        """Return the loss of each sample in double: plain, or weighted and smoothed as chosen."""
+    def losses(self, scores: Array, *, as_chosen: bool = False, dtype: Any = None) -> Array:
+        """Return the loss of each sample: plain, or weighted and smoothed as chosen.
+
+        It is rounded to single precision at least: to double costs eight times as much.
+        """
         choices = self.choices
+        if dtype is None:
+            dtype = np.float32 if scores.dtype.itemsize <= 4 else np.float64
         named: dict[str, Any] = {
             "ignore_index": choices.ignore_index,
             "axis": self.axis,
             "index_base": choices.index_base,
             "reduction": "none",
-            "dtype": np.float64,
+            "dtype": dtype,
         }
         weight = None
         if as_chosen:
@@ -333,44 +338,48 @@ class Block:
         if choices.loss == "nll":
             return np.asarray(nll_loss(scores, self.target, weight, **named))
         smoothing = choices.label_smoothing if as_chosen else 0.0
-        return np.asarray(cross_entropy(scores, self.target, weight, label_smoothing=smoothing, **named))
+        return np.asarray(
+            cross_entropy(scores, self.target, weight, label_smoothing=smoothing, **named),
+        )
 
     # ---- what is counted besides
 
-    def top(self) -> Array:
-        self.compared = measures.comparable(self.input)
-        return measures.top_class(self.compared, self.axis)
-
-    def confidence(self, input: Array, top: Array, losses: Array) -> Array:
-        """Return the probability of the top class, from the loss of the target."""
-        largest = measures.of_class(input, top, self.axis).astype(np.float64)
+    def confidence(self, input: Array, largest: Array, chosen: Array, losses: Array) -> Array:
+        """Return the probability of the largest class, from the loss of the chosen one."""
+        largest = largest.astype(np.float64)
         if self.choices.kind == "probabilities":
             return largest
         if self.choices.kind == "log-probabilities":
             return np.exp(largest)
-        logarithm = largest - measures.of_class(input, self.classes, self.axis) - losses
+        logarithm = largest - chosen - losses
         if np.isinf(losses).any():  # the target's logit tells nothing about the others
+            top = measures.top_class(input, self.axis)
             named: dict[str, Any] = {"axis": self.axis, "ignore_index": None}
-            logarithm = -np.asarray(cross_entropy(input, top, reduction="none", dtype=np.float64, **named))
-        return np.exp(logarithm)
+            logarithm = -np.asarray(cross_entropy(input, top, reduction="none", **named))
+        return np.asarray(np.exp(logarithm))
 
-    def count(self, losses: Array, top: Array) -> Counts:
+    def count(self, losses: Array) -> tuple[Counts, Array]:
+        """Count what was found; tell also which samples are right."""
+        input = measures.comparable(self.input)
         kept, classes = self.kept, self.classes
-        confidence = self.confidence(self.compared, top, losses)
-        self.check(confidence, top, kept)
+        largest = measures.largest(input, self.axis)
+        chosen = measures.of_class(input, classes, self.axis)
+        confidence = self.confidence(input, largest, chosen, losses)
+        self.check(confidence, kept)
         defined = kept & ~np.isnan(losses) & ~np.isnan(confidence)
-        right = defined & (top == classes)
-        inside = measures.in_top(self.compared, classes, defined & ~right, self.axis) & defined
+        right = measures.is_top(input, classes, defined & (chosen == largest), self.axis)
+        inside = measures.in_top(input, classes, defined & ~right, self.axis) & defined
         sure = np.minimum(confidence[defined], 1.0)
-        return Counts(
+        counts = Counts(
             top1=int(np.count_nonzero(right)),
             top5=int(np.count_nonzero(inside)),
             undefined=int(np.count_nonzero(kept & ~defined)),
             calibration=measures.calibrated(sure, right[defined]),
             histogram=measures.histogram(losses[defined]),
         )
+        return counts, right
 
-    def worst(self, losses: Array, scores: Array, top: Array | None) -> list[Worst]:
+    def worst(self, losses: Array, scores: Array) -> list[Worst]:
         """Find the samples of the largest losses. What is not a number counts as infinite."""
         kept = self.kept
         flat = np.where(kept, np.where(np.isnan(losses), np.inf, losses), -np.inf).ravel()
@@ -384,41 +393,49 @@ class Block:
         for index in candidates[order][: self.job.worst]:
             offset = np.unravel_index(index, kept.shape)
             file, position = self.job.target.locate(self.position(offset))
+            row = np.moveaxis(self.input, self.axis, -1)[offset]
             found.append(
                 Worst(
                     loss=float(losses[offset]),
                     file=file,
                     position=tuple(map(int, position)),
                     target=int(self.target[offset]),
-                    predicted=None if top is None else int(top[offset]) + self.choices.index_base,
+                    predicted=int(row.argmax()) + self.choices.index_base,
                     probability=float(np.exp(-plain[offset])),
                 )
             )
         return found
 
-    def compare(self, other: Predictions, scores: Array, top: Array) -> int:
+    def compare(self, other: Predictions, scores: Array) -> int:
         """Add the differences to the others to the run's states; count equal top classes."""
         comparison = self.tally.comparison
         theirs = other.read(self.slices)
         their_scores = self.scores(theirs)
         assert comparison is not None
         comparison.other.update(their_scores, self.target, **self.weights)
-        difference = self.losses(scores) - self.losses(their_scores)
+        wide = np.float64
+        difference = self.losses(scores, dtype=wide) - self.losses(their_scores, dtype=wide)
         minus = self.same_for_all_classes(-difference)
         comparison.difference.update(minus, self.target, **self.weights)
         p, q = self.log_probabilities(theirs), self.log_probabilities(self.input)
         terms = np.where(p == -np.inf, 0.0, np.exp(p) * (p - q))
         minus = self.same_for_all_classes(-terms.sum(self.axis))
         comparison.divergence.update(minus, self.target, **self.weights)
-        their_top = measures.top_class(measures.comparable(theirs), self.axis)
-        return int(np.count_nonzero(self.kept & (their_top == top)))
+        tops = [
+            measures.top_class(measures.comparable(one), self.axis)
+            for one in (
+                theirs,
+                self.input,
+            )
+        ]
+        return int(np.count_nonzero(self.kept & (tops[0] == tops[1])))
 
     def log_probabilities(self, input: Array) -> Array:
         """Return the logarithms of all classes' probabilities in double."""
         wide = input.astype(np.float64)
         if self.choices.kind == "logits":
-            return log_softmax(wide, axis=self.axis)
-        return wide if self.choices.kind == "log-probabilities" else np.log(wide)
+            return np.asarray(log_softmax(wide, axis=self.axis))
+        return wide if self.choices.kind == "log-probabilities" else np.asarray(np.log(wide))
 
     # ---- what is wrong, and where
 
@@ -438,7 +455,7 @@ class Block:
         rule = f"outside [{choices.index_base}, {last}) (ignore_index is {choices.ignore_index})"
         raise BadInput(f"{file}[{where}] is {value}, {rule}")
 
-    def check(self, confidence: Array, top: Array, kept: Array) -> None:
+    def check(self, confidence: Array, kept: Array) -> None:
         """Refuse probabilities beyond 1."""
         if self.choices.kind == "logits":
             return
@@ -447,7 +464,7 @@ class Block:
             rule = "a probability is at most 1"
             if self.choices.kind == "log-probabilities":
                 rule = "a log-probability is at most 0"
-            self.refuse(self.input, wrong[0], top, rule)
+            self.refuse(self.input, wrong[0], measures.top_class(self.input, self.axis), rule)
 
     def refuse(self, input: Array, offset: Array, classes: Array, rule: str) -> None:
         position = tuple(int(i) for i in offset)
@@ -463,5 +480,3 @@ def tolerance(input: Array) -> float:
     """By how much rounding may lift a probability beyond 1."""
     epsilon = {2: 2.0**-8, 4: 2.0**-23, 8: 2.0**-52}[input.dtype.itemsize]
     return float(np.sqrt(epsilon))
-
-

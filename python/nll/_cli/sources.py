@@ -5,6 +5,7 @@ import glob
 import mmap
 import re
 import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +17,12 @@ from .errors import BadInput, required
 
 Slices = tuple[slice, ...]  # one for each axis, with both ends
 
-ZARR_CODECS = frozenset(
-    "bytes blosc zstd gzip zlib lz4 bz2 lzma shuffle delta crc32 crc32c adler32 fletcher32 transpose "
-    "sharding_indexed bitround quantize fixedscaleoffset packbits astype".split()
-)
+# What chunks may go through. Others, such as pickle, are not run.
+ZARR_CODECS = {
+    *("bytes", "transpose", "sharding_indexed", "crc32", "crc32c", "adler32", "fletcher32"),
+    *("blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"),
+    *("bitround", "quantize", "fixedscaleoffset", "packbits", "astype"),
+}
 
 
 class Source(Protocol):
@@ -87,6 +90,56 @@ class Mapped(Held):
             self.mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
+class Zipped(Held):
+    """An array of a .npz file: read whole with its first block, kept until its last."""
+
+    def __init__(self, path: str, name: str, dtype: str | None) -> None:
+        self.path = path
+        self.name = name
+        self.raw = dtype
+        self.lock = threading.Lock()
+        self.held: Array | None = None
+        shape, stored = self.header()
+        # An array of no samples, and of the file's dtype.
+        super().__init__(of_dtype(np.empty((0, *shape[1:]), stored), path, dtype), path)
+        self.shape = shape
+        size = f"{np.prod(shape, dtype=object) * stored.itemsize / 2**20:,.1f} MiB"
+        why = f"a .npz cannot be mapped, so {name} is read whole ({size}); a .npy can be"
+        self.notes = [f"{path}: {why}"]
+
+    def header(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Read shape and dtype, without the numbers."""
+        with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            if version == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+            elif version == (2, 0):
+                shape, _, dtype = np.lib.format.read_array_header_2_0(member)
+            else:
+                raise ValueError(f"{self.name} has a header of version {version}")
+        if dtype.hasobject:
+            raise ValueError(f"{self.name} holds Python objects, which nll never unpickles")
+        return shape, dtype
+
+    def load(self) -> Array:
+        try:
+            with np.load(self.path, allow_pickle=False) as loaded:
+                return of_dtype(loaded[self.name], self.path, self.raw)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(f"{self.path}: {error}") from error
+
+    def read(self, slices: Slices) -> Array:
+        with self.lock:
+            if self.held is None:
+                self.held = self.load()
+            return self.held[slices]
+
+    def release(self, slices: Slices) -> None:
+        if slices and slices[0].stop == self.shape[0]:
+            with self.lock:
+                self.held = None
+
+
 class Tensor(Held):
     """A tensor of a .safetensors file."""
 
@@ -128,7 +181,10 @@ class Zarr(Held):
             self.granule = int((getattr(array, "shards", None) or array.chunks)[0])
 
     def read(self, slices: Slices) -> Array:
-        return np.asarray(self.array[slices])
+        block = np.asarray(self.array[slices])
+        if block.dtype.isnative:  # Zarr's dtypes name their byte order, which is not NumPy's own
+            return block.view(block.dtype.newbyteorder("="))
+        return block
 
 
 class Joined:
@@ -221,29 +277,25 @@ def open_one(path: str, name: str | None, dtype: str | None) -> Source:
 
 
 def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    if magic[:2] != b"PK" and magic != b"\x93NUMPY":
+        raise BadInput(
+            f"{path} is none of the formats that are read: .npy, .npz, .safetensors, Zarr",
+        )
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        with open(path, "rb") as file:
-            is_npy = file.read(6) == b"\x93NUMPY"
-        if is_npy and "Python objects" not in str(error):
-            raise BadInput(f"{path}: {str(error).splitlines()[0]}") from error
-        formats = ".npy, .npz, .safetensors and Zarr are read"
-        problem = "holds Python objects, which nll never unpickles" if is_npy else f"is none of {formats}"
-        raise BadInput(f"{path} {problem}" if is_npy else f"{path}: {formats}") from error
-    if isinstance(loaded, np.ndarray):
-        if name is not None:
-            raise BadInput(f"{path}: a .npy file has one array, without a name ({name!r})")
-        return Mapped(of_dtype(loaded, path, dtype), loaded.base, path)
-    with loaded:
-        name = chosen(path, name, loaded.files)
-        try:
-            array = loaded[name]
-        except ValueError as error:
-            raise BadInput(f"{path}: {name} holds Python objects: nll never unpickles") from error
-    size = f"{array.nbytes / 2**20:,.1f} MiB"
-    note = f"{path}: a .npz cannot be mapped, so {name} was read whole ({size}); a .npy can be"
-    return Held(of_dtype(array, path, dtype), path, note)
+        if not isinstance(loaded, np.ndarray):
+            with loaded:
+                return Zipped(path, chosen(path, name, loaded.files), dtype)
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        problem = str(error).splitlines()[0]
+        if "Python objects" in problem:
+            problem = "it holds Python objects, which nll never unpickles"
+        raise BadInput(f"{path}: {problem}") from error
+    if name is not None:
+        raise BadInput(f"{path}: a .npy file has one array, without a name ({name!r})")
+    return Mapped(of_dtype(loaded, path, dtype), loaded.base, path)
 
 
 def open_safetensors(path: str, name: str | None) -> Source:
@@ -290,8 +342,10 @@ def codecs_of(metadata: Any) -> set[str]:
             for codec in codecs:
                 each = codec if isinstance(codec, list | tuple) else [codec]
                 for one in each:
-                    config = one.get_config() if hasattr(one, "get_config") else one
-                    config = config.to_dict() if hasattr(config, "to_dict") else config
+                    config: Any = one
+                    for method in ("get_config", "to_dict"):
+                        if hasattr(config, method):
+                            config = getattr(config, method)()
                     if isinstance(config, dict):
                         name = str(config.get("id") or config.get("name"))
                         found.add(name.removeprefix("numcodecs."))

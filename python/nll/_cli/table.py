@@ -17,7 +17,9 @@ def show(found: dict[str, Any], *, per_class: bool) -> None:
     options, loss = found["options"], found["loss"]
     names = found["files"]["input"]
     name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} files)"
-    console.print(f"[bold]{escaped(name)}[/bold]: {options['kind']} of {options['classes']:,} classes")
+    console.print(
+        f"[bold]{escaped(name)}[/bold]: {options['kind']} of {options['classes']:,} classes",
+    )
     console.print(summary(found, loss, options))
     if per_class and "classes" in found:
         console.print(parts("class", found["classes"]))
@@ -99,7 +101,14 @@ def parts(what: str, columns: dict[str, Any]) -> Any:
     if len(rows) < present:
         title += f": the {len(rows)} of {present:,} {plural} that lose most (--json has all)"
     total = sum(value for value in columns["sum"] if np.isfinite(value))
-    table = new_table(what, "samples", "mean NLL", "share of the loss", "top-1 accuracy", title=title)
+    table = new_table(
+        what,
+        "samples",
+        "mean NLL",
+        "share of the loss",
+        "top-1 accuracy",
+        title=title,
+    )
     for row in rows:
         share = columns["sum"][row] / total if total else float("nan")
         table.add_row(
@@ -117,9 +126,8 @@ def worst(samples: list[dict[str, Any]]) -> Any:
     table = new_table("label at", "loss", "target", "predicted", "p(target)", title="Worst samples")
     for one in samples:
         where = f"{one['file']}[{', '.join(map(str, one['position']))}]"
-        predicted = "" if one["predicted"] is None else str(one["predicted"])
-        loss, probability = f"{one['loss']:.5g}", f"{one['probability']:.3g}"
-        table.add_row(escaped(where), loss, str(one["target"]), predicted, probability)
+        labels = str(one["target"]), str(one["predicted"])
+        table.add_row(escaped(where), f"{one['loss']:.5g}", *labels, f"{one['probability']:.3g}")
     return table
 
 
@@ -136,7 +144,11 @@ def comparison(found: dict[str, Any]) -> Any:
         show_header=False,
         pad_edge=False,
     )
-    for key, label in (("other", "its mean NLL"), ("difference", "difference"), ("divergence", "mean KL from it")):
+    for key, label in (
+        ("other", "its mean NLL"),
+        ("difference", "difference"),
+        ("divergence", "mean KL from it"),
+    ):
         one = compared[key]
         table.add_row(label, f"{with_error(one['mean'], one['standard_error'])} nats")
     table.add_row("same top class", percent(compared["agreement"]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What was counted so far: exact sums and integers, so that tallies add up to the same in any order."""
+"""What was counted so far: exact sums and integers, which are the same in any order."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import LossAccumulator, merge
+from .. import LossAccumulator
 from .._typing import Array
 from .errors import BadInput
 from .measures import EDGES, Calibration
@@ -49,7 +49,7 @@ class Worst:
     file: str  # of its label
     position: tuple[int, ...]  # there
     target: int
-    predicted: int | None
+    predicted: int
     probability: float  # of its target
 
     @property
@@ -131,28 +131,35 @@ class Tally:
         """Keep the worst samples. Of equal ones, those found first."""
         self.worst = sorted([*self.worst, *found], key=lambda one: one.rank)[: self.worst_limit]
 
+    def in_double(self) -> None:
+        """Let all states tell their losses in double."""
+        self.total = restored(self.total.state)
+        for parts in (self.by_class, self.by_group):
+            if parts is not None:
+                parts.losses = restored(parts.losses.state, len(parts.correct))
+        if self.comparison is not None:
+            for key in ("other", "difference", "divergence"):
+                setattr(self.comparison, key, restored(getattr(self.comparison, key).state))
+
     def add(self, other: "Tally", name: str) -> None:
         """Add another tally; refuse one of another kind, saying what differs."""
         for key, value in vars(self.choices).items():
             theirs = getattr(other.choices, key)
             if theirs != value:
                 raise BadInput(f"{name}: its {key} is {theirs}, not {value}")
-        for what in ("counts", "by_class", "by_group", "comparison"):
+        for what in PARTS:
             if (getattr(self, what) is None) != (getattr(other, what) is None):
                 state = "lacks" if getattr(other, what) is None else "has"
                 raise BadInput(f"{name} {state} {PARTS[what]}, unlike the first file")
         if self.worst_limit != other.worst_limit:
-            raise BadInput(f"{name} keeps {other.worst_limit} worst samples, not {self.worst_limit}")
+            problem = f"{other.worst_limit} worst samples, not {self.worst_limit}"
+            raise BadInput(f"{name} keeps {problem}")
         try:
             self.total = self.total + other.total
         except ValueError as error:
             raise BadInput(f"{name}: {error}") from error
-        for mine, theirs in (
-            (self.counts, other.counts),
-            (self.by_class, other.by_class),
-            (self.by_group, other.by_group),
-            (self.comparison, other.comparison),
-        ):
+        pairs: list[tuple[Any, Any]] = [(getattr(self, key), getattr(other, key)) for key in PARTS]
+        for mine, theirs in pairs:
             if mine is not None:
                 mine.add(theirs)
         self.keep_worst(other.worst)
@@ -173,8 +180,3 @@ SHARED = ("weight",)  # files that every part was scored with
 def restored(state: Any, groups: int | None = None) -> LossAccumulator:
     """Make an accumulator of a state: to add up and to compute, in double."""
     return LossAccumulator.from_bytes(state, groups=groups, dtype=np.float64)
-
-
-def united(parts: LossAccumulator) -> LossAccumulator:
-    """Return the sum of all groups."""
-    return restored(merge(parts.state))
