@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200, help="steps of training (default: %(default)s)")
     parser.add_argument("--plot", type=Path, default=Path("digits.png"), help="picture to save (default: %(default)s)")
+    parser.add_argument("--save", type=Path, help="folder for the held-out digits' logits.npy and labels.npy")
     arguments = parser.parse_args()
 
     images, labels = load_digits(return_X_y=True)
@@ -70,7 +71,12 @@ def main() -> None:
             final = loss_fn(logits, target)
         print(f"final loss, {threads} thread{'s'[: threads - 1]}: {final:.7f} = {float(final).hex()}")
 
-    held_out = nll.log_softmax(with_bias(test_images) @ parameters)
+    logits = with_bias(test_images) @ parameters
+    if arguments.save is not None:  # for: nll score logits.npy labels.npy
+        arguments.save.mkdir(parents=True, exist_ok=True)
+        np.save(arguments.save / "logits.npy", logits)
+        np.save(arguments.save / "labels.npy", test_labels)
+    held_out = nll.log_softmax(logits)
     accuracy = np.mean(held_out.argmax(axis=1) == test_labels)
     loss = nll.nll_loss(held_out, test_labels)
     print(f"accuracy on {len(test_labels)} held-out digits: {accuracy:.1%}, loss {loss:.4f}")

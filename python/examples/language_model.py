@@ -18,10 +18,10 @@ import importlib.util
 import io
 import json
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import h5py
 import numpy as np
-from pydoc_data.topics import topics
 from tqdm import tqdm
 
 CONTEXT = 40  # characters that the model sees
@@ -100,7 +100,7 @@ def real_texts(characters: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--characters", type=int, default=4000, help="of documentation (default: %(default)s)")
+    parser.add_argument("--characters", type=int, default=2000, help="of documentation (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to save (default: here)")
     arguments = parser.parse_args()
 

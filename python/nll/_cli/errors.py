@@ -21,6 +21,6 @@ def required(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        if error.name != package:
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise Failure(f"this needs {package}: {EXTRA}") from None

@@ -284,10 +284,11 @@ def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
             f"{path} is none of the formats that are read: .npy, .npz, .safetensors, Zarr",
         )
     try:
+        if magic[:2] == b"PK":
+            with zipfile.ZipFile(path) as archive:
+                names = [member.removesuffix(".npy") for member in archive.namelist()]
+            return Zipped(path, chosen(path, name, names), dtype)
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                return Zipped(path, chosen(path, name, loaded.files), dtype)
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         problem = str(error).splitlines()[0]
         if "Python objects" in problem:

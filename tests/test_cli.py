@@ -1,0 +1,778 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command line: what it says of real files, in real processes, beside plain NumPy and fractions."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nll
+
+pytest.importorskip("click", reason="of the extra nll[cli]")
+pytest.importorskip("rich", reason="of the extra nll[cli]")
+
+from click.testing import CliRunner
+
+from nll._cli.blocks import divide
+from nll._cli.commands import nll as command
+
+N, C = 400, 7
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, in which tests keep their files."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def logits(rng: np.random.Generator) -> np.ndarray:
+    """Better than chance, and saved as logits.npy."""
+    target = rng.integers(0, C, N)
+    logits = (2 * rng.normal(size=(N, C))).astype(np.float32)
+    logits[np.arange(N), target] += 2
+    np.save("logits.npy", logits)
+    target[::9] = -100
+    np.save("target.npy", target)
+    return logits
+
+
+@pytest.fixture
+def target(logits: np.ndarray) -> np.ndarray:
+    return np.load("target.npy")
+
+
+def run(*arguments: object, status: int = 0) -> Any:
+    """Run the command in this process."""
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    assert result.exit_code == status, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def numbers(value: Any) -> Any:
+    """What JSON holds, with the numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [numbers(one) for one in value]
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def score(*arguments: object) -> dict[str, Any]:
+    """What the command saves as JSON."""
+    run("score", *arguments, "--json", "result.json")
+    return json.loads(Path("result.json").read_text("utf-8"))
+
+
+def refused(*arguments: object, status: int = 2) -> str:
+    result = run(*arguments, status=status)
+    return result.stderr.strip().splitlines()[-1]
+
+
+def process(*arguments: object, code: str | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start the command as a process."""
+    start = ["-m", "nll"] if code is None else ["-c", code]
+    root = str(Path(nll.__file__).parents[1])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, *start, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+    )
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """By its definition in double, classes along the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def nearest(exact: Fraction) -> float:
+    return exact.numerator / exact.denominator  # Python rounds a quotient of integers once
+
+
+# ---- what it says
+
+
+def test_log_probabilities_give_the_exact_mean(logits, target):
+    values = log_softmax(logits)
+    np.save("values.npy", values)
+    loss = score("values.npy", "target.npy", "--kind", "log-probabilities")["loss"]
+    kept = np.flatnonzero(target != -100)
+    total = sum((-Fraction(float(values[i, target[i]])) for i in kept), Fraction(0))
+    assert (loss["mean"], loss["sum"]) == (nearest(total / len(kept)), nearest(total))
+    assert (loss["count"], loss["ignored"], loss["total_weight"]) == (len(kept), N - len(kept), len(kept))
+
+
+@pytest.mark.parametrize("kind", ["logits", "log-probabilities", "probabilities"])
+@pytest.mark.parametrize("axis", [1, -1, 2])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_figures(logits, target, kind, axis, dtype):
+    values = log_softmax(logits)
+    values = {"logits": logits, "log-probabilities": values, "probabilities": np.exp(values)}[kind].astype(dtype)
+    logs = {"logits": log_softmax, "log-probabilities": np.float64, "probabilities": lambda p: np.log(np.float64(p))}
+    logs = logs[kind](values)
+    shaped = np.moveaxis(values.reshape(20, 20, C), -1, axis)
+    np.save("values.npy", shaped)
+    np.save("target.npy", target.reshape(20, 20))
+    found = score("values.npy", "target.npy", "--kind", kind, "--axis", axis)
+
+    kept = target != -100
+    rows, labels = logs[kept], target[kept]
+    losses = -rows[np.arange(len(rows)), labels]
+    top, confidence = values[kept].argmax(1), np.exp(rows.max(1))
+    order = np.argsort(-values[kept].astype(np.float64), axis=1, kind="stable")
+    bins = np.minimum(np.ceil(confidence * 15).astype(int) - 1, 14)
+    gaps = [abs((top == labels)[bins == b].sum() - confidence[bins == b].sum()) for b in range(15)]
+    close = {"rel": 1e-6}
+    assert found["loss"]["mean"] == pytest.approx(losses.mean(), **close)
+    assert found["loss"]["standard_error"] == pytest.approx(losses.std(ddof=1) / np.sqrt(len(losses)), **close)
+    assert found["loss"]["perplexity"] == pytest.approx(np.exp(losses.mean()), **close)
+    assert found["loss"]["bits"] == pytest.approx(losses.mean() / np.log(2), **close)
+    assert found["accuracy"]["top1"] == np.mean(top == labels)
+    assert found["accuracy"]["top5"] == np.mean((order[:, :5] == labels[:, None]).any(1))
+    assert found["calibration"]["expected_error"] == pytest.approx(sum(gaps) / len(losses), rel=1e-5)
+    assert sum(found["histogram"]["counts"]) + found["histogram"]["below"] == len(losses)
+
+
+def test_the_state_is_that_of_an_accumulator(logits, target):
+    total = nll.LossAccumulator("cross_entropy")
+    total.update(logits, target)
+    for more in [], ["--per-class"], ["--loss-only"]:
+        found = score("logits.npy", "target.npy", *more)
+        assert base64.b64decode(found["loss"]["state"]) == total.to_bytes()
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.1])
+def test_weights(logits, target, rng, smoothing):
+    weight = rng.uniform(0.5, 2, C)
+    np.save("weight.npy", weight)
+    found = score("logits.npy", "target.npy", "--weight", "weight.npy", "--label-smoothing", smoothing)
+    total = nll.LossAccumulator("cross_entropy", weight, label_smoothing=smoothing)
+    total.update(logits, target)
+    assert base64.b64decode(found["loss"]["state"]) == total.to_bytes()
+    assert found["loss"]["total_weight"] == total.total_weight
+
+
+def test_sample_weight(logits, target, rng):
+    weight = rng.uniform(0.5, 2, N)
+    np.save("weight.npy", weight)
+    if "sample_weight" not in inspect.signature(nll.LossAccumulator.update).parameters:
+        message = refused("score", "logits.npy", "target.npy", "--sample-weight", "weight.npy", status=1)
+        assert message == "Error: this build of nll has no sample weights"
+        return
+    found = score("logits.npy", "target.npy", "--sample-weight", "weight.npy", "--worst", 3)
+    kept = target != -100
+    losses = -log_softmax(logits)[np.arange(N), np.where(kept, target, 0)]
+    mean = (weight * losses)[kept].sum() / weight[kept].sum()
+    assert found["loss"]["mean"] == pytest.approx(mean, rel=1e-6)
+    assert found["worst"]["samples"][0]["loss"] == pytest.approx((weight * losses)[kept].max(), rel=1e-6)
+
+
+def test_labels_from_one(logits, target):
+    shifted = np.where(target == -100, 0, target + 1).astype(np.uint8)
+    np.save("shifted.npy", shifted)
+    found = score("logits.npy", "shifted.npy", "--index-base", 1, "--ignore-index", 0, "--worst", 2)
+    plain = score("logits.npy", "target.npy", "--worst", 2)
+    assert found["loss"] == plain["loss"]
+    assert found["accuracy"] == plain["accuracy"]
+    for one, other in zip(found["worst"]["samples"], plain["worst"]["samples"], strict=True):
+        assert (one["target"], one["predicted"]) == (other["target"] + 1, other["predicted"] + 1)
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_shift(logits, target, ndim):
+    shape = (N,) if ndim == 1 else (4, N // 4)
+    logits, target = logits.reshape(*shape, C), target.reshape(shape)
+    np.save("logits.npy", logits)
+    np.save("target.npy", target)
+    np.save("before.npy", logits[..., :-1, :])
+    np.save("after.npy", target[..., 1:])
+    found = score("logits.npy", "target.npy", "--shift", "--chunk", 1e-3, "--worst", 4)
+    expected = score("before.npy", "after.npy", "--axis", -1, "--worst", 4)
+    for part in "loss", "accuracy", "calibration", "histogram":
+        assert found[part] == expected[part]
+    for one, other in zip(found["worst"]["samples"], expected["worst"]["samples"], strict=True):
+        *first, last = other["position"]
+        assert one["position"] == [*first, last + 1]
+        assert one["loss"] == other["loss"]
+
+
+def test_classes(logits, target):
+    table = score("logits.npy", "target.npy", "--per-class")["classes"]
+    for label in range(C):
+        alone = nll.LossAccumulator("cross_entropy")
+        alone.update(logits[target == label], target[target == label])
+        alone = nll.LossAccumulator.from_bytes(alone.to_bytes(), dtype=np.float64)
+        assert (table["mean"][label], table["count"][label]) == (alone.compute(), alone.count)
+        assert table["standard_error"][label] == alone.standard_error
+        assert table["accuracy"][label] == np.mean(logits[target == label].argmax(1) == label)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["of-each-sample", "of-first-axes"])
+def test_groups(logits, target, whole):
+    logits, target = logits.reshape(8, 50, C), target.reshape(8, 50)
+    group = np.arange(8, dtype=np.uint16) // 3
+    full = np.broadcast_to(group[:, None], target.shape)
+    np.save("logits.npy", logits)
+    np.save("target.npy", target)
+    np.save("group.npy", full if whole else group)
+    table = score("logits.npy", "target.npy", "--axis", -1, "--group", "group.npy")["groups"]
+    assert len(table["mean"]) == 3
+    for index in range(3):
+        alone = nll.LossAccumulator("cross_entropy", axis=-1)
+        alone.update(logits[group == index], target[group == index])
+        alone = nll.LossAccumulator.from_bytes(alone.to_bytes(), dtype=np.float64)
+        assert (table["mean"][index], table["count"][index]) == (alone.compute(), alone.count)
+        assert table["ignored"][index] == alone.ignored
+
+
+def test_worst(logits, target):
+    found = score("logits.npy", "target.npy", "--worst", 5)["worst"]["samples"]
+    losses = nll.cross_entropy(logits, target, reduction="none")
+    order = np.argsort(-losses, kind="stable")[:5]
+    assert [one["position"] for one in found] == [[index] for index in order]
+    assert [one["loss"] for one in found] == losses[order].tolist()
+    assert [one["predicted"] for one in found] == logits[order].argmax(1).tolist()
+    assert [one["target"] for one in found] == target[order].tolist()
+    assert found[0]["probability"] == pytest.approx(np.exp(-losses[order[0]]))
+
+
+def test_losses_of_samples(logits, target):
+    weight = np.linspace(1, 2, C)
+    np.save("weight.npy", weight)
+    run("score", "logits.npy", "target.npy", "--weight", "weight.npy", "--per-sample", "losses.npy")
+    losses = np.load("losses.npy")
+    expected = nll.cross_entropy(logits, target, weight, reduction="none")
+    assert losses.dtype == np.float64
+    assert losses.tolist() == expected.tolist()
+
+
+def test_comparison(logits, target, rng):
+    other = (logits + rng.normal(size=logits.shape)).astype(np.float32)
+    np.save("other.npy", other)
+    found = score("logits.npy", "target.npy", "--compare", "other.npy")["comparison"]
+    kept = target != -100
+    logs, others = log_softmax(logits)[kept], log_softmax(other)[kept]
+    rows, labels = np.arange(kept.sum()), target[kept]
+    difference = others[rows, labels] - logs[rows, labels]
+    divergence = (np.exp(others) * (others - logs)).sum(1)
+    for key, values in ("difference", difference), ("divergence", divergence), ("other", -others[rows, labels]):
+        assert found[key]["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        error = values.std(ddof=1) / np.sqrt(len(values))
+        assert found[key]["standard_error"] == pytest.approx(error, rel=1e-6)
+    assert found["agreement"] == np.mean(logits[kept].argmax(1) == other[kept].argmax(1))
+
+
+def test_a_comparison_with_itself_differs_in_nothing(logits):
+    found = score("logits.npy", "target.npy", "--compare", "logits.npy")["comparison"]
+    assert (found["difference"]["mean"], found["difference"]["standard_error"]) == (0, 0)
+    assert (found["divergence"]["mean"], found["agreement"]) == (0, 1)
+
+
+@pytest.mark.parametrize("classes", [3, 200], ids=["class-by-class", "row-by-row"])
+def test_equal_logits_are_found_in_their_order(classes):
+    np.save("logits.npy", np.zeros((classes, classes), np.float32))
+    np.save("target.npy", np.arange(classes))
+    found = score("logits.npy", "target.npy")["accuracy"]
+    assert (found["top1_count"], found["top5_count"]) == (1, min(5, classes))
+
+
+def test_a_probability_of_zero_leaves_the_confidence():
+    np.save("logits.npy", np.array([[-np.inf, 2, 0], [1, -np.inf, 0]], np.float32))
+    np.save("target.npy", np.array([0, 0]))
+    found = numbers(score("logits.npy", "target.npy", "--per-class"))
+    assert found["loss"]["mean"] == np.inf
+    assert found["loss"]["perplexity"] == np.inf
+    filled = [value for value in found["calibration"]["confidence"] if not np.isnan(value)]
+    assert filled == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))])
+
+
+def test_what_is_not_a_number_is_told():
+    np.save("logits.npy", np.array([[np.nan, 2, 0], [1, 0, np.nan], [3, 0, 1]], np.float32))
+    np.save("target.npy", np.array([0, 0, 0]))
+    found = numbers(score("logits.npy", "target.npy", "--worst", 1))
+    assert np.isnan(found["loss"]["mean"])
+    assert found["accuracy"]["undefined"] == 2
+    assert (found["accuracy"]["top1_count"], sum(found["calibration"]["count"])) == (1, 1)
+    assert found["worst"]["samples"][0]["position"] == [0]
+
+
+@pytest.mark.parametrize("shape", [(0, C), (3, C, 0), (2, C)], ids=str)
+def test_nothing_to_score(shape):
+    np.save("logits.npy", np.zeros(shape, np.float32))
+    np.save("target.npy", np.full((shape[0], *shape[2:]), -100))
+    found = numbers(score("logits.npy", "target.npy", "--per-class", "--worst", 2))
+    assert np.isnan(found["loss"]["mean"])
+    assert found["loss"]["count"] == 0
+
+
+def test_one_sample_without_an_axis_of_samples(logits):
+    np.save("one.npy", logits[3])
+    np.save("label.npy", np.array(2))
+    expected = nll.cross_entropy(logits[3], 2, dtype=np.float64)
+    assert score("one.npy", "label.npy")["loss"]["mean"] == pytest.approx(float(expected), rel=1e-6)
+
+
+# ---- the same from any file, in any blocks, in parts
+
+
+def saved(kind: str, logits: np.ndarray) -> str:
+    """Save logits; return what names them on the command line."""
+    if kind in ("npz", "npz-compressed"):
+        (np.savez if kind == "npz" else np.savez_compressed)("values.npz", logits=logits, more=logits)
+        return "values.npz:logits"
+    if kind == "safetensors":
+        pytest.importorskip("safetensors.numpy").save_file({"a": logits, "b": logits * 2}, "v.safetensors")
+        return "v.safetensors:a"
+    if kind.startswith("zarr"):
+        zarr = pytest.importorskip("zarr")
+        version = 2 if kind == "zarr-2" else 3
+        if kind == "zarr-group":
+            zarr.open_group("v.zarr", mode="w").create_array("a", data=logits, chunks=(64, C))
+            return "v.zarr/a"
+        zarr.create_array("v.zarr", data=logits, chunks=(64, C), zarr_format=version)
+        return "v.zarr"
+    if kind == "shards":
+        for index, part in enumerate(np.split(logits, [10, 11, 50, 51, 52, 53, 54, 55, 90, 91, 99])):
+            np.save(f"shard-{index}.npy", part)
+        return "shard-*.npy"
+    array = {"fortran": np.asfortranarray(logits), "big-endian": logits.astype(">f4")}[kind]
+    np.save("values.npy", array)
+    return "values.npy"
+
+
+FORMATS = ["npz", "npz-compressed", "safetensors", "zarr-2", "zarr-3", "zarr-group", "shards", "fortran", "big-endian"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats(logits, format):
+    expected = score("logits.npy", "target.npy", "--worst", 3)
+    found = score(saved(format, logits), "target.npy", "--worst", 3, "--chunk", 1e-3)
+    assert found.pop("files") != expected.pop("files")
+    assert found == expected
+
+
+@pytest.mark.parametrize("format", ["raw", "uint16", "safetensors"])
+def test_bfloat16(logits, format):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    halves = logits.astype(bfloat16)
+    name, more = "halves.npy", ["--dtype", "bfloat16"]
+    if format == "safetensors":
+        pytest.importorskip("safetensors.numpy").save_file({"halves": halves}, "halves.safetensors")
+        name, more = "halves.safetensors", []
+    else:
+        np.save("halves.npy", halves if format == "raw" else halves.view(np.uint16))
+    found = score(name, "target.npy", *more)
+    np.save("wide.npy", halves.astype(np.float32))
+    assert found["loss"]["mean"] == pytest.approx(score("wide.npy", "target.npy")["loss"]["mean"], rel=1e-6)
+    assert found["accuracy"] == score("wide.npy", "target.npy")["accuracy"]
+
+
+def test_a_npz_says_that_it_cannot_be_mapped(logits):
+    np.savez("values.npz", logits)
+    result = run("score", "values.npz", "target.npy")
+    assert result.stderr.startswith("note: values.npz: a .npz cannot be mapped, so arr_0 is read whole")
+
+
+EVERYTHING = ["--per-class", "--group", "group.npy", "--worst", 7, "--compare", "other.npy"]
+
+
+@pytest.fixture
+def companions(logits, rng):
+    """Other predictions, and groups."""
+    np.save("other.npy", (logits + rng.normal(size=logits.shape)).astype(np.float32))
+    np.save("group.npy", np.arange(N) * 5 // N)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("chunk", [1e-9, 1e-3, 100])
+@pytest.mark.usefixtures("companions")
+def test_blocks_and_threads_change_nothing(threads, chunk):
+    expected = score("logits.npy", "target.npy", *EVERYTHING)
+    found = score("logits.npy", "target.npy", *EVERYTHING, "--threads", threads, "--chunk", chunk)
+    assert found == expected
+
+
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.usefixtures("companions")
+def test_merged_parts_are_the_whole_byte_for_byte(everything):
+    names = ["logits", "target", "other", "group"]
+    for name in names:
+        for index, part in enumerate(np.split(np.load(f"{name}.npy"), [90, 91, 300])):
+            np.save(f"{name}-{index}.npy", part)
+
+    def arguments(part: object) -> list[object]:
+        more = ["--per-class", "--worst", 7] if everything else ["--loss-only"]
+        if everything:
+            more += ["--group", f"group-{part}.npy", "--compare", f"other-{part}.npy"]
+        return ["score", f"logits-{part}.npy", f"target-{part}.npy", *more]
+
+    for part in range(4):
+        run(*arguments(part), "--json", f"{part}.json")
+    run(*arguments("*"), "--json", "whole.json")
+    run("merge", "0.json", "1.json", "2.json", "3.json", "--json", "merged.json")
+    assert Path("merged.json").read_bytes() == Path("whole.json").read_bytes()
+    run("merge", "0.json", "1.json", "--json", "first.json")
+    run("merge", "2.json", "3.json", "--json", "second.json")
+    run("merge", "first.json", "second.json", "--json", "merged.json")
+    assert Path("merged.json").read_bytes() == Path("whole.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit", "cuts", "granule"),
+    [((10,), 3, (), 1), ((10,), 3, (4, 5), 1), ((10,), 3, (7,), 2), ((4, 6, 5), 7, (2,), 1), ((4, 6, 5), 30, (3,), 1)],
+    ids=str,
+)
+def test_blocks_cover_each_sample_once(shape, limit, cuts, granule):
+    seen = np.zeros(shape, int)
+    for block in divide(shape, limit, cuts, granule):
+        assert seen[block].size <= max(limit, granule * int(np.prod(shape[1:]))) + granule
+        assert not any(block[0].start < cut < block[0].stop for cut in cuts)
+        seen[block] += 1
+    assert (seen == 1).all()
+
+
+# ---- what it refuses, and how it ends
+
+
+def test_a_wrong_label_names_file_position_and_value(logits, target):
+    target[[250, 300]] = [7, -1]
+    for index, part in enumerate(np.split(target, [100, 200])):
+        np.save(f"labels-{index}.npy", part)
+    for chunk in 1e-4, 100:
+        message = refused("score", "logits.npy", "labels-*.npy", "--chunk", chunk, "--threads", 2)
+        assert message == "Error: labels-2.npy[50] is 7, outside [0, 7) (ignore_index is -100)"
+    np.save("square.npy", target.reshape(20, 20))
+    np.save("logits.npy", logits.reshape(20, 20, C))
+    message = refused("score", "logits.npy", "square.npy", "--shift", "--ignore-index", 7, "--per-class")
+    assert message == "Error: square.npy[0, 9] is -100, outside [0, 7) (ignore_index is 7)"
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("trapped", "w")
+
+
+def prepare_bad_files(target: np.ndarray) -> None:
+    np.save("short.npy", target[:-1])
+    np.save("floats.npy", target.astype(np.float32))
+    np.save("integers.npy", np.zeros((N, C), np.int64))
+    np.save("raw.npy", np.zeros((N, C), "V2"))
+    np.save("objects.npy", np.array([Trap()], object), allow_pickle=True)
+    np.savez("objects.npz", a=np.array([Trap()], object))
+    np.savez("two.npz", a=target, b=target)
+    np.save("weight.npy", np.ones(C + 1))
+    np.save("group.npy", np.full(N, -3))
+    np.save("other.npy", np.zeros((N, C + 1), np.float32))
+    np.save("part-0.npy", np.zeros((2, C), np.float32))
+    np.save("part-1.npy", np.zeros((2, C - 1), np.float32))
+    Path("pickled.npy").write_bytes(pickle.dumps(Trap()))
+    Path("cut.npy").write_bytes(Path("logits.npy").read_bytes()[:2000])
+    Path("cut.npz").write_bytes(Path("two.npz").read_bytes()[:2000])
+    Path("text.json").write_text("{}", "utf-8")
+    Path("no.json").write_text("{", "utf-8")
+
+
+BAD = {
+    "no-input": (["none.npy", "target.npy"], "none.npy: no such file"),
+    "no-shards": (["none-*.npy", "target.npy"], "none-*.npy: no file has such a name"),
+    "length": (["logits.npy", "short.npy"], "short.npy has shape (399,), but logits.npy has (400, 7)"),
+    "float-labels": (["logits.npy", "floats.npy"], "floats.npy has dtype float32; labels must be integers"),
+    "integer-logits": (["integers.npy", "target.npy"], "integers.npy has dtype int64; predictions must be"),
+    "raw": (["raw.npy", "target.npy"], "raw.npy has raw elements of 2 bytes: pass --dtype bfloat16"),
+    "objects": (["objects.npy", "target.npy"], "objects.npy: it holds Python objects, which nll never unpickles"),
+    "npz-objects": (["objects.npz", "target.npy"], "objects.npz: it holds Python objects, which nll never"),
+    "pickle": (["pickled.npy", "target.npy"], "pickled.npy is none of the formats that are read"),
+    "two-arrays": (["logits.npy", "two.npz"], "two.npz has 2 arrays (a, b): name one, as two.npz:NAME"),
+    "no-such-array": (["logits.npy", "two.npz:c"], "two.npz has no array 'c'; it has a, b"),
+    "name-of-npy": (["logits.npy:a", "target.npy"], "logits.npy: a .npy file has one array, without a name"),
+    "cut": (["cut.npy", "target.npy"], "cut.npy: mmap length is greater than file size"),
+    "cut-archive": (["logits.npy", "cut.npz:a"], "cut.npz: "),
+    "weight": (["logits.npy", "target.npy", "--weight", "weight.npy"], "weight.npy has shape (8,), but there are 7"),
+    "group": (["logits.npy", "target.npy", "--group", "group.npy"], "group.npy[0] is -3; groups are 0 or more"),
+    "other": (["logits.npy", "target.npy", "--compare", "other.npy"], "other.npy has shape (400, 8), but logits.npy"),
+    "shards": (["part-*.npy", "target.npy"], "part-1.npy has shape (2, 6), which does not continue (2, 7) of part-0"),
+    "axis": (["logits.npy", "target.npy", "--axis", 2], "--axis 2 is out of bounds for logits.npy"),
+    "kind": (["logits.npy", "target.npy", "--kind", "log-probabilities"], "a log-probability is at most 0"),
+    "probabilities": (["logits.npy", "target.npy", "--kind", "probabilities"], "a probability is in [0, 1]"),
+    "smoothing": (["logits.npy", "target.npy", "--kind", "probabilities", "--label-smoothing", 0.1], "for logits"),
+    "ignore-index": (["logits.npy", "target.npy", "--ignore-index", "x"], "'x' is neither an integer nor none"),
+    "plot": (["logits.npy", "target.npy", "--loss-only", "--plot", "p.png"], "--plot shows accuracy and calibration"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_told_with_status_2(logits, target, name):
+    prepare_bad_files(target)
+    arguments, words = BAD[name]
+    assert words in refused("score", *arguments)
+    assert not Path("trapped").exists()
+
+
+def test_a_zarr_array_is_not_unpickled(logits):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("trap.zarr", data=logits, chunks=(N, C), zarr_format=2, compressors=None)
+    about = json.loads(Path("trap.zarr/.zarray").read_text("utf-8"))
+    Path("trap.zarr/.zarray").write_text(json.dumps(about | {"filters": [{"id": "pickle", "protocol": 5}]}), "utf-8")
+    (chunk,) = (path for path in Path("trap.zarr").iterdir() if not path.name.startswith("."))
+    chunk.write_bytes(pickle.dumps(Trap()))
+    assert "trap.zarr" in refused("score", "trap.zarr", "target.npy")
+    assert not Path("trapped").exists()
+
+
+def damaged(change: Any) -> Any:
+    def write(whole: dict[str, Any]) -> None:
+        change(whole)
+        Path("bad.json").write_text(json.dumps(whole), "utf-8")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (damaged(lambda it: it.update(format="x")), "bad.json is no result of nll score --json"),
+        (damaged(lambda it: it.update(version=2)), "bad.json has version 2; this nll reads version 1"),
+        (damaged(lambda it: it.pop("files")), "bad.json is damaged"),
+        (damaged(lambda it: it["loss"].update(state=it["loss"]["state"][:-8] + "AAAAAAA=")), "bad.json is damaged"),
+        (damaged(lambda it: it["loss"].update(state="%")), "bad.json is damaged"),
+        (damaged(lambda it: it["classes"].update(states="AAAA")), "bad.json is damaged"),
+        (damaged(lambda it: it["calibration"].update(count=[-1] * 15)), "bad.json is damaged"),
+        (damaged(lambda it: it["options"].update(kind="probabilities")), "its kind is probabilities, not logits"),
+        (damaged(lambda it: it.pop("classes")), "bad.json lacks a table of classes"),
+        (lambda it: Path("bad.json").write_text("{", "utf-8"), "bad.json is no JSON"),
+        (lambda it: None, "bad.json: No such file"),
+    ],
+)
+def test_what_cannot_be_merged_is_told_with_status_2(logits, change, words):
+    run("score", "logits.npy", "target.npy", "--per-class", "--json", "good.json")
+    change(json.loads(Path("good.json").read_text("utf-8")))
+    assert words in refused("merge", "good.json", "bad.json")
+
+
+def test_states_of_other_weights_are_not_merged(logits):
+    for name, last in ("a", 1.0), ("b", 2.0):
+        np.save("weight.npy", np.array([1.0] * (C - 1) + [last]))
+        run("score", "logits.npy", "target.npy", "--weight", "weight.npy", "--json", f"{name}.json")
+    assert refused("merge", "a.json", "b.json").startswith("Error: b.json: ")
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])
+def test_a_failure_to_write_has_status_1(logits, option):
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    message = refused("score", "logits.npy", "target.npy", option, "nowhere/it.png", status=1)
+    assert message == "Error: nowhere/it.png: No such file or directory"
+
+
+def test_losses_of_samples_are_written_whole_or_not(logits, target):
+    target[-1] = 99
+    np.save("target.npy", target)
+    np.save("losses.npy", np.zeros(3))
+    refused("score", "logits.npy", "target.npy", "--per-sample", "losses.npy")
+    assert np.load("losses.npy").tolist() == [0, 0, 0]
+    assert not Path("losses.npy.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["score", "logits.npy", "target.npy"], 0),
+        (["score", "logits.npy", "none.npy"], 2),
+        (["score", "logits.npy"], 2),
+        (["score", "logits.npy", "target.npy", "--json", "nowhere/it.json"], 1),
+    ],
+    ids=["success", "bad-input", "usage", "failure"],
+)
+@pytest.mark.usefixtures("logits")
+def test_processes_end_with_a_status(arguments, status):
+    started = process(*arguments)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == status, err
+    assert "Traceback" not in err
+    assert bool(out) == (status == 0)
+    assert bool(err) == (status != 0)
+
+
+def sparse(name: str, dtype: Any, shape: tuple[int, int]) -> None:
+    """Save zeros that take no space."""
+    array = np.lib.format.open_memmap(name, "w+", dtype, shape)
+    array.flush()
+    np.save("target.npy", np.zeros(shape[0], np.uint8))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_control_c_says_how_far_it_came():
+    sparse("logits.npy", np.float64, (25_000, 10_000))
+    more = ["--per-sample", "losses.npy", "--json", "it.json", "--threads", "1", "--chunk", "1"]
+    started = process("score", "logits.npy", "target.npy", *more)
+    deadline = time.monotonic() + 60
+    while not Path("losses.npy.part").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    started.send_signal(signal.SIGINT)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 130, err
+    found = re.fullmatch(r"nll: stopped after ([\d,]+) of 25,000 samples \(.*%\); their mean NLL is (.*)\. .*\n", err)
+    assert found is not None, err
+    done = int(found[1].replace(",", ""))
+    assert 0 <= done < 25_000
+    assert done == 0 or float(found[2]) == pytest.approx(np.log(10_000), rel=1e-6)
+    assert not any(Path(name).exists() for name in ("losses.npy", "losses.npy.part", "it.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's count of a process's memory")
+@pytest.mark.parametrize("more", ["--loss-only", "--worst=3"])
+def test_a_file_larger_than_the_memory_it_takes(more):
+    sparse("logits.npy", np.float32, (10_000, 40_000))  # 1.6 GB
+    code = """
+import re, sys
+from nll.__main__ import main
+try:
+    main()
+finally:
+    print("peak", re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+    started = process("score", "logits.npy", "target.npy", more, "--threads", "2", code=code)
+    out, err = started.communicate(timeout=120)
+    assert started.returncode == 0, err
+    assert int(re.search(r"peak (\d+)", out)[1]) < 400_000, out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="opens a pseudo-terminal")
+def test_progress_is_shown_on_a_terminal_only(logits):
+    pytest.importorskip("tqdm")
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    for is_terminal in True, False:
+        ours, theirs = pty.openpty() if is_terminal else os.pipe()
+        if is_terminal:
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        with subprocess.Popen(
+            [sys.executable, "-m", "nll", "score", "logits.npy", "target.npy"],
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=os.environ | {"PYTHONPATH": str(Path(nll.__file__).parents[1])},
+        ) as started:
+            os.close(theirs)
+            shown = b""
+            try:
+                while piece := os.read(ours, 4096):
+                    shown += piece
+            except OSError:  # a terminal whose other side was closed
+                pass
+            assert started.wait(60) == 0
+        os.close(ours)
+        assert (b"scoring" in shown) == is_terminal, shown
+
+
+# ---- how it looks
+
+
+def test_the_table(logits, companions):
+    out = run("score", "logits.npy", "target.npy", *EVERYTHING, "--reduction", "sum").stdout
+    for words in ("mean NLL", "sum of NLL", "perplexity", "bits", "total weight", "355 kept, 45 ignored"):
+        assert words in out
+    for words in ("top-1 accuracy", "top-5 accuracy", "expected calibration error", "By class", "By group"):
+        assert words in out
+    for words in ("Compared with other.npy", "mean KL", "Worst samples", "target.npy["):
+        assert words in out
+
+
+def test_the_object_is_as_documented(logits, companions):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(run("schema").stdout)
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    for more in [], ["--loss-only"], EVERYTHING:
+        run("score", "logits.npy", "target.npy", *more, "--json", "it.json")
+        found = json.loads(Path("it.json").read_text("utf-8"))
+        assert not [error.message for error in validator.iter_errors(found)]
+        documented = set(schema["properties"])
+        assert set(found) <= documented
+
+
+@pytest.mark.parametrize("classes", [C, 50], ids=["bars", "the-worst"])
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_picture(rng, classes, suffix):
+    pytest.importorskip("matplotlib")
+    np.save("logits.npy", rng.normal(size=(N, classes)))
+    np.save("target.npy", rng.integers(0, classes, N))
+    run("score", "logits.npy", "target.npy", "--plot", f"picture.{suffix}", "--json", "it.json")
+    picture = Path(f"picture.{suffix}").read_bytes()
+    assert picture.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    run("merge", "it.json", "--plot", f"again.{suffix}")
+    assert suffix == "svg" or Path(f"again.{suffix}").read_bytes() == picture
+
+
+def test_info():
+    lines = dict(line.split(": ", 1) for line in run("info").stdout.splitlines())
+    assert lines == {key: str(value) for key, value in nll.build_info().items()}
+
+
+def test_help_tells_every_option():
+    words = run("score", "--help").stdout
+    for option in (
+        *("--kind", "--axis", "--weight", "--sample-weight", "--ignore-index", "--index-base", "--shift"),
+        *("--reduction", "--label-smoothing", "--per-class", "--group", "--worst", "--compare", "--per-sample"),
+        *("--json", "--plot", "--threads", "--chunk", "--dtype", "--loss-only"),
+    ):
+        assert re.search(rf"^  {option}\b", words, re.MULTILINE), option
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    script = run("completion", shell).stdout
+    assert f"_NLL_COMPLETE={shell}_complete" in script
+    if shell == "bash":
+        code = "from nll._cli.commands import nll; nll(prog_name='nll')"
+        words = {"COMP_WORDS": "nll score --ki", "COMP_CWORD": "2", "_NLL_COMPLETE": "bash_complete"}
+        out, err = process(code=code, **words).communicate(timeout=60)
+        assert out.split() == ["plain,--kind"], err
+
+
+def test_a_missing_package_is_named_with_what_to_install():
+    code = "import sys; sys.modules['click'] = None; from nll.__main__ import main; main()"
+    started = process(code=code)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert err == "nll: the command line needs click: python -m pip install 'nll[cli]'\n"
+
+
+@pytest.mark.parametrize("package", ["rich", "matplotlib"])
+@pytest.mark.usefixtures("logits")
+def test_a_package_that_comes_late_is_named_too(monkeypatch, package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    message = refused("score", "logits.npy", "target.npy", "--plot", "it.png", status=1)
+    assert message == f"Error: this needs {package}: python -m pip install 'nll[cli]'"
+
+
+def test_nothing_is_imported_before_it_is_needed(run_python):
+    heavy = {"rich", "matplotlib", "zarr", "safetensors", "tqdm", "ml_dtypes", "h5py"}
+    found = run_python("import nll._cli.commands, sys; print(*{name.partition('.')[0] for name in sys.modules})")
+    assert not heavy & set(found.stdout.split())
