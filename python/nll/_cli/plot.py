@@ -7,7 +7,8 @@ import numpy as np
 
 from .errors import Failure, required
 
-INK, ACCENT, WARM = "#22303c", "#2a6f97", "#d1495b"
+INK, ACCENT, LIGHT, WARM, ROSE = "#22303c", "#2a6f97", "#8ec1dd", "#d1495b", "#efb5bd"
+FEW = 10  # samples of a bin that say little
 MAX_BARS = 30  # classes that are all shown, side by side
 LARGEST = 15  # classes that are shown of more
 
@@ -69,6 +70,9 @@ def histogram(axes: Any, found: dict[str, Any]) -> None:
     counts = np.array(found["histogram"]["counts"], float)
     below, above = found["histogram"]["below"], found["histogram"]["above"]
     total = max(counts.sum() + below + above, 1)
+    middle = median(edges, counts, below, total)
+    if total < 5000:  # wider bins for fewer samples
+        edges, counts = edges[::2], counts.reshape(-1, 2).sum(1)
     present = np.flatnonzero(counts)
     first, last = (present[0], present[-1]) if len(present) else (0, len(counts) - 1)
     shares = 100 * counts[first : last + 1] / total
@@ -82,7 +86,7 @@ def histogram(axes: Any, found: dict[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set(title="Losses of samples", xlabel="-log p of the target (nats)", ylabel="samples (%)")
     axes.set_ylim(top=1.25 * max(shares.max(), 1e-9))
-    mean, middle = plain_mean(found), median(edges, counts, below, total)
+    mean = plain_mean(found)
     mean_is_larger = mean is None or middle is None or mean >= middle
     for value, label, color, to_the_right in (
         (mean, "mean", WARM, mean_is_larger),
@@ -146,6 +150,7 @@ def classes(axes: Any, found: dict[str, Any]) -> None:
             axes.axhline(overall, color=WARM, linewidth=1.5, linestyle="--", label="all classes")
     else:
         worst = present[np.argsort(-sums[present], kind="stable")][:LARGEST]
+        worst = worst[np.argsort(-mean[worst], kind="stable")]
         axes.barh(range(len(worst)), mean[worst], xerr=error[worst], **bars)
         labels = [f"{row + columns['first']}  ({int(count[row]):,})" for row in worst]
         axes.set_yticks(range(len(worst)), labels, fontsize=10)
@@ -168,16 +173,25 @@ def reliability(axes: Any, below: Any, found: dict[str, Any]) -> None:
     edges, count = np.array(bins["edges"]), np.array(bins["count"], float)
     accuracy, confidence = (np.array(bins[key], float) for key in ("accuracy", "confidence"))
     present = np.flatnonzero(count)
-    width = np.diff(edges)[present]
-    left, right = edges[:-1][present], accuracy[present]
-    gap = confidence[present] - right
-    shape: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white"}
-    axes.bar(left, right, color=ACCENT, label="right", **shape)
-    axes.bar(left, gap, bottom=right, color=WARM, alpha=0.3, label="gap to confidence", **shape)
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.2, linestyle=":", label="perfectly calibrated")
+    width, left = np.diff(edges)[present], edges[:-1][present]
+    right, sure = accuracy[present], confidence[present]
+    pale = np.where(count[present] < FEW, 0.35, 1.0)
+    shape: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
+    for low, high, color, label in (
+        (np.zeros_like(right), np.minimum(right, sure), ACCENT, "accuracy"),
+        (sure, np.maximum(right, sure), LIGHT, "more than confidence"),
+        (right, np.maximum(right, sure), ROSE, "less than confidence"),
+    ):
+        colors = [(color, alpha) for alpha in pale]
+        axes.bar(left, high - low, width, bottom=low, color=colors, **shape)
+        axes.bar([0], [0], color=color, label=label)  # for the legend, not pale
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.2, linestyle=":")
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     axes.set_title(f"Reliability: calibration error {bins['expected_error']:.1%}")
-    axes.legend(frameon=False, loc="upper left", fontsize=10)
+    legend = axes.legend(loc="upper left", fontsize=10, framealpha=0.85, edgecolor="none")
+    if (pale < 1).any():
+        legend.set_title(f"pale: under {FEW} samples", {"size": 10})
     axes.tick_params(labelbottom=False)
-    below.bar(left, 100 * count[present] / max(count.sum(), 1), color=INK, alpha=0.6, **shape)
-    below.set(xlabel="confidence in the top class", ylabel="samples (%)")
+    shares = 100 * count[present] / max(count.sum(), 1)
+    below.bar(left, shares, width, color=INK, alpha=0.6, **shape)
+    below.set(xlabel="confidence in the top class", ylabel="share (%)")
