@@ -287,12 +287,26 @@ def test_a_comparison_with_itself_differs_in_nothing(logits):
     assert (found["divergence"]["mean"], found["agreement"]) == (0, 1)
 
 
-@pytest.mark.parametrize("classes", [3, 200], ids=["class-by-class", "row-by-row"])
+@pytest.mark.parametrize("classes", [3, 40, 5000], ids=["class-by-class", "together", "row-by-row"])
 def test_equal_logits_are_found_in_their_order(classes):
-    np.save("logits.npy", np.zeros((classes, classes), np.float32))
-    np.save("target.npy", np.arange(classes))
+    samples = min(classes, 40)
+    np.save("logits.npy", np.zeros((samples, classes), np.float32))
+    np.save("target.npy", np.arange(samples))
     found = score("logits.npy", "target.npy")["accuracy"]
     assert (found["top1_count"], found["top5_count"]) == (1, min(5, classes))
+
+
+@pytest.mark.parametrize("classes", [31, 32, 100, 4095, 4096])
+def test_accuracy_with_many_classes(rng, classes):
+    logits = rng.integers(0, 50, (60, classes)).astype(np.float32)  # with many that are equal
+    target = rng.integers(0, classes, 60)
+    logits[np.arange(60), target] += 49
+    np.save("logits.npy", logits)
+    np.save("target.npy", target)
+    found = score("logits.npy", "target.npy")
+    order = np.argsort(-logits, axis=1, kind="stable")
+    assert found["accuracy"]["top1_count"] == np.count_nonzero(order[:, 0] == target)
+    assert found["accuracy"]["top5_count"] == np.count_nonzero((order[:, :5] == target[:, None]).any(1))
 
 
 def test_a_probability_of_zero_leaves_the_confidence():

@@ -17,8 +17,11 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 from pathlib import Path
 from pydoc_data.topics import topics
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are small: threads would wait for each other
 
 import h5py
 import numpy as np

@@ -14,7 +14,9 @@ TOP = 5  # classes among which the target counts as found
 BINS = 15  # of confidences, of equal width, as Guo et al. 2017 have them
 UNIT = 2**40  # confidences are added up as multiples of 1 / UNIT
 EDGES = 2.0 ** (np.arange(-20 * 4, 7 * 4 + 1) / 4)  # of the histogram of losses, in nats
-ROW_BY_ROW = 128  # classes from which on each row is worth calls of its own
+MANY = 4096  # classes from which on each row is worth calls of its own
+SOME = 32  # classes from which on rows are worth more than columns
+BITS = np.array([number.bit_count() for number in range(256)], np.uint8)
 
 
 @dataclass
@@ -64,31 +66,10 @@ def comparable(input: Array) -> Array:
     return input.astype(np.float32) if input.dtype.itemsize == 2 else input
 
 
-def largest(input: Array, axis: int) -> Array:
-    """Return the largest number of each sample."""
-    return np.asarray(input.max(axis))
-
-
-def is_top(input: Array, target: Array, equal: Array, axis: int) -> Array:
-    """Tell whether targets are the first of the largest classes.
-
-    equal: where the target is as large as the largest class; the others are left out.
-    """
-    found = equal.copy()
-    rows = np.moveaxis(input, axis, -1)
-    classes = target[equal]
-    if rows.shape[-1] >= ROW_BY_ROW:
-        pairs = zip(zip(*np.nonzero(equal), strict=True), classes.tolist(), strict=True)
-        found[equal] = [not (rows[at][:label] == rows[at][label]).any() for at, label in pairs]
-    else:
-        found[equal] = rows[equal].argmax(-1) == classes
-    return found
-
-
 def top_class(input: Array, axis: int) -> Array:
     """Return the first of the largest classes of each sample."""
     classes = input.shape[axis]
-    if axis == input.ndim - 1 or classes > ROW_BY_ROW:
+    if axis == input.ndim - 1 or classes > SOME:
         return np.asarray(input.argmax(axis))
     rows = np.moveaxis(input, axis, 0)
     best, found = rows[0], np.zeros(rows.shape[1:], np.int64)
@@ -104,36 +85,73 @@ def of_class(input: Array, classes: Array, axis: int) -> Array:
     return np.take_along_axis(input, np.expand_dims(classes, axis), axis).squeeze(axis)
 
 
-def in_top(input: Array, target: Array, missed: Array, axis: int) -> Array:
-    """Tell which targets are among the TOP largest classes; of equal ones the first are larger.
+def survey(
+    input: Array,
+    target: Array,
+    kept: Array,
+    axis: int,
+) -> tuple[Array, Array, Array, Array]:
+    """Tell how the target of each sample stands among its classes.
 
-    target: classes, of input's shape without axis. missed: where the largest class is another one.
+    Parameters
+    ----------
+    input : ndarray
+        Predictions.
+    target, kept : ndarray
+        Classes, and which samples count, of input's shape without axis.
+    axis : int
+        The class axis.
+
+    Returns
+    -------
+    chosen, largest : ndarray
+        The target's number, and the largest one. Where it is not kept, the largest means nothing.
+    first, inside : ndarray of bool
+        Whether it is the largest, or among the TOP largest; of equal ones the first are larger.
     """
-    found = ~missed
+    chosen = of_class(input, target, axis)
     rows = np.moveaxis(input, axis, -1)
-    classes = target[missed]
-    if rows.shape[-1] >= ROW_BY_ROW:
-        positions = zip(*np.nonzero(missed), strict=True)
-        ahead = [
-            count_ahead(rows[position], int(label))
-            for position, label in zip(
-                positions,
-                classes,
-                strict=True,
-            )
-        ]
-        found[missed] = np.array(ahead, np.int64) < TOP
+    side_by_side = axis == input.ndim - 1
+    ahead: Array
+    equal: Array
+    if side_by_side and rows.shape[-1] >= MANY:
+        largest, ahead = chosen.copy(), np.zeros(chosen.shape, np.int64)
+        larger = np.empty(rows.shape[-1], bool)  # fresh memory for each row would cost more
+        for at in zip(*np.nonzero(kept), strict=True):
+            row, pivot = rows[at], chosen[at]
+            count = np.count_nonzero(np.greater(row, pivot, out=larger))
+            if count:
+                largest[at] = row.max()
+            if count < TOP:
+                count += np.count_nonzero(row[: target[at]] == pivot)
+            ahead[at] = count
+        return chosen, largest, kept & (ahead == 0), kept & (ahead < TOP)
+    if side_by_side and rows.shape[-1] >= SOME:
+        largest = np.asarray(input.max(axis))
+        ahead = count_true(rows > chosen[..., None])
+        near = ahead < TOP
+        equal = np.zeros(ahead.shape, np.int64)
+        equal[near] = count_true(rows[near] == chosen[near][:, None])
     else:
-        columns = rows[missed].T  # (C, m)
-        pivot = columns[classes, np.arange(len(classes))]
-        behind = np.zeros(len(classes), np.int64)
-        for index, column in enumerate(columns):
-            behind += (column > pivot) | ((column == pivot) & (index < classes))
-        found[missed] = behind < TOP
-    return found
+        columns = np.moveaxis(input, axis, 0)
+        if side_by_side:  # one after the other they are read many times faster
+            columns = np.ascontiguousarray(columns)
+        count_dtype = np.uint8 if len(columns) < 256 else np.int32
+        ahead = np.zeros(chosen.shape, count_dtype)
+        equal = np.zeros(chosen.shape, count_dtype)
+        largest = chosen.copy()
+        for column in columns:
+            ahead += column > chosen
+            equal += column == chosen
+            np.maximum(largest, column, out=largest)
+        near = ahead < TOP
+    tied = np.nonzero(near & (equal > 1))  # the target is one of them
+    labels = np.arange(rows.shape[-1])
+    before = (rows[tied] == chosen[tied][:, None]) & (labels < target[tied][:, None])
+    ahead[tied] += np.minimum(before.sum(1), TOP).astype(ahead.dtype)
+    return chosen, largest, kept & (ahead == 0), kept & (ahead < TOP)
 
 
-def count_ahead(row: Array, target: int) -> int:
-    """Count the classes that are larger than the target, or equal and before it. row: (C,)."""
-    ahead = int(np.count_nonzero(row > row[target]))
-    return ahead if ahead >= TOP else ahead + int(np.count_nonzero(row[:target] == row[target]))
+def count_true(found: Array) -> Array:
+    """Count along the last axis, eight at a time: four times as fast as a sum of bools."""
+    return np.asarray(BITS[np.packbits(found, axis=-1)].sum(-1, dtype=np.int64))

@@ -362,13 +362,11 @@ class Block:
         """Count what was found; tell also which samples are right."""
         input = measures.comparable(self.input)
         kept, classes = self.kept, self.classes
-        largest = measures.largest(input, self.axis)
-        chosen = measures.of_class(input, classes, self.axis)
+        chosen, largest, first, inside = measures.survey(input, classes, kept, self.axis)
         confidence = self.confidence(input, largest, chosen, losses)
         self.check(confidence, kept)
         defined = kept & ~np.isnan(losses) & ~np.isnan(confidence)
-        right = measures.is_top(input, classes, defined & (chosen == largest), self.axis)
-        inside = measures.in_top(input, classes, defined & ~right, self.axis) & defined
+        right, inside = first & defined, inside & defined
         sure = np.minimum(confidence[defined], 1.0)
         counts = Counts(
             top1=int(np.count_nonzero(right)),
