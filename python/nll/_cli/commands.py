@@ -266,8 +266,6 @@ def score_command(input: str, target: str, **chosen: Any) -> None:
 
     Exit status: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C.
     """
-    from . import document
-
     if chosen["plot"] and chosen["loss_only"]:
         raise click.UsageError(
             "--plot shows accuracy and calibration, which --loss-only leaves out",
@@ -276,7 +274,7 @@ def score_command(input: str, target: str, **chosen: Any) -> None:
     with losses_at(chosen["per_sample"], job) as losses, watched(job) as progress:
         job.per_sample = losses
         tally = score(job, threads=chosen["threads"], chunk=chosen["chunk"], progress=progress)
-    report(document.as_object(tally), chosen["per_class"], chosen["json_file"], chosen["plot"])
+    report(tally, chosen["per_class"], chosen["json_file"], chosen["plot"])
 
 
 def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
@@ -420,15 +418,11 @@ def watched(job: Job) -> Any:
         yield progress
 
 
-def report(
-    found: dict[str, Any],
-    per_class: bool,
-    json_file: str | None,
-    plot_file: str | None,
-) -> None:
+def report(tally: Tally, per_class: bool, json_file: str | None, plot_file: str | None) -> None:
     """Save the object and the picture, and print the tables."""
     from . import document, plot, table
 
+    found = document.as_object(tally, with_states=json_file is not None)
     if json_file:
         document.save(json_file, found)
     if plot_file:
@@ -457,7 +451,7 @@ def merge_command(files: tuple[str, ...], json_file: str | None, plot_file: str 
     assert tally is not None
     if plot_file and tally.counts is None:
         raise BadInput(f"{files[0]} has no accuracy and calibration, which --plot shows")
-    report(document.as_object(tally), True, json_file, plot_file)
+    report(tally, True, json_file, plot_file)
 
 
 @nll.command("info", context_settings=SETTINGS)

@@ -33,8 +33,11 @@ def schema() -> str:
 # ---- a tally as an object
 
 
-def as_object(tally: Tally) -> dict[str, Any]:
-    """Return what came out as an object of JSON's types, but for numbers that are not finite."""
+def as_object(tally: Tally, *, with_states: bool = True) -> dict[str, Any]:
+    """Return what came out as an object of JSON's types, but for numbers that are not finite.
+
+    with_states: also those of classes and groups, which may take megabytes and a second.
+    """
     found: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -46,9 +49,9 @@ def as_object(tally: Tally) -> dict[str, Any]:
     if tally.counts is not None:
         found |= counted(tally.counts, found["loss"]["count"], tally.choices.classes)
     if tally.by_class is not None:
-        found["classes"] = parted(tally.by_class, tally.choices.index_base)
+        found["classes"] = parted(tally.by_class, tally.choices.index_base, with_states)
     if tally.by_group is not None:
-        found["groups"] = parted(tally.by_group, 0)
+        found["groups"] = parted(tally.by_group, 0, with_states)
     if tally.worst_limit:
         found["worst"] = {
             "limit": tally.worst_limit,
@@ -118,10 +121,10 @@ def counted(counts: Counts, count: int, classes: int) -> dict[str, Any]:
     }
 
 
-def parted(parts: Parted, first: int) -> dict[str, Any]:
+def parted(parts: Parted, first: int, with_states: bool) -> dict[str, Any]:
     """Return the columns of a table of classes or groups; `first` is the label of its first row."""
     count = parts.losses.count
-    return {
+    columns = {
         "first": first,
         "mean": parts.losses.compute().tolist(),
         "standard_error": parts.losses.standard_error.tolist(),
@@ -138,8 +141,11 @@ def parted(parts: Parted, first: int) -> dict[str, Any]:
             )
         ],
         "top1_count": parts.correct.tolist(),
-        "states": base64.b64encode(zlib.compress(parts.losses.to_bytes())).decode("ascii"),
     }
+    if with_states:
+        packed = zlib.compress(parts.losses.to_bytes())
+        columns["states"] = base64.b64encode(packed).decode("ascii")
+    return columns
 
 
 def as_sample(one: Worst) -> dict[str, Any]:

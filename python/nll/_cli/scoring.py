@@ -183,8 +183,8 @@ class Run:
             except BaseException:
                 self.stop(pool)
                 raise
-        self.tally.total = self.total()
         self.tally.in_double()
+        self.tally.total = self.total()
         return self.tally
 
     def stop(self, pool: ThreadPoolExecutor) -> None:
