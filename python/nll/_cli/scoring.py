@@ -183,8 +183,8 @@ class Run:
             except BaseException:
                 self.stop(pool)
                 raise
-        self.tally.in_double()
         self.tally.total = self.total()
+        self.tally.in_double()
         return self.tally
 
     def stop(self, pool: ThreadPoolExecutor) -> None:
@@ -198,7 +198,9 @@ class Run:
         parts = tally.by_group or tally.by_class
         total = restored(tally.total.state)
         if parts is not None:
-            total.merge(merge(parts.losses.state))
+            rows = parts.losses.state
+            total.merge(merge(rows))
+            parts.losses = restored(rows, len(parts.correct))
         return total
 
     def add(self, found: Found) -> None:

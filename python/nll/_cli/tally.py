@@ -132,11 +132,10 @@ class Tally:
         self.worst = sorted([*self.worst, *found], key=lambda one: one.rank)[: self.worst_limit]
 
     def in_double(self) -> None:
-        """Let all states tell their losses in double."""
-        self.total = restored(self.total.state)
-        for parts in (self.by_class, self.by_group):
-            if parts is not None:
-                parts.losses = restored(parts.losses.state, len(parts.correct))
+        """Let all states tell their losses in double, that of the total and its parts apart."""
+        if self.by_group is not None and self.by_class is not None:
+            by_class = self.by_class
+            by_class.losses = restored(by_class.losses.state, len(by_class.correct))
         if self.comparison is not None:
             for key in ("other", "difference", "divergence"):
                 setattr(self.comparison, key, restored(getattr(self.comparison, key).state))
