@@ -416,6 +416,21 @@ def companions(logits, rng):
     np.save("group.npy", np.arange(N) * 5 // N)
 
 
+@pytest.mark.usefixtures("logits")
+def test_the_loss_only_has_no_accuracy_of_classes():
+    found = score("logits.npy", "target.npy", "--per-class", "--loss-only")
+    assert found["classes"]["accuracy"] is None
+    assert "accuracy" not in found
+    assert "top-1" not in run("score", "logits.npy", "target.npy", "--per-class", "--loss-only").stdout
+
+
+def test_a_loss_without_end_changes_no_other_confidence(logits, target):
+    logits[1, target[1]] = -np.inf
+    np.save("logits.npy", logits)
+    found = [score("logits.npy", "target.npy", "--chunk", chunk)["calibration"] for chunk in (1e-9, 1e-3, 1)]
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("chunk", [1e-9, 1e-3, 100])
 @pytest.mark.usefixtures("companions")
@@ -552,6 +567,21 @@ def test_a_zarr_array_is_not_unpickled(logits):
     chunk.write_bytes(pickle.dumps(Trap()))
     assert "trap.zarr" in refused("score", "trap.zarr", "target.npy")
     assert not Path("trapped").exists()
+
+
+@pytest.mark.parametrize("format", ["zarr", "npz"])
+def test_a_damaged_block_is_told_with_status_2(logits, format):
+    if format == "zarr":
+        zarr = pytest.importorskip("zarr")
+        zarr.create_array("damaged.zarr", data=logits, chunks=(N, C))
+        (chunk,) = (path for path in Path("damaged.zarr/c").rglob("*") if path.is_file())
+        chunk.write_bytes(b"damaged")
+    else:
+        np.savez("damaged.npz", logits)
+        whole = bytearray(Path("damaged.npz").read_bytes())
+        whole[500] ^= 255
+        Path("damaged.npz").write_bytes(whole)
+    assert "damaged" in refused("score", f"damaged.{format}", "target.npy")
 
 
 def damaged(change: Any) -> Any:
@@ -721,7 +751,7 @@ def test_the_object_is_as_documented(logits, companions):
     schema = json.loads(run("schema").stdout)
     validator = jsonschema.Draft202012Validator(schema)
     validator.check_schema(schema)
-    for more in [], ["--loss-only"], EVERYTHING:
+    for more in [], ["--loss-only", "--per-class"], EVERYTHING:
         run("score", "logits.npy", "target.npy", *more, "--json", "it.json")
         found = json.loads(Path("it.json").read_text("utf-8"))
         assert not [error.message for error in validator.iter_errors(found)]

@@ -52,7 +52,7 @@ class Commands(click.Group):
             click.echo(f"nll: {error}. Nothing was written.", err=True)
             sys.exit(130)
         except KeyboardInterrupt:
-            click.echo("nll: stopped. Nothing was written.", err=True)
+            click.echo("nll: stopped", err=True)
             sys.exit(130)
 
 

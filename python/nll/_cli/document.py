@@ -46,12 +46,14 @@ def as_object(tally: Tally, *, with_states: bool = True) -> dict[str, Any]:
         "options": vars(tally.choices).copy(),
         "loss": figures(tally.total),
     }
+    with_counts = tally.counts is not None
     if tally.counts is not None:
-        found |= counted(tally.counts, found["loss"]["count"], tally.choices.classes)
+        found |= counts_object(tally.counts, found["loss"]["count"], tally.choices.classes)
     if tally.by_class is not None:
-        found["classes"] = parted(tally.by_class, tally.choices.index_base, with_states)
+        first = tally.choices.index_base
+        found["classes"] = parted(tally.by_class, first, counted=with_counts, states=with_states)
     if tally.by_group is not None:
-        found["groups"] = parted(tally.by_group, 0, with_states)
+        found["groups"] = parted(tally.by_group, 0, counted=with_counts, states=with_states)
     if tally.worst_limit:
         found["worst"] = {
             "limit": tally.worst_limit,
@@ -78,7 +80,7 @@ def figures(losses: Any) -> dict[str, Any]:
     }
 
 
-def counted(counts: Counts, count: int, classes: int) -> dict[str, Any]:
+def counts_object(counts: Counts, count: int, classes: int) -> dict[str, Any]:
     """Return accuracy, calibration and the histogram of losses."""
     bins = counts.calibration
     return {
@@ -93,14 +95,7 @@ def counted(counts: Counts, count: int, classes: int) -> dict[str, Any]:
             "expected_error": bins.error,
             "edges": [index / BINS for index in range(BINS + 1)],
             "count": bins.count.tolist(),
-            "accuracy": [
-                ratio(*pair)
-                for pair in zip(
-                    bins.correct.tolist(),
-                    bins.count.tolist(),
-                    strict=True,
-                )
-            ],
+            "accuracy": ratios(bins.correct, bins.count),
             "confidence": [
                 ratio(total / UNIT, number)
                 for total, number in zip(
@@ -121,7 +116,7 @@ def counted(counts: Counts, count: int, classes: int) -> dict[str, Any]:
     }
 
 
-def parted(parts: Parted, first: int, with_states: bool) -> dict[str, Any]:
+def parted(parts: Parted, first: int, *, counted: bool, states: bool) -> dict[str, Any]:
     """Return the columns of a table of classes or groups; `first` is the label of its first row."""
     count = parts.losses.count
     columns = {
@@ -132,17 +127,10 @@ def parted(parts: Parted, first: int, with_states: bool) -> dict[str, Any]:
         "total_weight": parts.losses.total_weight.tolist(),
         "count": count.tolist(),
         "ignored": parts.losses.ignored.tolist(),
-        "accuracy": [
-            ratio(*pair)
-            for pair in zip(
-                parts.correct.tolist(),
-                count.tolist(),
-                strict=True,
-            )
-        ],
+        "accuracy": ratios(parts.correct, count) if counted else None,
         "top1_count": parts.correct.tolist(),
     }
-    if with_states:
+    if states:
         packed = zlib.compress(parts.losses.to_bytes())
         columns["states"] = base64.b64encode(packed).decode("ascii")
     return columns
@@ -165,6 +153,10 @@ def compared(comparison: Comparison, count: int) -> dict[str, Any]:
 
 def ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
+
+
+def ratios(parts: Array, wholes: Array) -> list[float]:
+    return [ratio(*pair) for pair in zip(parts.tolist(), wholes.tolist(), strict=True)]
 
 
 # ---- an object as a tally
@@ -274,6 +266,9 @@ def save(path: str, found: dict[str, Any]) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise Failure(f"{path}: {error.strerror or error}") from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
 
 
 def load(path: str) -> Tally:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Goes through the samples, block by block, on several threads."""
+"""Scoring: goes through the samples, block by block, on several threads.
+
+Losses and their sums are the core's. Where it has no function for a number of each sample, such as
+a divergence, that number is added up as the loss of predictions that are the same for all classes.
+"""
 
 import inspect
 import threading
@@ -64,7 +68,6 @@ class Found:
     """What the main thread adds up of a block."""
 
     samples: int
-    ignored: int = 0
     counts: Counts | None = None
     class_correct: Array | None = None
     group_correct: Array | None = None
@@ -115,6 +118,8 @@ class Run:
         self.axis = job.predictions.axis
         self.shape = job.predictions.samples
         itemsize = job.predictions.source.dtype.itemsize
+        if job.other is not None:
+            chunk /= 4  # of both, all probabilities are computed in double
         limit = int(chunk * 2**20) // max(itemsize * job.predictions.classes, 1)
         source = job.predictions.source
         along = (source.cuts, source.granule) if self.axis else ((), 1)
@@ -286,7 +291,8 @@ class Block:
             return input
         classes = self.classes
         chosen = measures.of_class(input, classes, self.axis).astype(np.float64)
-        if (wrong := np.argwhere((chosen < 0) | (chosen > 1 + tolerance(input)))).size:
+        outside = (chosen < 0) | (chosen > 1 + tolerance(input))
+        if (wrong := np.argwhere(outside & self.kept)).size:
             self.refuse(input, wrong[0], classes, "a probability is in [0, 1]")
         return self.same_for_all_classes(np.log(chosen))
 
@@ -354,10 +360,12 @@ class Block:
         if self.choices.kind == "log-probabilities":
             return np.exp(largest)
         logarithm = largest - chosen - losses
-        if np.isinf(losses).any():  # the target's logit tells nothing about the others
+        endless = np.isinf(losses)
+        if endless.any():  # there the target's logit tells nothing about the others
             top = measures.top_class(input, self.axis)
             named: dict[str, Any] = {"axis": self.axis, "ignore_index": None}
-            logarithm = -np.asarray(cross_entropy(input, top, reduction="none", **named))
+            of_top = np.asarray(cross_entropy(input, top, reduction="none", **named))
+            logarithm = np.where(endless, -of_top.astype(np.float64), logarithm)
         return np.asarray(np.exp(logarithm))
 
     def count(self, losses: Array) -> tuple[Counts, Array]:

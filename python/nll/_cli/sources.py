@@ -167,7 +167,10 @@ class Tensor(Held):
         return self.local.view
 
     def read(self, slices: Slices) -> Array:
-        array: Array = self.view()[slices]
+        try:
+            array: Array = self.view()[slices]
+        except Exception as error:  # of Rust, each of its own kind
+            raise BadInput(f"{self.path}: {error}") from error
         return array
 
 
@@ -181,7 +184,10 @@ class Zarr(Held):
             self.granule = int((getattr(array, "shards", None) or array.chunks)[0])
 
     def read(self, slices: Slices) -> Array:
-        block = np.asarray(self.array[slices])
+        try:
+            block = np.asarray(self.array[slices])
+        except Exception as error:  # each codec has its own
+            raise BadInput(f"{self.files[0]} cannot be read: {error}") from error
         if block.dtype.isnative:  # Zarr's dtypes name their byte order, which is not NumPy's own
             return block.view(block.dtype.newbyteorder("="))
         return block

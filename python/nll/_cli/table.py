@@ -101,14 +101,9 @@ def parts(what: str, columns: dict[str, Any]) -> Any:
     if len(rows) < present:
         title += f": the {len(rows)} of {present:,} {plural} that lose most (--json has all)"
     total = sum(value for value in columns["sum"] if np.isfinite(value))
-    table = new_table(
-        what,
-        "samples",
-        "mean NLL",
-        "share of the loss",
-        "top-1 accuracy",
-        title=title,
-    )
+    accuracy = columns["accuracy"]
+    names = [what, "samples", "mean NLL", "share of the loss"]
+    table = new_table(*names, *(["top-1 accuracy"] if accuracy else []), title=title)
     for row in rows:
         share = columns["sum"][row] / total if total else float("nan")
         table.add_row(
@@ -116,7 +111,7 @@ def parts(what: str, columns: dict[str, Any]) -> Any:
             f"{columns['count'][row]:,}",
             with_error(columns["mean"][row], columns["standard_error"][row]),
             percent(share),
-            percent(columns["accuracy"][row]),
+            *([percent(accuracy[row])] if accuracy else []),
         )
     return table
 
