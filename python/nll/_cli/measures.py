@@ -14,9 +14,9 @@ TOP = 5  # classes among which the target counts as found
 BINS = 15  # of confidences, of equal width, as Guo et al. 2017 have them
 UNIT = 2**40  # confidences are added up as multiples of 1 / UNIT
 EDGES = 2.0 ** (np.arange(-20 * 4, 7 * 4 + 1) / 4)  # of the histogram of losses, in nats
-MANY = 4096  # classes from which on each row is worth calls of its own
 SOME = 32  # classes from which on rows are worth more than columns
-BITS = np.array([number.bit_count() for number in range(256)], np.uint8)
+STRIP = 1 << 19  # numbers that are compared at a time, while a cache holds them
+WORDS = 8 * 128  # bools that are added up in bytes of their own: 128 to a byte
 
 
 @dataclass
@@ -111,32 +111,27 @@ def survey(
     """
     chosen = of_class(input, target, axis)
     rows = np.moveaxis(input, axis, -1)
-    side_by_side = axis == input.ndim - 1
-    ahead: Array
-    equal: Array
-    if side_by_side and rows.shape[-1] >= MANY:
-        largest, ahead = chosen.copy(), np.zeros(chosen.shape, np.int64)
-        larger = np.empty(rows.shape[-1], bool)  # fresh memory for each row would cost more
-        for at in zip(*np.nonzero(kept), strict=True):
-            row, pivot = rows[at], chosen[at]
-            count = np.count_nonzero(np.greater(row, pivot, out=larger))
-            if count:
-                largest[at] = row.max()
-            if count < TOP:
-                count += np.count_nonzero(row[: target[at]] == pivot)
-            ahead[at] = count
-        return chosen, largest, kept & (ahead == 0), kept & (ahead < TOP)
-    if side_by_side and rows.shape[-1] >= SOME:
-        largest = np.asarray(input.max(axis))
-        ahead = count_true(rows > chosen[..., None])
-        near = ahead < TOP
-        equal = np.zeros(ahead.shape, np.int64)
-        equal[near] = count_true(rows[near] == chosen[near][:, None])
+    classes = rows.shape[-1]
+    if axis == input.ndim - 1 and classes >= SOME:
+        flat, pivots = rows.reshape(-1, classes), chosen.ravel()
+        maxima, counts, same = np.empty_like(pivots), *np.empty((2, len(pivots)), np.int64)
+        step = min(max(STRIP // classes, 1), max(len(pivots), 1))
+        found = np.zeros((step, -(-classes // WORDS) * WORDS), bool)
+        for start in range(0, len(pivots), step):
+            strip, pivot = flat[start : start + step], pivots[start : start + step, None]
+            part = slice(start, start + len(strip))
+            strip.max(1, out=maxima[part])
+            counts[part] = count_true(np.greater, strip, pivot, found)
+            near = np.flatnonzero(counts[part] < TOP)
+            same[part] = 1
+            if len(near):
+                same[start + near] = count_true(np.equal, strip[near], pivot[near], found)
+        largest, ahead, equal = (it.reshape(chosen.shape) for it in (maxima, counts, same))
     else:
         columns = np.moveaxis(input, axis, 0)
-        if side_by_side:  # one after the other they are read many times faster
+        if axis == input.ndim - 1:  # one after the other they are read many times faster
             columns = np.ascontiguousarray(columns)
-        count_dtype = np.uint8 if len(columns) < 256 else np.int32
+        count_dtype = np.uint8 if classes < 256 else np.int64
         ahead = np.zeros(chosen.shape, count_dtype)
         equal = np.zeros(chosen.shape, count_dtype)
         largest = chosen.copy()
@@ -144,14 +139,20 @@ def survey(
             ahead += column > chosen
             equal += column == chosen
             np.maximum(largest, column, out=largest)
-        near = ahead < TOP
-    tied = np.nonzero(near & (equal > 1))  # the target is one of them
-    labels = np.arange(rows.shape[-1])
-    before = (rows[tied] == chosen[tied][:, None]) & (labels < target[tied][:, None])
+    tied = np.nonzero((ahead < TOP) & (equal > 1))  # the target is one of them
+    before = (rows[tied] == chosen[tied][:, None]) & (np.arange(classes) < target[tied][:, None])
     ahead[tied] += np.minimum(before.sum(1), TOP).astype(ahead.dtype)
     return chosen, largest, kept & (ahead == 0), kept & (ahead < TOP)
 
 
-def count_true(found: Array) -> Array:
-    """Count along the last axis, eight at a time: four times as fast as a sum of bools."""
-    return np.asarray(BITS[np.packbits(found, axis=-1)].sum(-1, dtype=np.int64))
+def count_true(compare: np.ufunc, rows: Array, pivots: Array, found: Array) -> Array:
+    """Count the numbers of each row that compare with its pivot, eight at a time.
+
+    rows: (n, C). pivots: (n, 1). found: bools, at least (n, C), of whole WORDS and False beyond C;
+    they are overwritten, as fresh memory would cost more.
+    """
+    count, classes = rows.shape
+    compare(rows, pivots, out=found[:count, :classes])
+    # Bytes are 0 or 1, so that the sums of so many words do not run over.
+    sums = found[:count].view(np.uint64).reshape(count, -1, WORDS // 8).sum(-1)
+    return np.asarray(sums.view(np.uint8).reshape(count, -1).sum(-1, dtype=np.int64))
