@@ -16,7 +16,7 @@ UNIT = 2**40  # confidences are added up as multiples of 1 / UNIT
 EDGES = 2.0 ** (np.arange(-20 * 4, 7 * 4 + 1) / 4)  # of the histogram of losses, in nats
 SOME = 32  # classes from which on rows are worth more than columns
 STRIP = 1 << 19  # numbers that are compared at a time, while a cache holds them
-WORDS = 8 * 128  # bools that are added up in bytes of their own: 128 to a byte
+WORDS = 128  # of eight bools each, that are added up; 255 at most
 
 
 @dataclass
@@ -112,47 +112,70 @@ def survey(
     chosen = of_class(input, target, axis)
     rows = np.moveaxis(input, axis, -1)
     classes = rows.shape[-1]
-    if axis == input.ndim - 1 and classes >= SOME:
-        flat, pivots = rows.reshape(-1, classes), chosen.ravel()
-        maxima, counts, same = np.empty_like(pivots), *np.empty((2, len(pivots)), np.int64)
-        step = min(max(STRIP // classes, 1), max(len(pivots), 1))
-        found = np.zeros((step, -(-classes // WORDS) * WORDS), bool)
-        for start in range(0, len(pivots), step):
-            strip, pivot = flat[start : start + step], pivots[start : start + step, None]
-            part = slice(start, start + len(strip))
-            strip.max(1, out=maxima[part])
-            counts[part] = count_true(np.greater, strip, pivot, found)
-            near = np.flatnonzero(counts[part] < TOP)
-            same[part] = 1
-            if len(near):
-                same[start + near] = count_true(np.equal, strip[near], pivot[near], found)
-        largest, ahead, equal = (it.reshape(chosen.shape) for it in (maxima, counts, same))
+    side_by_side = axis == input.ndim - 1
+    if side_by_side and classes >= SOME:
+        largest, ahead, equal = compare_rows(rows, chosen)
     else:
         columns = np.moveaxis(input, axis, 0)
-        if axis == input.ndim - 1:  # one after the other they are read many times faster
+        if side_by_side:  # one after the other they are read many times faster
             columns = np.ascontiguousarray(columns)
-        count_dtype = np.uint8 if classes < 256 else np.int64
-        ahead = np.zeros(chosen.shape, count_dtype)
-        equal = np.zeros(chosen.shape, count_dtype)
-        largest = chosen.copy()
-        for column in columns:
-            ahead += column > chosen
-            equal += column == chosen
-            np.maximum(largest, column, out=largest)
+        largest, ahead, equal = compare_columns(columns, chosen)
     tied = np.nonzero((ahead < TOP) & (equal > 1))  # the target is one of them
     before = (rows[tied] == chosen[tied][:, None]) & (np.arange(classes) < target[tied][:, None])
     ahead[tied] += np.minimum(before.sum(1), TOP).astype(ahead.dtype)
     return chosen, largest, kept & (ahead == 0), kept & (ahead < TOP)
 
 
+def compare_columns(columns: Array, pivot: Array) -> tuple[Array, Array, Array]:
+    """Find the largest class, and how many are larger than the pivot, and equal to it.
+
+    columns: (C, ...). pivot, and what is returned: (...).
+    """
+    dtype = np.uint8 if len(columns) < 256 else np.int64
+    ahead: Array = np.zeros(pivot.shape, dtype)
+    equal: Array = np.zeros(pivot.shape, dtype)
+    largest = pivot.copy()
+    for column in columns:
+        ahead += column > pivot
+        equal += column == pivot
+        np.maximum(largest, column, out=largest)
+    return largest, ahead, equal
+
+
+def compare_rows(rows: Array, pivot: Array) -> tuple[Array, Array, Array]:
+    """Find the same as `compare_columns`, but few equal ones where TOP classes are larger.
+
+    rows: (..., C). pivot, and what is returned: (...).
+    """
+    classes = rows.shape[-1]
+    flat, pivots = rows.reshape(-1, classes), pivot.reshape(-1, 1)
+    largest = np.empty_like(pivot)
+    ahead, equal = np.empty(pivot.shape, np.int64), np.ones(pivot.shape, np.int64)
+    maxima, larger, same = largest.reshape(-1), ahead.reshape(-1), equal.reshape(-1)
+    step = min(max(STRIP // classes, 1), max(len(flat), 1))
+    words = min(WORDS, -(-classes // 8))
+    found = np.zeros((step, -(-classes // (8 * words)), 8 * words), bool)
+    for start in range(0, len(flat), step):
+        part = slice(start, start + step)
+        flat[part].max(1, out=maxima[part])
+        larger[part] = count_true(np.greater, flat[part], pivots[part], found)
+        near = np.flatnonzero(larger[part] < TOP)
+        if 2 * len(near) > step:  # then all are faster than a copy of most
+            same[part] = count_true(np.equal, flat[part], pivots[part], found)
+        elif len(near):
+            near += start
+            same[near] = count_true(np.equal, flat[near], pivots[near], found)
+    return largest, ahead, equal
+
+
 def count_true(compare: np.ufunc, rows: Array, pivots: Array, found: Array) -> Array:
     """Count the numbers of each row that compare with its pivot, eight at a time.
 
-    rows: (n, C). pivots: (n, 1). found: bools, at least (n, C), of whole WORDS and False beyond C;
-    they are overwritten, as fresh memory would cost more.
+    rows: (n, C). pivots: (n, 1). found: bools, (n or more, groups, 8 * words), False from the C-th
+    of a row on; they are overwritten, as fresh memory would cost more.
     """
     count, classes = rows.shape
-    compare(rows, pivots, out=found[:count, :classes])
-    # Bytes are 0 or 1, so that the sums of so many words do not run over.
-    sums = found[:count].view(np.uint64).reshape(count, -1, WORDS // 8).sum(-1)
-    return np.asarray(sums.view(np.uint8).reshape(count, -1).sum(-1, dtype=np.int64))
+    compare(rows, pivots, out=found.reshape(len(found), -1)[:count, :classes])
+    # Each byte is 0 or 1, and words are too few for their sum to run over.
+    sums = found[:count].view(np.uint64).sum(-1)
+    return np.asarray(sums.view(np.uint8).sum(-1, dtype=np.int64))
