@@ -73,8 +73,8 @@ def python_extension(path: Path) -> Path:
 def test_size_of_the_wheel() -> None:
     """A wheel is a zip file: each file is compressed by itself.
 
-    Half of it is the module, half the archive for C++. With kernels of -O2 they would take a quarter less, and a fifth to
-    two fifths more time.
+    Half of it is the module, half the archive for C++. With kernels of -O2 they would take a quarter less, and a fifth
+    to two fifths more time.
     """
     installed = [path for file in files("nll") or [] if (path := Path(str(file.locate()))).is_file()]
     shipped = [path for path in installed if path.suffix not in {".pyc", ".pyo"}]
