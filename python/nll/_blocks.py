@@ -1,0 +1,639 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the tasks of `nll.dask` compute: of blocks, which are NumPy arrays, and of states.
+
+A block of input has some samples and some classes, at a place in the whole array: a slice for each
+axis. One of target has the same samples. Where the classes of a sample are in many blocks, the loss
+is that of the block among the blocks, and that of the class in its block.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from . import functional
+from ._threads import num_threads
+from ._typing import Array
+from .accumulator import LossAccumulator, merge
+
+Place: TypeAlias = tuple[slice, ...]  # where a block lies in the whole array
+
+IGNORED = -1  # in place of the class of a sample that is ignored, or has its class elsewhere
+SLAB = 1 << 17  # elements of a block that are widened to float64 at a time: 1 MiB
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What all tasks of a call compute."""
+
+    loss: str  # "nll" or "cross_entropy"
+    axis: int  # of classes in input, from 0
+    class_bounds: tuple[int, ...]  # of the chunks of classes: 0, ..., C
+    dtype: np.dtype[Any]  # of the loss
+    reduction: str
+    ignore_index: int | None
+    index_base: int
+    empty: str
+    label_smoothing: float
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.class_bounds[-1]
+
+    @property
+    def class_chunks(self) -> int:
+        """K."""
+        return len(self.class_bounds) - 1
+
+    @property
+    def parts(self) -> int:
+        """The numbers that a chunk of classes gives for each sample."""
+        return 3 if self.label_smoothing else 2
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """How labels are read."""
+        return {"ignore_index": self.ignore_index, "index_base": self.index_base}
+
+    def samples(self, place: Place) -> Place:
+        """The place of a block of input without that of its classes."""
+        return place[: self.axis] + place[self.axis + 1 :]
+
+
+# ---------------------------------------------------------------- tasks
+# A block of input is (n, c, d1, ..., dk) with the c classes of place[axis] on `axis`; one of
+# target, (n, d1, ..., dk), and its sample weights, if there are some, have the same samples.
+
+
+@contextmanager
+def _task(place: Place) -> Iterator[None]:
+    """Use one thread, and tell positions in the whole target, of which a block lies at `place`."""
+
+    def shifted(position: re.Match[str]) -> str:
+        numbers = map(int, position[1].split(","))
+        whole = (str(n + at.start) for n, at in zip(numbers, place, strict=True))
+        return f"target[{', '.join(whole)}]"
+
+    with num_threads(1):
+        try:
+            yield
+        except IndexError as error:
+            raise IndexError(re.sub(r"^target\[([^\]]+)\]", shifted, str(error))) from None
+
+
+def _of_one_class(values: Array, classes: int) -> Array:
+    """Log-probabilities of targets as those of all classes, (..., C), in the same memory."""
+    return np.broadcast_to(np.asarray(values)[..., None], (*np.shape(values), classes))
+
+
+def given_weights(weight: Array | None, sample_weight: Array | None) -> dict[str, Any]:
+    """The weights that are given, by name."""
+    given = {"weight": weight, "sample_weight": sample_weight}
+    return {name: array for name, array in given.items() if array is not None}
+
+
+def _state(
+    loss: str,
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    sample_weight: Array | None = None,
+    **keywords: Any,
+) -> Array:
+    """The state of a block, (1, ..., 1, S), with an axis for each of the whole input."""
+    total = LossAccumulator(loss, weight, **keywords)  # type: ignore[arg-type]
+    total.update(input, target, **given_weights(None, sample_weight))
+    return total.state.reshape((1,) * (target.ndim + 1) + (-1,))
+
+
+def _classes(target: Array, choices: Choices) -> Array:
+    """Class of each sample, from 0, or IGNORED. Labels out of range raise."""
+    zeros = _of_one_class(np.broadcast_to(np.float32(0), target.shape), choices.classes)
+    functional.nll_loss(zeros, target, axis=-1, reduction="sum", **choices.labels)
+    with np.errstate(over="ignore"):  # modulo 2^64, as labels and index_base may be anything
+        classes = target.astype(np.int64) - np.int64(choices.index_base)
+    ignored, range_of = choices.ignore_index, np.iinfo(target.dtype)
+    if ignored is None or not range_of.min <= ignored <= range_of.max:
+        return np.asarray(classes)
+    return np.where(target == target.dtype.type(ignored), IGNORED, classes)
+
+
+def _classes_in(target: Array, at: slice, choices: Choices) -> Array:
+    """Class of each sample among those at `at`, or IGNORED."""
+    classes = _classes(target, choices)
+    return np.where((at.start <= classes) & (classes < at.stop), classes - at.start, IGNORED)
+
+
+def losses_of_block(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The losses of a block with all classes, with a class axis of length 1."""
+    function, keywords = functional.nll_loss, choices.labels
+    if choices.loss == "cross_entropy":
+        function = functional.cross_entropy
+        keywords["label_smoothing"] = choices.label_smoothing
+    with _task(choices.samples(place)):
+        losses = function(
+            block,
+            target,
+            axis=choices.axis,
+            reduction="none",
+            dtype=choices.dtype,
+            **keywords,
+            **given_weights(weight, sample_weight),
+        )
+    return np.expand_dims(losses, choices.axis)
+
+
+def state_of_block(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The state of a block with all classes."""
+    with _task(choices.samples(place)):
+        return _state(
+            choices.loss,
+            block,
+            target,
+            weight,
+            sample_weight,
+            axis=choices.axis,
+            label_smoothing=choices.label_smoothing,
+            **choices.labels,
+        )
+
+
+def _picked(block: Array, target: Array, place: Place, choices: Choices) -> tuple[Array, Array]:
+    """The log-probabilities of targets that lie among the classes of a block, and all classes.
+
+    What lies elsewhere is 0, and its class is IGNORED.
+    """
+    at = place[choices.axis]
+    inside = _classes_in(target, at, choices)
+    keywords: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "none"}
+    losses = functional.nll_loss(block, inside, axis=choices.axis, **keywords)
+    return -np.asarray(losses), np.where(inside == IGNORED, IGNORED, inside + at.start)
+
+
+def losses_of_classes(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The losses of targets among the classes of a block, 0 elsewhere; the class axis is of 1."""
+    with _task(choices.samples(place)):
+        picked, classes = _picked(block, target, place, choices)
+        losses = functional.nll_loss(
+            _of_one_class(picked, choices.classes),
+            classes,
+            axis=-1,
+            ignore_index=IGNORED,
+            reduction="none",
+            dtype=choices.dtype,
+            **given_weights(weight, sample_weight),
+        )
+    return np.expand_dims(losses, choices.axis)
+
+
+def state_of_classes(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The state of targets among the classes of a block: others count as ignored."""
+    with _task(choices.samples(place)):
+        picked, classes = _picked(block, target, place, choices)
+        picked = _of_one_class(picked, choices.classes)
+        keywords = {"axis": -1, "ignore_index": IGNORED}
+        return _state("nll", picked, classes, weight, sample_weight, **keywords)
+
+
+def state_of_weights(
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The state of losses that are all 0: it holds the total weight."""
+    with _task(place):
+        zeros = np.broadcast_to(choices.dtype.type(0), (*target.shape, choices.classes))
+        labels = choices.labels
+        return _state("nll", zeros, target, weight, sample_weight, axis=-1, **labels)[0]
+
+
+def merged(states: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """The state of all, (S,), or with the axes of the states."""
+    merged = merge(states.reshape(-1, states.shape[-1]))
+    return merged.reshape((1,) * len(axis) + (-1,)) if keepdims else merged
+
+
+def whole(block: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """What a reduction begins with: the block as it is."""
+    return block
+
+
+def added(losses: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
+    """The sum of numbers of which all but one are 0, in their dtype."""
+    return np.add.reduce(losses, axis=axis[0], keepdims=keepdims, dtype=losses.dtype)
+
+
+def loss_of(state: Array, *, choices: Choices) -> Any:
+    """The loss of all samples."""
+    total = LossAccumulator.from_bytes(
+        state,
+        empty=choices.empty,  # type: ignore[arg-type]
+        dtype=choices.dtype,
+    )
+    return total.compute(choices.reduction)  # type: ignore[arg-type]
+
+
+def total_weight_of(state: Array) -> Any:
+    """The total weight of all samples."""
+    return LossAccumulator.from_bytes(state).total_weight
+
+
+# ---- many chunks of classes: logits
+
+
+def partials(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """What a chunk of classes gives for each sample: 2 or 3 numbers on the class axis, in float64.
+
+    The logarithm of the sum of its exponentials; the loss of targets that it has, among its own
+    classes; with label smoothing, the sum of the weighted losses of all its classes.
+    """
+    at = place[choices.axis]
+    nothing = np.zeros(target.shape)
+    parts = [nothing - np.inf, nothing, nothing][: choices.parts]
+    with _task(choices.samples(place)):
+        inside = _classes_in(target, at, choices)
+        if at.stop > at.start:
+            keywords: dict[str, Any] = {"axis": choices.axis, "dtype": np.float64}
+            loss = functional.cross_entropy
+            parts[0] = np.asarray(functional.logsumexp(block, **keywords))
+            keywords |= {"ignore_index": IGNORED, "reduction": "none"}
+            parts[1] = np.asarray(loss(block, inside, **keywords))
+            if choices.label_smoothing:
+                of_chunk = None if weight is None else weight[at]
+                uniform = loss(block, nothing.astype(int), of_chunk, label_smoothing=1, **keywords)
+                parts[2] = uniform * (at.stop - at.start)
+            # Where no class of the chunk has a probability, that of the chunk has to say so.
+            parts[1:] = [np.where(parts[0] == -np.inf, 0, part) for part in parts[1:]]
+    return np.stack(parts, choices.axis)
+
+
+def log_sums_of_block(block: Array, place: Place, *, choices: Choices) -> Array:
+    """The logarithm of the sum of a chunk's exponentials, in float64; the class axis is of 1."""
+    axis, samples = choices.axis, choices.samples(place)
+    with _task(samples):
+        if not block.shape[axis]:
+            return np.full((*block.shape[:axis], 1, *block.shape[axis + 1 :]), -np.inf)
+        return functional.logsumexp(block, axis=axis, keepdims=True, dtype=np.float64)
+
+
+def gathered(partials: Array) -> Array:
+    """Partials of all chunks of classes, which Dask has concatenated."""
+    return partials
+
+
+def _by_chunks(partials: Array, choices: Choices) -> Array:
+    """Partials of all chunks of classes, (parts, ..., K)."""
+    last = np.moveaxis(partials, choices.axis, -1)
+    apart = last.reshape(*last.shape[:-1], choices.class_chunks, -1)
+    return np.ascontiguousarray(np.moveaxis(apart, -1, 0))
+
+
+def _picked_of(partials: Array, classes: Array, choices: Choices) -> Array:
+    """Log-probabilities of the targets: that of the chunk, and that of the class in its chunk."""
+    log_sums, losses = _by_chunks(partials, choices)[:2]
+    chunks = np.searchsorted(choices.class_bounds[1:], classes, side="right")
+    of_chunk = functional.cross_entropy(
+        log_sums,
+        np.where(classes == IGNORED, IGNORED, chunks),
+        ignore_index=IGNORED,
+        axis=-1,
+        reduction="none",
+    )
+    in_chunk = np.take_along_axis(losses, chunks[..., None], -1)[..., 0]
+    return -(np.where(classes == IGNORED, 0, in_chunk) + of_chunk)
+
+
+def _smoothed_of(
+    partials: Array,
+    classes: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    choices: Choices,
+) -> Array:
+    """The smoothed losses with their weights, in float64."""
+    picked = _of_one_class(_picked_of(partials, classes, choices), choices.classes)
+    keywords: dict[str, Any] = {"ignore_index": IGNORED, "axis": -1, "reduction": "none"}
+    keywords |= given_weights(weight, sample_weight)
+    losses = functional.nll_loss(picked, classes, **keywords)
+    log_sums, _, uniform = _by_chunks(partials, choices)
+    of_chunks = -np.asarray(functional.log_softmax(log_sums, axis=-1))
+    bounds = choices.class_bounds
+    for k in range(choices.class_chunks):
+        if bounds[k] < bounds[k + 1]:
+            of_chunk = slice(bounds[k], bounds[k + 1])
+            total = bounds[k + 1] - bounds[k] if weight is None else weight[of_chunk].sum()
+            uniform[..., k] += total * of_chunks[..., k]
+    of_all = uniform.sum(-1) / choices.classes
+    if sample_weight is not None:
+        of_all = of_all * sample_weight
+    share = choices.label_smoothing
+    return np.where(classes == IGNORED, 0, (1 - share) * losses + share * of_all)
+
+
+def losses_of_partials(
+    partials: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The losses of a block of samples, of target's shape."""
+    with _task(place):
+        classes = _classes(target, choices)
+        of = (classes, weight, sample_weight)
+        if choices.label_smoothing:  # as the losses of samples without weights
+            picked, of = -_smoothed_of(partials, *of, choices), (classes, None, None)
+        else:
+            picked = _picked_of(partials, classes, choices)
+        return np.asarray(
+            functional.nll_loss(
+                _of_one_class(picked, choices.classes),
+                of[0],
+                axis=-1,
+                ignore_index=IGNORED,
+                reduction="none",
+                dtype=choices.dtype,
+                **given_weights(*of[1:]),
+            )
+        )
+
+
+def state_of_partials(
+    partials: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The state of a block of samples. With label smoothing, its weights are 1."""
+    with _task(place):
+        classes = _classes(target, choices)
+        of = (classes, weight, sample_weight)
+        if choices.label_smoothing:
+            picked, of = -_smoothed_of(partials, *of, choices), (classes, None, None)
+        else:
+            picked = _picked_of(partials, classes, choices)
+        picked = _of_one_class(picked, choices.classes)
+        return _state("nll", picked, *of, axis=-1, ignore_index=IGNORED)[0]
+
+
+def quotient_of(state: Array, weights: Array, *, choices: Choices) -> Any:
+    """The mean of losses whose weights are in another state."""
+    total = LossAccumulator.from_bytes(
+        weights,
+        empty=choices.empty,  # type: ignore[arg-type]
+        dtype=np.float64,
+    )
+    nothing = total.compute()  # raises where an empty mean is to
+    if choices.empty == "zero" and total.total_weight == 0:
+        return choices.dtype.type(nothing)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loss = LossAccumulator.from_bytes(state, dtype=np.float64).compute("sum")
+        return np.asarray(loss / total.total_weight).astype(choices.dtype)[()]
+
+
+def _with_rest(
+    block: Array,
+    partials: Array,
+    place: Place,
+    choices: Choices,
+    compute: Any,
+) -> Array:
+    """What `compute` makes of a block's logits and of one more, in which all other classes are.
+
+    It gets float64 of some samples, (n, c + 1, ...), and their place in the block, a slice on each
+    axis but that of classes. It may overwrite them, and returns as many.
+    """
+    axis, at = choices.axis, place[choices.axis]
+    log_sums = _by_chunks(partials, choices)[0]
+    chunk = int(np.searchsorted(choices.class_bounds[1:], at.start, side="right"))
+    rest = functional.logsumexp(np.delete(log_sums, chunk, -1), axis=-1, keepdims=True)
+    rest = np.moveaxis(np.asarray(rest), -1, axis)
+    result = np.empty(block.shape, block.dtype)
+    if not block.size:
+        return result
+    others = [a for a in range(block.ndim) if a != axis]
+    longest = max(others, key=block.shape.__getitem__, default=axis)
+    length = 1 if longest == axis else block.shape[longest]
+    step = max(1, SLAB * length // block.size)
+    for first in range(0, length, step):
+        part = [slice(None)] * block.ndim
+        if longest != axis:
+            part[longest] = slice(first, first + step)
+        widened = np.concatenate([block[tuple(part)].astype(np.float64), rest[tuple(part)]], axis)
+        computed = compute(widened, choices.samples(tuple(part)))
+        own = [slice(None)] * block.ndim
+        own[axis] = slice(0, -1)
+        result[tuple(part)] = computed[tuple(own)]
+    return result
+
+
+def log_softmax_of_block(block: Array, *, axis: int) -> Array:
+    """Log-probabilities of a block with all classes."""
+    with num_threads(1):
+        return functional.log_softmax(block, axis=axis)
+
+
+def log_softmax_of_classes(
+    block: Array,
+    partials: Array,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """Log-probabilities of a chunk of classes."""
+
+    def compute(widened: Array, part: Place) -> Array:
+        return functional.log_softmax(widened, axis=choices.axis, out=widened)
+
+    with _task(choices.samples(place)):
+        return _with_rest(block, partials, place, choices, compute)
+
+
+# ---- gradients
+
+
+def scales(
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    total_weight: Any,
+    place: Place,
+    *,
+    choices: Choices,
+    grad_output: float,
+) -> Array:
+    """The gradient of the result in the loss of each sample without its weight, in float64."""
+    with _task(place):
+        scales = functional.nll_loss(
+            _of_one_class(np.broadcast_to(-grad_output, target.shape), choices.classes),
+            target,
+            axis=-1,
+            reduction="none",
+            **choices.labels,
+            **given_weights(weight, sample_weight),
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(scales if total_weight is None else scales / total_weight)
+
+
+def _is_zero(total_weight: Any, choices: Choices) -> bool:
+    """Whether the gradient is that of an empty mean which is to be 0."""
+    return total_weight is not None and choices.empty == "zero" and total_weight == 0
+
+
+def nll_gradient(
+    target: Array,
+    scales: Array,
+    total_weight: Any,
+    place: Place,
+    *,
+    choices: Choices,
+    input_dtype: np.dtype[Any],
+) -> Array:
+    """The gradient of the log-probabilities of a block."""
+    shape = tuple(at.stop - at.start for at in place)
+    if _is_zero(total_weight, choices):
+        return np.zeros(shape, input_dtype)
+    with _task(choices.samples(place)):
+        return functional.nll_loss_backward(
+            scales,
+            np.broadcast_to(input_dtype.type(0), shape),
+            _classes_in(target, place[choices.axis], choices),
+            axis=choices.axis,
+            ignore_index=IGNORED,
+            reduction="none",
+            out=np.empty(shape, input_dtype),
+        )
+
+
+def cross_entropy_gradient(
+    block: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    scales: Array | None,
+    total_weight: Any,
+    place: Place,
+    *,
+    choices: Choices,
+    grad_output: float,
+) -> Array:
+    """The gradient of a block with all classes.
+
+    Scales are those without the weights of classes, if these are given; None for a sum.
+    """
+    if _is_zero(total_weight, choices):
+        return np.zeros(block.shape, block.dtype)
+    keywords = choices.labels | given_weights(weight, None if scales is not None else sample_weight)
+    with _task(choices.samples(place)):
+        return functional.cross_entropy_backward(
+            grad_output if scales is None else scales,
+            block,
+            target,
+            axis=choices.axis,
+            reduction="sum" if scales is None else "none",
+            label_smoothing=choices.label_smoothing,
+            **keywords,
+        )
+
+
+def cross_entropy_gradient_of_classes(
+    block: Array,
+    partials: Array,
+    target: Array,
+    weight: Array | None,
+    scales: Array,
+    bare_scales: Array | None,
+    total_weight: Any,
+    place: Place,
+    *,
+    choices: Choices,
+) -> Array:
+    """The gradient of a chunk of classes. All others are one more class, that of other targets.
+
+    With label smoothing s, it is that of (1 - s) times the loss, and of s times the mean loss of
+    all classes, for which there are scales without the weights of classes.
+    """
+    if _is_zero(total_weight, choices):
+        return np.zeros(block.shape, block.dtype)
+    axis, at, share = choices.axis, place[choices.axis], choices.label_smoothing
+    width = at.stop - at.start
+    keywords: dict[str, Any] = {"ignore_index": IGNORED, "axis": axis, "reduction": "none"}
+    backward = functional.cross_entropy_backward
+    with _task(choices.samples(place)):
+        ignored = _classes(target, choices) == IGNORED
+        inside = _classes_in(target, at, choices)
+        classes = np.where(~ignored & (inside == IGNORED), width, inside)
+        if share:
+            weights = np.ones(choices.classes) if weight is None else weight
+            others = weights[: at.start].sum() + weights[at.stop :].sum()
+            weights = np.append(weights[at], others)
+
+        def compute(widened: Array, part: Place) -> Array:
+            if not share:
+                return backward(scales[part], widened, classes[part], out=widened, **keywords)
+            gradient = backward((1 - share) * scales[part], widened, classes[part], **keywords)
+            assert bare_scales is not None
+            gradient += backward(
+                share * (width + 1) / choices.classes * bare_scales[part],
+                widened,
+                classes[part],
+                weights,
+                label_smoothing=1,
+                out=widened,
+                **keywords,
+            )
+            return gradient
+
+        return _with_rest(block, partials, place, choices, compute)
