@@ -23,6 +23,7 @@ Place: TypeAlias = tuple[slice, ...]  # where a block lies in the whole array
 
 IGNORED = -1  # in place of the class of a sample that is ignored, or has its class elsewhere
 SLAB = 1 << 17  # elements of a block that are widened to float64 at a time: 1 MiB
+LARGE = 2.0**20  # below, 2^-33 of a float64 is left, and float32 needs 2^-25
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Choices:
     @property
     def parts(self) -> int:
         """The numbers that a chunk of classes gives for each sample."""
-        return 3 if self.label_smoothing else 2
+        return 2 if self.loss == "log_softmax" else 4 if self.label_smoothing else 3
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def given_weights(weight: Array | None, sample_weight: Array | None) -> dict[str
 
 
 def _state(
+    axes: int,
     loss: str,
     input: Array,
     target: Array,
@@ -104,10 +106,11 @@ def _state(
     sample_weight: Array | None = None,
     **keywords: Any,
 ) -> Array:
-    """The state of a block, (1, ..., 1, S), with an axis for each of the whole input."""
+    """The state of a block, (1, ..., 1, S): so many axes of blocks, and its own."""
     total = LossAccumulator(loss, weight, **keywords)  # type: ignore[arg-type]
     total.update(input, target, **given_weights(None, sample_weight))
-    return total.state.reshape((1,) * (target.ndim + 1) + (-1,))
+    state: Array = total.state.reshape((1,) * axes + (-1,))
+    return state
 
 
 def _classes(target: Array, choices: Choices) -> Array:
@@ -167,6 +170,7 @@ def state_of_block(
     """The state of a block with all classes."""
     with _task(choices.samples(place)):
         return _state(
+            block.ndim,
             choices.loss,
             block,
             target,
@@ -228,7 +232,7 @@ def state_of_classes(
         picked, classes = _picked(block, target, place, choices)
         picked = _of_one_class(picked, choices.classes)
         keywords = {"axis": -1, "ignore_index": IGNORED}
-        return _state("nll", picked, classes, weight, sample_weight, **keywords)
+        return _state(block.ndim, "nll", picked, classes, weight, sample_weight, **keywords)
 
 
 def state_of_weights(
@@ -242,8 +246,8 @@ def state_of_weights(
     """The state of losses that are all 0: it holds the total weight."""
     with _task(place):
         zeros = np.broadcast_to(choices.dtype.type(0), (*target.shape, choices.classes))
-        labels = choices.labels
-        return _state("nll", zeros, target, weight, sample_weight, axis=-1, **labels)[0]
+        weights = (weight, sample_weight)
+        return _state(target.ndim, "nll", zeros, target, *weights, axis=-1, **choices.labels)
 
 
 def merged(states: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
@@ -259,7 +263,7 @@ def whole(block: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
 
 def added(losses: Array, axis: tuple[int, ...], keepdims: bool) -> Array:
     """The sum of numbers of which all but one are 0, in their dtype."""
-    return np.add.reduce(losses, axis=axis[0], keepdims=keepdims, dtype=losses.dtype)
+    return np.asarray(losses.sum(axis[0], losses.dtype, keepdims=keepdims))
 
 
 def loss_of(state: Array, *, choices: Choices) -> Any:
@@ -277,7 +281,51 @@ def total_weight_of(state: Array) -> Any:
     return LossAccumulator.from_bytes(state).total_weight
 
 
+def divisor_of(state: Array, *, choices: Choices) -> Any:
+    """The total weight of all samples; raises where an empty mean is to."""
+    total = LossAccumulator.from_bytes(state, empty=choices.empty)  # type: ignore[arg-type]
+    total.compute()
+    return total.total_weight
+
+
 # ---- many chunks of classes: logits
+
+
+def _slabs(block: Array, axis: int) -> Iterator[tuple[slice, ...]]:
+    """Places of the parts of a block that are widened at a time: all classes of some samples."""
+    samples = [a for a in range(block.ndim) if a != axis]
+    longest = max(samples, key=block.shape.__getitem__, default=None)
+    if longest is None:
+        yield (slice(None),)
+        return
+    step = max(1, SLAB * block.shape[longest] // max(block.size, 1))
+    for first in range(0, block.shape[longest], step):
+        of_longest = slice(first, first + step)
+        yield tuple(of_longest if a == longest else slice(None) for a in range(block.ndim))
+
+
+def _log_sums(block: Array, axis: int) -> tuple[Array, Array]:
+    """The logarithm of the sum of exponentials, as r + c: float64, with a class axis of length 1.
+
+    In c alone, a large one would lose what tells classes apart: so r is the largest logit then, and
+    c is of the logits less that. Otherwise r is 0. In float64, it is always the largest logit.
+    """
+    keywords: dict[str, Any] = {"axis": axis, "keepdims": True, "dtype": np.float64}
+    if not block.shape[axis]:
+        shape = (*block.shape[:axis], 1, *block.shape[axis + 1 :])
+        return np.zeros(shape), np.full(shape, -np.inf)
+    large = np.array(True)
+    if block.dtype != np.float64:
+        sums = np.asarray(functional.logsumexp(block, **keywords))
+        large = np.isfinite(sums) & (np.abs(sums) > LARGE)
+        if not large.any():
+            return np.zeros(sums.shape), sums
+    shifts = block.max(axis, keepdims=True).astype(np.float64)
+    shifts = np.where(large & np.isfinite(shifts), shifts, 0)
+    sums = np.empty(shifts.shape)
+    for part in _slabs(block, axis):
+        sums[part] = functional.logsumexp(block[part] - shifts[part], **keywords)
+    return shifts, sums
 
 
 def partials(
@@ -288,38 +336,35 @@ def partials(
     *,
     choices: Choices,
 ) -> Array:
-    """What a chunk of classes gives for each sample: 2 or 3 numbers on the class axis, in float64.
+    """What a chunk of classes gives for each sample: 3 or 4 numbers on the class axis, in float64.
 
-    The logarithm of the sum of its exponentials; the loss of targets that it has, among its own
-    classes; with label smoothing, the sum of the weighted losses of all its classes.
+    The logarithm of the sum of its exponentials, as two; the loss of targets that it has, among its
+    own classes; with label smoothing, the sum of the weighted losses of all its classes.
     """
-    at = place[choices.axis]
-    nothing = np.zeros(target.shape)
-    parts = [nothing - np.inf, nothing, nothing][: choices.parts]
+    axis, at = choices.axis, place[choices.axis]
+    keywords: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "none", "dtype": np.float64}
+    loss, losses = functional.cross_entropy, []
     with _task(choices.samples(place)):
         inside = _classes_in(target, at, choices)
-        if at.stop > at.start:
-            keywords: dict[str, Any] = {"axis": choices.axis, "dtype": np.float64}
-            loss = functional.cross_entropy
-            parts[0] = np.asarray(functional.logsumexp(block, **keywords))
-            keywords |= {"ignore_index": IGNORED, "reduction": "none"}
-            parts[1] = np.asarray(loss(block, inside, **keywords))
-            if choices.label_smoothing:
-                of_chunk = None if weight is None else weight[at]
-                uniform = loss(block, nothing.astype(int), of_chunk, label_smoothing=1, **keywords)
-                parts[2] = uniform * (at.stop - at.start)
-            # Where no class of the chunk has a probability, that of the chunk has to say so.
-            parts[1:] = [np.where(parts[0] == -np.inf, 0, part) for part in parts[1:]]
-    return np.stack(parts, choices.axis)
+        shifts, sums = _log_sums(block, axis)
+        if at.stop == at.start:
+            losses = [np.zeros(target.shape)] * (choices.parts - 2)
+        else:
+            losses = [loss(block, inside, axis=axis, **keywords)]
+        if choices.label_smoothing and at.stop > at.start:
+            of_chunk = None if weight is None else weight[at]
+            largest = np.asarray(block).argmax(axis)  # whose loss, times 0, is 0
+            uniform = loss(block, largest, of_chunk, axis=axis, label_smoothing=1, **keywords)
+            losses.append(uniform * (at.stop - at.start))
+    # Where no class of the chunk has a probability, that of the chunk has to say so.
+    of_classes = [np.where(sums == -np.inf, 0, np.expand_dims(one, axis)) for one in losses]
+    return np.concatenate([shifts, sums, *of_classes], axis)
 
 
 def log_sums_of_block(block: Array, place: Place, *, choices: Choices) -> Array:
-    """The logarithm of the sum of a chunk's exponentials, in float64; the class axis is of 1."""
-    axis, samples = choices.axis, choices.samples(place)
-    with _task(samples):
-        if not block.shape[axis]:
-            return np.full((*block.shape[:axis], 1, *block.shape[axis + 1 :]), -np.inf)
-        return functional.logsumexp(block, axis=axis, keepdims=True, dtype=np.float64)
+    """The logarithm of the sum of a chunk's exponentials, as 2 numbers on the class axis."""
+    with _task(choices.samples(place)):
+        return np.concatenate(_log_sums(block, choices.axis), choices.axis)
 
 
 def gathered(partials: Array) -> Array:
@@ -327,16 +372,21 @@ def gathered(partials: Array) -> Array:
     return partials
 
 
-def _by_chunks(partials: Array, choices: Choices) -> Array:
-    """Partials of all chunks of classes, (parts, ..., K)."""
+def _by_chunks(partials: Array, choices: Choices) -> tuple[Array, list[Array]]:
+    """What is subtracted of all logits of a sample, (..., 1), and parts of all chunks, (..., K).
+
+    The first part is the logarithms of the chunks' sums, less that.
+    """
     last = np.moveaxis(partials, choices.axis, -1)
-    apart = last.reshape(*last.shape[:-1], choices.class_chunks, -1)
-    return np.ascontiguousarray(np.moveaxis(apart, -1, 0))
+    apart = last.reshape(*last.shape[:-1], choices.class_chunks, choices.parts)
+    shifts, sums, *losses = (np.ascontiguousarray(part) for part in np.moveaxis(apart, -1, 0))
+    shift = shifts.max(-1, keepdims=True)
+    return shift, [shifts - shift + sums, *losses]
 
 
 def _picked_of(partials: Array, classes: Array, choices: Choices) -> Array:
     """Log-probabilities of the targets: that of the chunk, and that of the class in its chunk."""
-    log_sums, losses = _by_chunks(partials, choices)[:2]
+    log_sums, losses = _by_chunks(partials, choices)[1][:2]
     chunks = np.searchsorted(choices.class_bounds[1:], classes, side="right")
     of_chunk = functional.cross_entropy(
         log_sums,
@@ -361,7 +411,7 @@ def _smoothed_of(
     keywords: dict[str, Any] = {"ignore_index": IGNORED, "axis": -1, "reduction": "none"}
     keywords |= given_weights(weight, sample_weight)
     losses = functional.nll_loss(picked, classes, **keywords)
-    log_sums, _, uniform = _by_chunks(partials, choices)
+    log_sums, _, uniform = _by_chunks(partials, choices)[1]
     of_chunks = -np.asarray(functional.log_softmax(log_sums, axis=-1))
     bounds = choices.class_bounds
     for k in range(choices.class_chunks):
@@ -376,6 +426,22 @@ def _smoothed_of(
     return np.where(classes == IGNORED, 0, (1 - share) * losses + share * of_all)
 
 
+def _as_nll(
+    partials: Array,
+    target: Array,
+    weight: Array | None,
+    sample_weight: Array | None,
+    choices: Choices,
+) -> tuple[Any, ...]:
+    """What nll_loss takes for a block of samples: input, classes, and weights still to be used."""
+    of = (_classes(target, choices), weight, sample_weight)
+    if choices.label_smoothing:
+        smoothed = _smoothed_of(partials, *of, choices)
+        return _of_one_class(-smoothed, choices.classes), of[0], None, None
+    picked = _picked_of(partials, of[0], choices)
+    return _of_one_class(picked, choices.classes), *of
+
+
 def losses_of_partials(
     partials: Array,
     target: Array,
@@ -386,24 +452,11 @@ def losses_of_partials(
     choices: Choices,
 ) -> Array:
     """The losses of a block of samples, of target's shape."""
+    keywords: dict[str, Any] = {"axis": -1, "ignore_index": IGNORED, "dtype": choices.dtype}
     with _task(place):
-        classes = _classes(target, choices)
-        of = (classes, weight, sample_weight)
-        if choices.label_smoothing:  # as the losses of samples without weights
-            picked, of = -_smoothed_of(partials, *of, choices), (classes, None, None)
-        else:
-            picked = _picked_of(partials, classes, choices)
-        return np.asarray(
-            functional.nll_loss(
-                _of_one_class(picked, choices.classes),
-                of[0],
-                axis=-1,
-                ignore_index=IGNORED,
-                reduction="none",
-                dtype=choices.dtype,
-                **given_weights(*of[1:]),
-            )
-        )
+        picked, classes, *weights = _as_nll(partials, target, weight, sample_weight, choices)
+        keywords |= given_weights(*weights)
+        return np.asarray(functional.nll_loss(picked, classes, reduction="none", **keywords))
 
 
 def state_of_partials(
@@ -417,14 +470,8 @@ def state_of_partials(
 ) -> Array:
     """The state of a block of samples. With label smoothing, its weights are 1."""
     with _task(place):
-        classes = _classes(target, choices)
-        of = (classes, weight, sample_weight)
-        if choices.label_smoothing:
-            picked, of = -_smoothed_of(partials, *of, choices), (classes, None, None)
-        else:
-            picked = _picked_of(partials, classes, choices)
-        picked = _of_one_class(picked, choices.classes)
-        return _state("nll", picked, *of, axis=-1, ignore_index=IGNORED)[0]
+        arguments = _as_nll(partials, target, weight, sample_weight, choices)
+        return _state(target.ndim, "nll", *arguments, axis=-1, ignore_index=IGNORED)
 
 
 def quotient_of(state: Array, weights: Array, *, choices: Choices) -> Any:
@@ -455,26 +502,18 @@ def _with_rest(
     axis but that of classes. It may overwrite them, and returns as many.
     """
     axis, at = choices.axis, place[choices.axis]
-    log_sums = _by_chunks(partials, choices)[0]
+    shift, (log_sums, *_) = _by_chunks(partials, choices)
     chunk = int(np.searchsorted(choices.class_bounds[1:], at.start, side="right"))
     rest = functional.logsumexp(np.delete(log_sums, chunk, -1), axis=-1, keepdims=True)
-    rest = np.moveaxis(np.asarray(rest), -1, axis)
+    shift, rest = (np.moveaxis(np.asarray(array), -1, axis) for array in (shift, rest))
     result = np.empty(block.shape, block.dtype)
-    if not block.size:
+    if not block.shape[axis]:
         return result
-    others = [a for a in range(block.ndim) if a != axis]
-    longest = max(others, key=block.shape.__getitem__, default=axis)
-    length = 1 if longest == axis else block.shape[longest]
-    step = max(1, SLAB * length // block.size)
-    for first in range(0, length, step):
-        part = [slice(None)] * block.ndim
-        if longest != axis:
-            part[longest] = slice(first, first + step)
-        widened = np.concatenate([block[tuple(part)].astype(np.float64), rest[tuple(part)]], axis)
-        computed = compute(widened, choices.samples(tuple(part)))
-        own = [slice(None)] * block.ndim
-        own[axis] = slice(0, -1)
-        result[tuple(part)] = computed[tuple(own)]
+    for part in _slabs(block, axis):
+        widened = np.concatenate([block[part] - shift[part], rest[part]], axis)
+        computed = compute(widened, choices.samples(part))
+        with np.errstate(over="ignore"):
+            result[part] = computed[(slice(None),) * axis + (slice(-1),)]
     return result
 
 

@@ -171,30 +171,27 @@ class _Call:
 
     def partials(self) -> DaskArray:
         """What all chunks of classes give for each sample, together."""
-        if self.choices.loss == "log_softmax":
-            parts, function, arguments = 1, _blocks.log_sums_of_block, (self.input, self.index)
-        else:
-            parts, function = self.choices.parts, _blocks.partials
-            arguments = (self.input, self.index, self.target, self.samples)
-            arguments += self.class_weight()
-        axis = self.choices.axis
+        choices = self.choices
+        arguments: tuple[Any, ...] = (self.input, self.index)
+        function: Any = _blocks.log_sums_of_block
+        if choices.loss == "cross_entropy":
+            function = _blocks.partials
+            arguments += (self.target, self.samples, *self.class_weight())
         apart = self.blocks(
             function,
             self.index,
             *arguments,
             *self.of_input(),
             dtype=np.float64,
-            lengths={axis: parts},
-            choices=self.choices,
+            lengths={choices.axis: choices.parts},
+            choices=choices,
         )
-        together = tuple(PARTS if name == axis else name for name in self.index)
-        length = parts * self.choices.class_chunks
         return self.blocks(
             _blocks.gathered,
-            together,
+            tuple(PARTS if name == choices.axis else name for name in self.index),
             *(apart, self.index),
             dtype=np.float64,
-            new_axes={PARTS: length},
+            new_axes={PARTS: choices.parts * choices.class_chunks},
         )
 
     def of_partials(self) -> tuple[Any, ...]:
@@ -284,7 +281,8 @@ class _Call:
         choices, target = self.choices, (self.target, self.samples)
         total: tuple[Any, ...] = (None, None)
         if choices.reduction == "mean":
-            total = (self.total_weight(self.weights_state()), ())
+            state, keywords = self.weights_state(), {"dtype": np.float64, "choices": choices}
+            total = (self.number(_blocks.divisor_of, state, **keywords), ())
         smooths = choices.label_smoothing > 0 and self.weight is not None
         dtype = self.input.dtype
 
@@ -323,7 +321,7 @@ class _Call:
             choices=choices,
         )
 
-    def value_and_grad(self, grad_output: object, return_total_weight: bool) -> Any:
+    def value_and_grad(self, grad_output: object, return_total_weight: bool) -> tuple[Any, ...]:
         """What the functions with a gradient return."""
         loss, state = self.loss()
         gradient = self.gradient(as_number("grad_output", grad_output))
@@ -394,10 +392,10 @@ def _checked(
 
 def _call_of(
     loss: str,
-    input: object,
-    target: object,
-    weight: object,
-    sample_weight: object,
+    input: Any,
+    target: Any,
+    weight: Any,
+    sample_weight: Any,
     *,
     axis: object,
     reduction: str,
