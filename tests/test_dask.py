@@ -7,6 +7,7 @@ All tests but those of clusters run again under the other setting of array.query
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 import re
@@ -17,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -127,20 +127,21 @@ class TestCrossEntropyOfWholeRows:
     """The class axis is one chunk."""
 
     @pytest.mark.parametrize("chunks", of(WHOLE_ROWS))
-    def test_bits_of_the_local_loss(self, rng, chunks, dtype, weight, reduction, target, label_smoothing):
+    def test_bits_of_the_local_loss(self, rng, chunks, dtype, reduction, target, label_smoothing):
+        weight = random_weight(rng, SHAPE[1], np.float64) if reduction == "mean" else None
         input = random_logits(rng, SHAPE, dtype)
         arguments = {"reduction": reduction, "return_total_weight": True, "label_smoothing": label_smoothing}
         results = da.compute(*lazy.cross_entropy(*lazily(input, target, chunks), weight, **arguments))
         for result, expected in zip(results, nll.cross_entropy(input, target, weight, **arguments), strict=True):
             assert_same_bits(result, expected)
 
-    @pytest.mark.parametrize("chunks", of(WHOLE_ROWS))
     @pytest.mark.parametrize("reduction", REDUCED)
-    def test_bits_of_the_local_gradient(self, rng, chunks, dtype, weight, reduction, target):
+    def test_bits_of_the_local_gradient(self, rng, dtype, weight, reduction, target):
         """That of a mean in float64 is divided by the total weight twice, so to say: once rounded."""
         input = random_logits(rng, SHAPE, dtype)
         arguments = {"reduction": reduction, "grad_output": 1.7}
-        gradient = lazy.cross_entropy_value_and_grad(*lazily(input, target, chunks), weight, **arguments)[1].compute()
+        arrays = lazily(input, target, CHUNKS["samples"])
+        gradient = lazy.cross_entropy_value_and_grad(*arrays, weight, **arguments)[1].compute()
         expected = nll.cross_entropy_value_and_grad(input, target, weight, **arguments)[1]
         if dtype == np.float64 and reduction == "mean":
             np.testing.assert_allclose(gradient, expected, rtol=2**-51)
@@ -174,8 +175,8 @@ class TestCrossEntropyOfClassChunks:
         assert_same_bits(total_weight.compute(), nll.nll_loss(input, target, weight, return_total_weight=True)[1])
 
     @pytest.mark.parametrize("reduction", REDUCED)
-    def test_gradient(self, rng, class_chunks, dtype, reduction, target, weight, label_smoothing):
-        weight = None if weight is None else abs(weight)
+    def test_gradient(self, rng, class_chunks, dtype, reduction, target, label_smoothing):
+        weight = abs(random_weight(rng, SHAPE[1], np.float32)) if reduction == "mean" else None
         input = random_logits(rng, SHAPE, dtype)
         arguments = {"reduction": reduction, "grad_output": 1.7, "label_smoothing": label_smoothing}
         exact = softmax_oracle.cross_entropy(input, target, weight, **arguments)
@@ -287,9 +288,9 @@ class TestArguments:
             ),
         ],
     )
-    def test_labels(self, rng, loss, labels, choices, class_chunks):
+    def test_labels(self, rng, loss, labels, choices):
         input = random_logits(rng, SHAPE[:2], np.float32)
-        arrays = lazily(input, labels, class_chunks[:2])
+        arrays = lazily(input, labels, (4, 2))
         for reduction in "sum", "none":
             result = getattr(lazy, loss)(*arrays, reduction=reduction, **choices).compute()
             np.testing.assert_allclose(result, getattr(nll, loss)(input, labels, reduction=reduction, **choices), 2e-7)
@@ -300,6 +301,7 @@ class TestArguments:
     @pytest.mark.parametrize("loss", ["nll_loss", "cross_entropy"])
     @pytest.mark.parametrize("empty", ["nan", "zero", "raise"])
     @pytest.mark.parametrize("weights", ["all-ignored", "zero"])
+    @pytest.mark.parametrize("chunks", of({name: CHUNKS[name] for name in ("samples", "all-axes")}))
     def test_empty_mean(self, loss, empty, weights, chunks):
         input, target = np.zeros(SHAPE, np.float32), np.full((6, 4), -100 if weights == "all-ignored" else 1)
         weight = None if weights == "all-ignored" else np.zeros(SHAPE[1])
@@ -449,6 +451,8 @@ class TestGraphs:
     def test_nothing_is_computed_before_compute(self, chunks):
         calls(broken(SHAPE, chunks), broken((6, 4), 3, np.int64))
 
+    @pytest.mark.parametrize("chunks", of({name: CHUNKS[name] for name in ("samples", "all-axes")}))
+    @pytest.mark.parametrize("dtype", [np.float16, np.float64])
     def test_meta(self, chunks, dtype):
         input, target = da.zeros(SHAPE, chunks=chunks, dtype=dtype), da.zeros((6, 4), dtype=np.int64)
         for result in calls(input, target):
@@ -507,30 +511,109 @@ def test_xarray():
     np.testing.assert_allclose(losses.mean("place").compute(), math.log(8))
 
 
-def test_dask_ml_takes_the_mean_of_the_means_of_chunks(monkeypatch):
-    """Chunks of 3 rows and of 1: dask-ml says 0.56 for 0.41. With scikit-learn 1.9 it raises TypeError."""
-    metrics = pytest.importorskip("dask_ml.metrics", exc_type=ImportError)
-    import sklearn.metrics
+def test_mean_of_unequal_chunks():
+    """What dask_ml.metrics.log_loss computes, with an argument that scikit-learn no longer takes: 0.572 for 0.400."""
+    probabilities, labels = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]]), np.array([0, 0, 1, 0])
+    input = np.log(probabilities)
+    mean_of_means = (nll.nll_loss(input[:3], labels[:3]) + nll.nll_loss(input[3:], labels[3:])) / 2
+    loss = lazy.nll_loss(da.from_array(input, chunks=((3, 1), 2)), da.from_array(labels, chunks=((3, 1),)))
+    assert f"{mean_of_means:.3f}" == "0.572"
+    assert f"{loss.compute():.3f}" == "0.400"
 
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    labels = np.array([0, 0, 1, 0])
-    true = sklearn.metrics.log_loss(labels, probabilities)
-    arrays = da.from_array(labels, chunks=((3, 1),)), da.from_array(probabilities, chunks=((3, 1), 2))
 
-    def without_eps(x, y, *, eps, labels, **keywords):
-        return log_loss(x, y, labels=[0, 1], **keywords)
+LIMIT = 336 << 20  # bytes that a worker may use
 
-    log_loss = sklearn.metrics.log_loss
-    monkeypatch.setattr(sklearn.metrics, "log_loss", without_eps)
-    assert metrics.log_loss(*arrays).compute() != pytest.approx(true, rel=0.2)
-    loss = lazy.nll_loss(da.log(arrays[1]), arrays[0]).compute()
-    assert loss == pytest.approx(true, rel=1e-15)
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    distributed = pytest.importorskip("distributed", exc_type=ImportError)
+    with (
+        dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
+        distributed.LocalCluster(
+            n_workers=3,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit=LIMIT,
+            local_directory=tmp_path_factory.mktemp("workers"),
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+class TestCluster:
+    """Three workers, each a process of its own, on the loopback interface."""
+
+    @pytest.fixture
+    def arrays(self):
+        """Logits and labels that each worker makes alike."""
+        random = da.random.default_rng(0)
+        logits = random.normal(size=(256, 1024), chunks=(32, 256)).astype(np.float32)
+        return logits, random.integers(0, 1024, size=256, chunks=64)
+
+    @pytest.mark.parametrize("class_chunk", [1024, 256], ids=["whole-rows", "class-chunks"])
+    def test_bits(self, client, arrays, class_chunk):
+        """Those of one process, and for whole rows, of the local call."""
+        arrays = arrays[0].rechunk((32, class_chunk)), arrays[1]
+        results = lazy.cross_entropy_value_and_grad(*arrays)
+        expected = da.compute(*results, scheduler="sync")
+        if class_chunk == 1024:
+            expected = nll.cross_entropy_value_and_grad(*da.compute(*arrays, scheduler="sync"))
+        for result, one in zip(da.compute(*results, scheduler=client), expected, strict=True):
+            assert_same_bits(result, one)
+
+    def test_bad_label(self, client, arrays):
+        loss = lazy.cross_entropy(arrays[0], da.where(da.arange(256, chunks=64) == 200, 1024, arrays[1]))
+        with pytest.raises(IndexError, match=r"target\[200\] is 1024, outside \[0, 1024\)"):
+            loss.compute(scheduler=client)
+
+    def test_a_worker_is_killed(self, client, arrays):
+        """The others compute again what it had, and the result is the same."""
+
+        def slow(block):
+            time.sleep(0.03)
+            return block
+
+        results = lazy.cross_entropy_value_and_grad(*arrays)
+        expected = da.compute(*results, scheduler="sync")
+        logits = arrays[0].map_blocks(slow, meta=np.empty((0, 0), np.float32))
+        workers = client.run(os.getpid)
+        futures = client.compute(lazy.cross_entropy_value_and_grad(logits, arrays[1]))
+        victim = None
+        while victim is None:  # until one has something to lose
+            held = client.has_what()
+            victim = next((worker for worker in workers if len(held[worker]) > 2), None)
+        os.kill(workers[victim], signal.SIGKILL)
+        for result, one in zip(client.gather(futures), expected, strict=True):
+            assert_same_bits(result, one)
+        client.wait_for_workers(3)
+        assert workers[victim] not in client.run(os.getpid).values()
+
+    def test_shard_larger_than_a_worker_may_be(self, client, tmp_path):
+        """A chunk of it at a time is read, and no worker is started anew for the memory that it took."""
+        zarr = pytest.importorskip("zarr", exc_type=ImportError)
+        shape, chunk = (1408, 65536), (352, 4096)
+        assert 4 * math.prod(shape) > LIMIT
+        row = np.random.default_rng(0).normal(size=(1, shape[1])).astype(np.float32)
+        stored = zarr.create_array(
+            tmp_path / "logits.zarr", shape=shape, chunks=chunk, shards=shape, dtype="float32", compressors=None
+        )
+        stored[:] = np.broadcast_to(row, shape)
+        logits = da.from_zarr(tmp_path / "logits.zarr", chunks=chunk)
+        labels = np.random.default_rng(1).integers(0, shape[1], shape[0])
+        workers = client.run(os.getpid)
+        loss = lazy.cross_entropy(logits, labels).compute(scheduler=client)
+        assert loss == pytest.approx(nll.cross_entropy(np.broadcast_to(row, shape), labels), rel=1.2e-7)
+        assert client.run(os.getpid) == workers
 
 
 def test_query_planning():
     """The tests above, under the other setting, which a process reads once."""
     planned = da.Array.__module__.startswith("dask.array._array_expr")
-    again = "not Cluster and not query_planning and not dask_ml"
+    again = "not Cluster and not query_planning"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", again],
         cwd=Path(__file__).parents[1],

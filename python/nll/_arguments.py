@@ -52,6 +52,8 @@ def as_array(name: str, value: object) -> Array:
     array = np.asarray(array)  # a subclass's memory as it is
     if not is_aligned(array) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="K", copy=True)
+    elif array.dtype.byteorder not in "=|":  # the machine's, by its name, as Zarr's are
+        array = array.view(array.dtype.newbyteorder("="))
     return array
 
 

@@ -506,7 +506,7 @@ def _with_rest(
     chunk = int(np.searchsorted(choices.class_bounds[1:], at.start, side="right"))
     rest = functional.logsumexp(np.delete(log_sums, chunk, -1), axis=-1, keepdims=True)
     shift, rest = (np.moveaxis(np.asarray(array), -1, axis) for array in (shift, rest))
-    result = np.empty(block.shape, block.dtype)
+    result = np.empty(block.shape, block.dtype.newbyteorder("="))
     if not block.shape[axis]:
         return result
     for part in _slabs(block, axis):

@@ -284,7 +284,7 @@ class _Call:
             state, keywords = self.weights_state(), {"dtype": np.float64, "choices": choices}
             total = (self.number(_blocks.divisor_of, state, **keywords), ())
         smooths = choices.label_smoothing > 0 and self.weight is not None
-        dtype = self.input.dtype
+        dtype = self.input.dtype.newbyteorder("=")
 
         def scales(of_classes: bool) -> tuple[Any, ...]:
             return self.scales(total, grad_output, of_classes=of_classes), self.samples
@@ -828,14 +828,14 @@ def log_softmax(input: DaskArray, *, axis: int = 1) -> Any:
     nothing = da.empty(samples, dtype=np.int64, chunks=chunks)
     choices = Choices("log_softmax", position, bounds, input.dtype, "none", None, 0, "nan", 0.0)
     call = _Call(input, nothing, None, None, choices)
-    block = (input, call.index)
+    block, dtype = (input, call.index), input.dtype.newbyteorder("=")
     if choices.class_chunks == 1:
         function = _blocks.log_softmax_of_block
-        return call.blocks(function, call.index, *block, dtype=input.dtype, axis=position)
+        return call.blocks(function, call.index, *block, dtype=dtype, axis=position)
     return call.blocks(
         _blocks.log_softmax_of_classes,
         call.index,
         *(*block, *call.of_partials(), *call.of_input()),
-        dtype=input.dtype,
+        dtype=dtype,
         choices=choices,
     )
