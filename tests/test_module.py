@@ -13,6 +13,7 @@ import pickle
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -271,9 +272,14 @@ def run_mypy(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
+BRIDGES = {"nll.dask": "dask"}  # modules that need another package
+
+
 def test_stubs_agree_with_the_runtime(tmp_path):
     pytest.importorskip("mypy")
-    done = run_mypy(tmp_path, "mypy.stubtest", "nll")
+    absent = tmp_path / "absent"
+    absent.write_text("\n".join(name for name, package in BRIDGES.items() if find_spec(package) is None))
+    done = run_mypy(tmp_path, "mypy.stubtest", "nll", f"--allowlist={absent}", "--ignore-unused-allowlist")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -417,7 +417,9 @@ def _smoothed_of(
     for k in range(choices.class_chunks):
         if bounds[k] < bounds[k + 1]:
             of_chunk = slice(bounds[k], bounds[k + 1])
-            total = bounds[k + 1] - bounds[k] if weight is None else weight[of_chunk].sum()
+            total = bounds[k + 1] - bounds[k]
+            if weight is not None:
+                total = weight[of_chunk].astype(np.float64).sum()
             uniform[..., k] += total * of_chunks[..., k]
     of_all = uniform.sum(-1) / choices.classes
     if sample_weight is not None:
@@ -655,7 +657,7 @@ def cross_entropy_gradient_of_classes(
         inside = _classes_in(target, at, choices)
         classes = np.where(~ignored & (inside == IGNORED), width, inside)
         if share:
-            weights = np.ones(choices.classes) if weight is None else weight
+            weights = np.ones(choices.classes) if weight is None else weight.astype(np.float64)
             others = weights[: at.start].sum() + weights[at.stop :].sum()
             weights = np.append(weights[at], others)
 

@@ -148,6 +148,8 @@ class _Call:
         )
         if not index:
             return states
+        chunked = [axis for axis, blocks in enumerate(states.numblocks[:-1]) if blocks > 1]
+        fan_in = max(2, int(FAN_IN ** (1 / max(len(chunked), 1))))
         return da.reduction(
             states,
             chunk=_blocks.whole,
@@ -155,7 +157,7 @@ class _Call:
             aggregate=_blocks.merged,
             axis=tuple(range(len(index))),
             dtype=np.uint8,
-            split_every=FAN_IN,
+            split_every=dict.fromkeys(range(len(index)), fan_in),
             meta=np.empty(0, np.uint8),
         )
 
@@ -508,7 +510,7 @@ def nll_loss(
     >>> from nll.dask import nll_loss
     >>> input = da.log(da.from_array([[0.5, 0.5], [0.25, 0.75]], chunks=1))
     >>> nll_loss(input, da.from_array([0, 1])).compute()
-    np.float64(0.49041462650586315)
+    np.float64(0.4904146265058631)
     """
     call = _call_of(
         "nll",
