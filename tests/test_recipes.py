@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,11 @@ class TestSparkAndRay:
         total = recipe["merged"]([recipe["state_of"](batch)["state"][0] for batch in batches])
         assert total.compute() == nll.cross_entropy(logits, labels)
         assert math.isfinite(total.standard_error)
+
+    @pytest.mark.parametrize(("engine", "package"), [("spark", "pyspark"), ("ray", "ray")])
+    def test_engine(self, engine, package):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+        if engine == "spark" and shutil.which("java") is None:
+            pytest.skip("no Java is installed")
+        assert re.search(r"1\.\d{7} ± 0\.\d{7} over 50 samples\n$", run_recipe("spark_and_ray.py", engine))

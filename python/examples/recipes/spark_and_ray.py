@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Add up a loss with Spark, whose executors get batches of Arrow, and with Ray, whose workers get arrays.
+"""Add up a loss with Spark, whose executors get batches of Arrow, or with Ray, whose workers get arrays.
 
-Both give one row with a state for each partition or batch: bytes, a binary column. ::
-
-    states = frame.select("logits", "label").mapInArrow(states_of, "state binary")      # of a Spark DataFrame
-    total = merged([row.state for row in states.collect()])
-
-    states = dataset.map_batches(state_of, batch_format="numpy")                        # of a Ray Dataset
-    total = merged([row["state"] for row in states.take_all()])
-
-    print(total.compute(), total.standard_error)
+Both give one row with a state for each partition or batch: bytes, a binary column. ``python spark_and_ray.py spark``
+and ``python spark_and_ray.py ray`` run it here, where they are installed.
 """
+
+import os
+import sys
 
 import numpy as np
 
@@ -38,3 +34,34 @@ def state_of(batch):
 def merged(states):
     """The accumulator of all."""
     return nll.LossAccumulator.from_bytes(nll.merge(states))
+
+
+def with_spark(rows):
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
+    frame = spark.createDataFrame(rows, "logits array<float>, label int").repartition(3)
+    states = frame.select("logits", "label").mapInArrow(states_of, "state binary")
+    return merged([row.state for row in states.collect()])
+
+
+def with_ray(rows):
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False)
+    dataset = ray.data.from_items([{"logits": np.float32(logits), "label": label} for logits, label in rows])
+    states = dataset.map_batches(state_of, batch_format="numpy", batch_size=20)
+    return merged([row["state"] for row in states.take_all()])
+
+
+def main(engine):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 5)).astype(np.float32), rng.integers(0, 5, 50)
+    total = {"spark": with_spark, "ray": with_ray}[engine](list(zip(logits.tolist(), labels.tolist(), strict=True)))
+    assert total.compute() == nll.cross_entropy(logits, labels)
+    print(f"{total.compute():.7f} ± {total.standard_error:.7f} over {total.count} samples")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
