@@ -588,8 +588,9 @@ class TestCluster:
         logits = arrays[0].map_blocks(slow, meta=np.empty((0, 0), np.float32))
         workers = client.run(os.getpid)
         futures = client.compute(lazy.cross_entropy_value_and_grad(logits, arrays[1]))
-        victim = None
+        victim, last = None, time.monotonic() + 60
         while victim is None:  # until one has something to lose
+            assert time.monotonic() < last
             held = client.has_what()
             victim = next((worker for worker in workers if len(held[worker]) > 2), None)
         os.kill(workers[victim], signal.SIGKILL)
