@@ -13,15 +13,17 @@ before ``compute``, and no chunk of the input leaves its worker. ::
 
 * **What moves.** A chunk with all classes becomes a state of `LossAccumulator.state_size` bytes,
   and states are merged in a tree. Where the class axis has K > 1 chunks, a chunk of logits gives
-  two numbers a sample before that: the logarithm of its sum of exponentials, and the loss among its
-  own classes of those samples whose label it has.
+  three float64 a sample before that: the logarithm of its sum of exponentials, as two, and the loss
+  among its own classes of those samples whose label it has.
 * **Bits.** A loss that is reduced has the same bits whatever the scheduler, the workers and the
   order. Those of `nll_loss` are those of `nll.nll_loss` on the whole array, whatever the chunks.
   Those of `cross_entropy` are the ones of `nll.cross_entropy` if the class axis is one chunk; if it
-  is not, they depend on its chunks alone, and are within 0.51 ULP (float64: 6) of the true value.
+  is not, they depend on its chunks alone. Losses and gradients are then within 0.51 ULP of the true
+  values; those of float64, of whose logits differences are rounded, within about 16.
 * **Gradients** have input's chunks. That of a mean needs the total weight first, which is that of
   the labels alone. Where the class axis has many chunks, each is computed in float64, a part of the
-  size of a cache at a time, and rounded once.
+  size of a cache at a time, and rounded once. The gradient of a cross-entropy's mean in float64 may
+  differ from the local one in the last bits.
 * **Errors.** Shapes, dtypes and words are checked at once. A bad label raises IndexError from
   ``compute``, with its position in the whole array.
 * **Threads.** Each task uses one thread of nll: the scheduler has the others.
@@ -54,7 +56,8 @@ try:
     import dask.array as da
     from dask.layers import ArraySliceDep
 except ImportError as _error:
-    raise ImportError('nll.dask needs Dask: python -m pip install "nll[dask]"') from _error
+    problem = "nll.dask needs Dask 2024.12 or later"
+    raise ImportError(f'{problem}: python -m pip install "nll[dask]"') from _error
 
 __all__ = [
     "cross_entropy",
