@@ -510,6 +510,20 @@ def test_xarray():
     np.testing.assert_allclose(losses.compute().mean("place"), math.log(8))
 
 
+def test_without_dask(run_python):
+    """The import says what to install."""
+    run_python("""
+import sys
+sys.modules["dask"] = None
+try:
+    import nll.dask
+except ImportError as error:
+    assert "python -m pip install \\"nll[dask]\\"" in str(error), error
+else:
+    raise AssertionError("imported")
+""")
+
+
 @pytest.mark.parametrize("name", lazy.__all__)
 def test_example_in_docstring(name):
     (example,) = doctest.DocTestFinder().find(getattr(lazy, name), name, module=False)
