@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,21 @@ def test_odd_memory(loss, odd, dtype, reduction, rng):
     assert gradient.dtype == dtype
     assert gradient.dtype.isnative
     assert_same_bits(gradient, loss.backward(grad_output, *arrays, reduction=reduction))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64], ids=lambda t: t.__name__)
+def test_byte_order_of_the_machine_by_its_name(loss, dtype, reduction, rng):
+    """Zarr's dtypes say "<" where NumPy's say "=". Nothing is copied."""
+
+    def named(array):
+        return array.view(array.dtype.newbyteorder("<" if sys.byteorder == "little" else ">"))
+
+    arrays = loss.random_input(rng, (50, 5), dtype), random_target(rng, 50, 5, np.int32), rng.uniform(size=5)
+    assert named(arrays[0]).dtype.byteorder != arrays[0].dtype.byteorder
+    result = loss.value(*map(named, arrays), reduction=reduction)
+    assert_same_bits(result, loss.value(*arrays, reduction=reduction))
+    gradient = loss.backward(1.0 if reduction != "none" else np.ones(50), *map(named, arrays), reduction=reduction)
+    assert gradient.dtype.byteorder == "="
 
 
 def test_position_of_a_bad_label_in_odd_memory():

@@ -56,9 +56,7 @@ try:
     import dask.array as da
     from dask.layers import ArraySliceDep
 except ImportError as _error:
-    raise ImportError(
-        'nll.dask needs Dask 2024.12 or later: python -m pip install "nll[dask]"'
-    ) from _error
+    raise ImportError('nll.dask needs Dask 2024.12: python -m pip install "nll[dask]"') from _error
 
 __all__ = [
     "cross_entropy",
