@@ -72,14 +72,17 @@ class Choices:
 
 @contextmanager
 def _task(place: Place) -> Iterator[None]:
-    """Use one thread, and tell positions in the whole target, of which a block lies at `place`."""
+    """Use one thread, give no warnings, and tell positions in the whole target.
+
+    A block of target lies at `place`.
+    """
 
     def shifted(position: re.Match[str]) -> str:
         numbers = map(int, position[1].split(","))
         whole = (str(n + at.start) for n, at in zip(numbers, place, strict=True))
         return f"target[{', '.join(whole)}]"
 
-    with num_threads(1):
+    with num_threads(1), np.errstate(all="ignore"):  # infinities and NaN are results
         try:
             yield
         except IndexError as error:
@@ -117,8 +120,8 @@ def _classes(target: Array, choices: Choices) -> Array:
     """Class of each sample, from 0, or IGNORED. Labels out of range raise."""
     zeros = _of_one_class(np.broadcast_to(np.float32(0), target.shape), choices.classes)
     functional.nll_loss(zeros, target, axis=-1, reduction="sum", **choices.labels)
-    with np.errstate(over="ignore"):  # modulo 2^64, as labels and index_base may be anything
-        classes = target.astype(np.int64) - np.int64(choices.index_base)
+    # Modulo 2^64, as labels and index_base may be anything.
+    classes = target.astype(np.int64) - np.int64(choices.index_base)
     ignored, range_of = choices.ignore_index, np.iinfo(target.dtype)
     if ignored is None or not range_of.min <= ignored <= range_of.max:
         return np.asarray(classes)
@@ -343,22 +346,23 @@ def partials(
     """
     axis, at = choices.axis, place[choices.axis]
     keywords: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "none", "dtype": np.float64}
-    loss, losses = functional.cross_entropy, []
+    loss, width = functional.cross_entropy, at.stop - at.start
     with _task(choices.samples(place)):
         inside = _classes_in(target, at, choices)
         shifts, sums = _log_sums(block, axis)
-        if at.stop == at.start:
-            losses = [np.zeros(target.shape)] * (choices.parts - 2)
-        else:
-            losses = [loss(block, inside, axis=axis, **keywords)]
-        if choices.label_smoothing and at.stop > at.start:
-            of_chunk = None if weight is None else weight[at]
+        if not width:
+            losses = [np.zeros(sums.shape)] * (choices.parts - 2)
+            return np.concatenate([shifts, sums, *losses], axis)
+        # Where no class of the chunk has a probability, that of the chunk says so to targets.
+        losses = [np.expand_dims(loss(block, inside, axis=axis, **keywords), axis)]
+        losses[0] = np.where(sums == -np.inf, 0, losses[0])
+        if choices.label_smoothing:
+            of_chunk = np.ones(width) if weight is None else weight[at].astype(np.float64)
             largest = np.asarray(block).argmax(axis)  # whose loss, times 0, is 0
             uniform = loss(block, largest, of_chunk, axis=axis, label_smoothing=1, **keywords)
-            losses.append(uniform * (at.stop - at.start))
-    # Where no class of the chunk has a probability, that of the chunk has to say so.
-    of_classes = [np.where(sums == -np.inf, 0, np.expand_dims(one, axis)) for one in losses]
-    return np.concatenate([shifts, sums, *of_classes], axis)
+            uniform = np.expand_dims(uniform * width, axis)
+            losses.append(np.where(sums == -np.inf, (of_chunk * np.inf).sum(), uniform))
+        return np.concatenate([shifts, sums, *losses], axis)
 
 
 def log_sums_of_block(block: Array, place: Place, *, choices: Choices) -> Array:
@@ -514,8 +518,7 @@ def _with_rest(
     for part in _slabs(block, axis):
         widened = np.concatenate([block[part] - shift[part], rest[part]], axis)
         computed = compute(widened, choices.samples(part))
-        with np.errstate(over="ignore"):
-            result[part] = computed[(slice(None),) * axis + (slice(-1),)]
+        result[part] = computed[(slice(None),) * axis + (slice(-1),)]
     return result
 
 
