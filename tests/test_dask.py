@@ -237,6 +237,42 @@ class TestCrossEntropyOfClassChunks:
         np.testing.assert_allclose(result, nll.log_softmax(input), rtol=3e-7)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (6, 1), (4,)], ids=str)
+@pytest.mark.parametrize("chunks", of({name: CHUNKS[name] for name in ("samples", "all-axes")}))
+class TestSampleWeight:
+    """A weight for each sample, of a shape that broadcasts, lazy too."""
+
+    @pytest.mark.parametrize("reduction", REDUCED)
+    @pytest.mark.parametrize("loss", ["nll_loss", "cross_entropy"])
+    def test_loss_and_gradient(self, rng, loss, shape, chunks, weight, reduction, target):
+        input, sample_weight = random_logits(rng, SHAPE, np.float32), rng.uniform(0.1, 2, shape)
+        arguments = {"reduction": reduction, "return_total_weight": True}
+        function = f"{loss}_value_and_grad"
+        expected = getattr(nll, function)(input, target, weight, sample_weight=sample_weight, **arguments)
+        for given in sample_weight, da.from_array(sample_weight, chunks=2):
+            arrays = lazily(input, target, chunks)
+            results = da.compute(*getattr(lazy, function)(*arrays, weight, sample_weight=given, **arguments))
+            for result, one in zip(results, expected, strict=True):
+                np.testing.assert_allclose(result, one, rtol=1e-6)
+            assert_same_bits(results[1], expected[1])
+
+    def test_smoothed_losses(self, rng, shape, chunks, weight, target):
+        input, sample_weight = random_logits(rng, SHAPE, np.float32), rng.uniform(0.1, 2, shape)
+        arguments = {"sample_weight": sample_weight, "label_smoothing": 0.1, "reduction": "none"}
+        losses = lazy.cross_entropy(*lazily(input, target, chunks), weight, **arguments).compute()
+        np.testing.assert_allclose(losses, nll.cross_entropy(input, target, weight, **arguments), rtol=3e-6)
+
+
+def test_shape_of_sample_weight():
+    """The words are those of nll."""
+    arrays, sample_weight = (np.zeros(SHAPE), np.zeros((6, 4), int)), np.ones(7)
+    with pytest.raises(ValueError, match="sample_weight has shape") as expected:
+        nll.nll_loss(*arrays, sample_weight=sample_weight)
+    with pytest.raises(ValueError, match="sample_weight has shape") as raised:
+        lazy.nll_loss(*lazily(*arrays, 2), sample_weight=sample_weight)
+    assert str(raised.value) == str(expected.value)
+
+
 # ---- arguments
 
 
