@@ -2,7 +2,7 @@
 """The losses for Dask arrays, chunked along any axes, that of the classes included.
 
 Each function means what its namesake in `nll` means, and returns lazy arrays: nothing is computed
-before ``compute``, and no chunk of the input leaves its worker. ::
+before ``compute``, and no task needs more than one chunk of the input. ::
 
     import dask.array as da
     from nll.dask import cross_entropy, cross_entropy_value_and_grad
