@@ -29,6 +29,9 @@ jnp = jax.numpy
 
 import nll.jax  # noqa: E402
 
+# It is said once in a process, at the first call of whichever test comes first.
+pytestmark = pytest.mark.filterwarnings("ignore:nll was built without this JAX:RuntimeWarning")
+
 IGNORED = -7
 WAYS = ["xla", "python"]
 
