@@ -225,26 +225,30 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
 #pragma omp parallel num_threads(threads)
                 {
                     const DefaultFloatingPoint environment;  // which a thread does not inherit
-                    Part part;
-                    part.memory = thread_memory();
-                    if (part.memory) take_pieces(part, watch && omp_get_thread_num() == 0, asked);
-                    const std::lock_guard one_at_a_time(merging);
-                    merge(total, part);
+                    const std::unique_ptr<Part> part(new (std::nothrow) Part);  // not on its stack
+                    if (part) part->memory = thread_memory();
+                    if (part && part->memory) {
+                        take_pieces(*part, watch && omp_get_thread_num() == 0, asked);
+                        const std::lock_guard one_at_a_time(merging);
+                        merge(total, *part);
+                    }
                 }
             };
-            if (!lost_team) {
-                proven_team = threads;
-                return run(interrupt != nullptr, region);
-            }
-            try {  // from a fresh thread, which gets a team of its own
-                auto done = std::async(std::launch::async, region, false, Clock::time_point{});
-                struct Stop {  // before done is waited for, should interrupt() leave
-                    std::atomic<bool>& stop;
-                    ~Stop() { stop = true; }
-                } const stop_first{stop};
-                while (done.wait_for(patience) != std::future_status::ready)
-                    if (interrupt && interrupt()) throw Interrupted();
-                if (stop || next >= count) return;  // else no thread had memory
+            try {
+                if (!lost_team) {
+                    proven_team = threads;
+                    run(interrupt != nullptr, region);
+                } else {  // from a fresh thread, which gets a team of its own
+                    auto done = std::async(std::launch::async, region, false, Clock::time_point{});
+                    try {
+                        while (done.wait_for(patience) != std::future_status::ready)
+                            if (interrupt && interrupt()) throw Interrupted();
+                    } catch (...) {
+                        stop = true;  // before done is waited for
+                        throw;
+                    }
+                }
+                if (stop || next >= count) return;  // else no thread had memory: serially, below
             } catch (const std::system_error&) {
                 // No thread to be had: serially, below.
             }
