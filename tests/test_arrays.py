@@ -161,8 +161,12 @@ def test_byte_order_of_the_machine_by_its_name(loss, dtype, reduction, rng):
     assert named(arrays[0]).dtype.byteorder != arrays[0].dtype.byteorder
     result = loss.value(*map(named, arrays), reduction=reduction)
     assert_same_bits(result, loss.value(*arrays, reduction=reduction))
-    gradient = loss.backward(1.0 if reduction != "none" else np.ones(50), *map(named, arrays), reduction=reduction)
+    grad_output = 1.0 if reduction != "none" else np.ones(50)
+    gradient = loss.backward(grad_output, *map(named, arrays), reduction=reduction)
     assert gradient.dtype.byteorder == "="
+    out = named(np.empty((50, 5), dtype))
+    assert loss.backward(grad_output, *map(named, arrays), reduction=reduction, out=out) is out
+    assert_same_bits(out.view(gradient.dtype), gradient)
 
 
 def test_position_of_a_bad_label_in_odd_memory():

@@ -53,9 +53,13 @@ def as_array(name: str, value: object) -> Array:
     array = np.asarray(array)  # a subclass's memory as it is
     if not is_aligned(array) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="K", copy=True)
-    elif array.dtype.byteorder not in "=|":  # the machine's, by its name, as Zarr's are
-        array = array.view(array.dtype.newbyteorder("="))
-    return array
+    return with_native_name(array)
+
+
+def with_native_name(array: Array) -> Array:
+    """The same memory, whose dtype does not name the machine's byte order as Zarr's does."""
+    named = array.dtype.byteorder not in "=|"
+    return array.view(array.dtype.newbyteorder("=")) if named else array
 
 
 def is_aligned(array: Array) -> bool:
@@ -473,7 +477,7 @@ def as_out(
         raise ValueError("out is read-only; it must be writeable")
     if not is_aligned(out):
         raise ValueError("out is not aligned to its elements; it cannot be written in place")
-    memory = np.asarray(out)  # a subclass may say anything of itself
+    memory = with_native_name(np.asarray(out))  # a subclass may say anything of itself
     if overlaps_itself(memory):
         problem = f"elements that share memory (strides {out.strides})"
         raise ValueError(f"out has {problem}; each must have its own")
