@@ -183,6 +183,19 @@ def test_weights_of_ignored_samples_are_not_read(any_loss, reduction, dtype, rng
     any_loss.value(input, target, sample_weight=too_large, reduction=reduction)
 
 
+@pytest.mark.parametrize("odd", [np.inf, 1e300])
+def test_weights_of_ignored_samples_change_no_precision(odd, rng):
+    """States hold the losses in double: other exponentials would show there."""
+    logits = CROSS_ENTROPY.random_input(rng, (60, 5), np.dtype(np.float32))
+    target, states = random_target(rng, 60, 5, ignored=-100), []
+    assert (target == -100).any()
+    for of_ignored in (1.0, odd):
+        total = nll.LossAccumulator("cross_entropy")
+        total.update(logits, target, np.where(target == -100, of_ignored, 0.75))
+        states.append(total.to_bytes())
+    assert states[0] == states[1]
+
+
 def test_weight_of_0_is_not_ignored(any_loss):
     """It counts, and 0 times infinity is NaN."""
     input = np.array([[-np.inf, 0.0], [-1.0, -2.0]])

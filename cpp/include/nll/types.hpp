@@ -120,8 +120,8 @@ struct Weight {
 // Says what a call computes, beside its arrays.
 struct Options {
     Weight weight{};  // of each class; none: every weight is 1
-    // Of each sample, of target's shape and any element type; 0 strides broadcast. The weight of a
-    // sample is that of its class times its own, rounded once to double.
+    // Points at a weight for each sample, of target's shape and any element type; 0 strides
+    // broadcast. What a sample counts is that of its class times its own, rounded once to double.
     const Array* sample_weight = nullptr;
     IgnoreIndex ignore_index = -100;  // or std::nullopt
     Reduction reduction = Reduction::mean;

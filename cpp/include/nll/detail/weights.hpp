@@ -124,8 +124,9 @@ inline void multiply_sample_weights(const Plan& plan, index_t first, index_t cou
     });
 }
 
-// Returns a bound of the magnitudes of all samples' own weights: that of their type, if it is at
-// most `enough`, or the largest there is. NaN counts as nothing, since no precision matters to it.
+// Returns a bound of the magnitudes of the kept samples' own weights: that of their type, if it is
+// at most `enough`, or the largest there is. NaN counts as nothing, since no precision matters to
+// it.
 inline double max_sample_weight(const Plan& plan, double enough) {
     if (!plan.has(sample_weight)) return 1;
     return visit_real(plan.dtype[sample_weight], [&]<class T>() {
@@ -136,8 +137,13 @@ inline double max_sample_weight(const Plan& plan, double enough) {
         if (of_type <= enough) return of_type;
         double max = 0;
         const T* from = plan.pointer<const T>(sample_weight);
-        plan.samples.for_each(sample_weight, 0, plan.samples.count, [&](index_t, index_t offset) {
-            max = std::max(max, std::fabs(to_double(from[offset])));
+        Partial of_labels;  // a bad one is another sweep's to report
+        for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
+            index_t classes[block_size];
+            if (load_classes(plan, first, count, classes, of_labels) < 0) return;
+            plan.samples.for_each(sample_weight, first, count, [&](index_t i, index_t offset) {
+                if (classes[i] != ignored) max = std::max(max, std::fabs(to_double(from[offset])));
+            });
         });
         return max;
     });
