@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The accumulator and its rounding, against themselves by exact identities and against integers.
 #include <nll/detail/rounding.hpp>
+#include <nll/detail/slice_products.hpp>
 
 #include <algorithm>
 #include <random>

@@ -2,6 +2,7 @@
 // What both losses do to a block of samples: load grad_output, and write or add their losses.
 #pragma once
 
+#include "slice_products.hpp"
 #include "weights.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {

@@ -18,7 +18,6 @@
 #include <limits>
 
 #include "formats.hpp"
-#include "simd/vec.hpp"
 #include "tuning.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -304,116 +303,6 @@ void add_products(ExactSum& sum, const Real* a, const double* b, index_t count,
         error[i] = std::fma(factor, b[i], -(factor * b[i]));
     }
     add_block(sum, error, count, block_range(error, count), certified<double>);
-}
-
-// ---------------------------------------------------------------- products by slices
-
-// Cuts numbers below 2^bound into slices 21 bits apart: the first has multiples of 2^(bound - 21),
-// at most 2^21 of them, and each after it multiples of 2^-21 times that, at most 2^20.
-template <int slices> class Slicer {
-public:
-    explicit Slicer(int bound) {
-        for (int s = 0; s + 1 < slices; ++s) cut_[s] = 1.5 * exp2i(bound + 52 - 21 * (s + 1));
-    }
-    [[gnu::always_inline]] void operator()(Vec rest, Vec* slice) const {
-        NLL_UNROLL for (int s = 0; s + 1 < slices; ++s) {
-            slice[s] = (rest - Vec(-cut_[s])) - Vec(cut_[s]);
-            rest = rest - slice[s];
-        }
-        slice[slices - 1] = rest;
-    }
-
-private:
-    double cut_[slices];
-};
-
-// Returns in how many slices the numbers of a block have no rest, each of `precision` bits at most.
-template <class Real> int slices_of(const BlockRange<Real>& block, int precision) {
-    return (block.top() - block.bottom() + precision + 20) / 21;
-}
-
-// Adds Σ a·b of blocks that have no rest. Slices i of a and j of b have products of one unit for
-// one i + j: 2^42 for 0, and else less than 2^42 + 2^40·(i + j) a sample, of which 512 add in 53
-// bits. `square`: b is a.
-template <int slices, bool square, class A, class B>
-void add_slice_products(ExactSum& sum, const A* a, int a_bound, const B* b, int b_bound,
-                        index_t count) {
-    constexpr int places = 2 * slices - 1;
-    const Slicer<slices> cut_a(a_bound), cut_b(b_bound);
-    Vec total[places];
-    NLL_UNROLL for (int p = 0; p < places; ++p) total[p] = Vec(0.0);
-    for (index_t n = 0; n < count; n += Vec::size) {
-        Vec of_a[slices], of_b[slices];
-        cut_a(Vec::load(a + n), of_a);
-        if constexpr (!square) cut_b(Vec::load(b + n), of_b);
-        NLL_UNROLL for (int i = 0; i < slices; ++i) {
-            if constexpr (square) {
-                total[2 * i] = multiply_add(of_a[i], of_a[i], total[2 * i]);
-                const Vec twice = multiply_add(of_a[i], Vec(1.0), of_a[i]);
-                NLL_UNROLL for (int j = i + 1; j < slices; ++j) total[i + j] =
-                    multiply_add(twice, of_a[j], total[i + j]);
-            } else {
-                NLL_UNROLL for (int j = 0; j < slices; ++j) total[i + j] =
-                    multiply_add(of_a[i], of_b[j], total[i + j]);
-            }
-        }
-    }
-    NLL_UNROLL for (int p = 0; p < places; ++p) {
-        double lane[Vec::size];
-        total[p].store(lane);
-        for (int l = 1; l < Vec::size; ++l) lane[0] += lane[l];
-        add(sum, lane[0]);
-    }
-}
-
-// Tells whether all products of slices are normal numbers.
-template <class Real> bool slices_safely(const BlockRange<Real>& block) {
-    constexpr int top_limit = sizeof(Real) == 4 ? 128 : 400,
-                  bottom_limit = sizeof(Real) == 4 ? -126 : -400;
-    return block.largest == 0 || (block.top() < top_limit && block.bottom() >= bottom_limit);
-}
-
-template <class Real> int precision_of(const BlockRange<Real>& block) {
-    if constexpr (sizeof(Real) == 4) return format_of<float>.precision;
-    else return fits_float(block) ? format_of<float>.precision : format_of<double>.precision;
-}
-
-// Adds Σ a²; a is (padded(count),), 0 from count on, and of this range.
-template <class Real>
-void add_squares(ExactSum& sum, const Real* a, index_t count, const BlockRange<Real>& block) {
-    if (block.largest == 0) return;
-    if (slices_safely(block)) {
-        const int bound = block.top() + 1;
-        switch (slices_of(block, precision_of(block))) {
-            case 0:
-            case 1:
-            case 2: return add_slice_products<2, true>(sum, a, bound, a, bound, count);
-            case 3: return add_slice_products<3, true>(sum, a, bound, a, bound, count);
-            case 4: return add_slice_products<4, true>(sum, a, bound, a, bound, count);
-            default: break;
-        }
-    }
-    for (index_t i = 0; i < count; ++i)
-        add_product(sum, static_cast<double>(a[i]), static_cast<double>(a[i]));
-}
-
-// Adds Σ a·b likewise.
-inline void add_cross(ExactSum& sum, const double* a, const BlockRange<double>& a_block,
-                      const double* b, const BlockRange<double>& b_block, index_t count) {
-    if (slices_safely(a_block) && slices_safely(b_block)) {
-        if (a_block.largest == 0 || b_block.largest == 0) return;
-        const int a_bound = a_block.top() + 1, b_bound = b_block.top() + 1;
-        switch (std::max(slices_of(a_block, precision_of(a_block)),
-                         slices_of(b_block, precision_of(b_block)))) {
-            case 0:
-            case 1:
-            case 2: return add_slice_products<2, false>(sum, a, a_bound, b, b_bound, count);
-            case 3: return add_slice_products<3, false>(sum, a, a_bound, b, b_bound, count);
-            case 4: return add_slice_products<4, false>(sum, a, a_bound, b, b_bound, count);
-            default: break;
-        }
-    }
-    for (index_t i = 0; i < count; ++i) add_product(sum, a[i], b[i]);
 }
 
 }  // namespace NLL_INSTRUCTION_SET
