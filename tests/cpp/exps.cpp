@@ -83,6 +83,17 @@ template <class Precision> using RowShift = ExpShift<Precision, 1>;
 template <class Precision> using TileShift = ExpShift<Precision, max_tile_samples>;
 template <class Precision> using Reals = std::vector<typename Precision::Real>;
 
+// Returns e^(logit - shift)·scale of sample i, clamped.
+template <class Precision, int width>
+double exp_at(const ExpShift<Precision, width>& shift, typename Precision::Real logit, index_t i) {
+    TileShift<Precision> of_one;
+    of_one.take(0, shift, i);
+    const typename Precision::Real logits[lanes] = {logit};
+    double exps[lanes];
+    exps_of_samples(logits, lanes, of_one, exps);
+    return exps[0];
+}
+
 // Shifts all samples by one largest logit.
 template <class Precision, int width>
 ExpShift<Precision, width> shift_to(typename Precision::Real max) {
@@ -167,7 +178,7 @@ template <class Precision> double worst_quotient(typename Precision::Real max, d
     double worst = 0;
     for (std::size_t c = 0; c < logits.size(); ++c) {
         const double exp = row.exps[c];
-        CHECK(same_bits(exp, tile.exps[c]) && same_bits(exp, shift.exp_at(logits[c], 0)));
+        CHECK(same_bits(exp, tile.exps[c]) && same_bits(exp, exp_at(shift, logits[c], 0)));
         const long double exact = std::exp(static_cast<long double>(logits[c]) - max);
         worst = std::max(worst, relative_error(exp / row.exps[0], exact));
     }
@@ -209,7 +220,7 @@ template <class Precision> void unshifted_is_from_the_maximum(float lowest, floa
         CHECK(
             (compute_tile<true, Precision>(logits, tile_shift, 1, 48, false).exps == shifted.exps));
         for (const float logit : logits)
-            CHECK(RowShift<Precision>().exp_at(logit, 0) == shift.exp_at(logit, 0));
+            CHECK(exp_at(RowShift<Precision>(), logit, 0) == exp_at(shift, logit, 0));
     }
     CHECK(accepted > static_cast<int>(highest - lowest));  // a quarter of those that were tried
 }
@@ -243,7 +254,7 @@ template <class Precision> void odd_logit(float odd, std::size_t at, double erro
     // A target in the last lanes, which are clamped, has the exponential that they have.
     const auto with_last_lanes = compute_row<false, Precision>(logits, {}, true);
     if (check(with_last_lanes) && at >= pair_size)
-        CHECK(RowShift<Precision>().exp_at(odd, 0) ==
+        CHECK(exp_at(RowShift<Precision>(), odd, 0) ==
               static_cast<double>(with_last_lanes.exps[at]));
     // What has no exponential is not accepted in any loop, and what plainly has one is in all.
     const bool plain = odd >= -100 && odd <= 15;
@@ -330,13 +341,13 @@ template <class Precision> void shifts_of_a_tile() {
     std::vector<double> sums(max_tile_samples, 0.0), pivots(max_tile_samples);
     exps_of_tile<true, Precision>(tile.data(), pair_size, max_tile_samples, max_tile_samples, shift,
                                   tile.data(), 0, exps.data(), max_tile_samples, sums.data(), 0);
-    exps_of_samples<true>(max.data(), max_tile_samples, shift, pivots.data());
+    exps_of_samples(max.data(), max_tile_samples, shift, pivots.data());
     for (index_t i = 0; i < max_tile_samples; ++i) {
         const auto alone = shift_to<Precision, 1>(max[i]);
-        CHECK(shift.shift(i) == alone.shift(0) && pivots[i] == alone.exp_at(max[i], 0));
+        CHECK(shift.shift(i) == alone.shift(0) && pivots[i] == exp_at(alone, max[i], 0));
         for (index_t c = 0; c < pair_size; ++c)
             CHECK(exps[c * max_tile_samples + i] ==
-                  alone.exp_at(tile[c * max_tile_samples + i], 0));
+                  exp_at(alone, tile[c * max_tile_samples + i], 0));
     }
 }
 

@@ -88,7 +88,8 @@ inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, con
 // on whether the other is asked for.
 inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
     return run_loss(call, [&](Plan& plan, DType dtype) {
-        if (plan.smooths()) sum_class_weights(plan);
+        std::optional<SmoothingWeights> weights;
+        if (plan.smooths()) weights.emplace(plan);
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
             return run_softmax(some, chosen, *call.arrays[target], call.fresh, call.options);
         };

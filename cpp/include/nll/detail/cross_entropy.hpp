@@ -35,13 +35,11 @@ struct Pivot {
     index_t chunk = 0;
 };
 
-// Holds sums over some classes of a sample.
+// Holds sums over a chunk of classes of a sample.
 struct ExpSum {
     double sum = 0, error = 0;  // of exponentials, and what their roundings lost
-    double smoothing = 0;       // Σ w·(shift - x)
-    double pivot_chunk = 0;     // the exponentials of the pivot's chunk
-    double exp_pivot = 1, others = 0;
-    bool in_range = true;  // every logit had an exponential
+    double smoothing = 0;       // Σ w·(x - shift)
+    bool in_range = true;       // every logit had an exponential
 };
 
 // Adds the sums of a chunk, with those before it in the order of classes.
@@ -49,12 +47,6 @@ struct ExpSum {
                                              double chunk_error) {
     compensated_add(sum, error, chunk);
     error += chunk_error;
-}
-inline void add_chunk(ExpSum& all, const ExpSum& chunk, bool has_pivot) {
-    add_chunk(all.sum, all.error, chunk.sum, chunk.error);
-    all.smoothing += chunk.smoothing;
-    all.in_range &= chunk.in_range;
-    if (has_pivot) all.pivot_chunk = chunk.sum;
 }
 
 // Returns the sum, or NaN where there is no softmax: +inf among the logits, or nothing but -inf.
@@ -100,11 +92,11 @@ template <class Precision>
     return (log_sum.center - x) + log_sum.log;
 }
 
-// Returns the smoothed loss. loss: of the target, without its weight. smoothing: Σ w·(shift - x)
+// Returns the smoothed loss. loss: of the target, without its weight. smoothing: Σ w·(x - shift)
 // over finite weights. An infinite one makes the loss infinite: log S - x_c is more than 0.
 inline double smoothed_loss(const Plan& plan, double loss, double weight, double smoothing,
                             const LogSumExp& log_sum, double shift) {
-    const double of_all = smoothing + plan.class_weight_sum * negative_log_softmax(log_sum, shift) +
+    const double of_all = plan.class_weight_sum * negative_log_softmax(log_sum, shift) - smoothing +
                           plan.infinite_weight;
     const double share = plan.label_smoothing / static_cast<double>(plan.classes);
     return (1 - plan.label_smoothing) * weight * loss + share * of_all;

@@ -6,6 +6,7 @@
 #include "cross_entropy.hpp"
 #include "simd/exp_bfloat16.hpp"
 #include "simd/transpose.hpp"
+#include "weights.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
@@ -24,14 +25,16 @@ template <bool clamped>
         seen[l] = seen[l] < size ? size : seen[l];
     }
 }
-// Tells whether logits had exponentials, by what was seen of them, (lanes,), and by their sums,
-// (count,): NaN shows one that had none.
-template <class Shift>
-bool all_in_range(const double* sums, index_t count, const typename Shift::Seen* seen) {
-    std::uint64_t out = 0;
-    for (int l = 0; l < lanes; ++l) out |= std::uint64_t{!Shift::all_in_range(seen[l])};
-    for (index_t i = 0; i < count; ++i) out |= std::uint64_t{sums[i] != sums[i]};
-    return !out;
+// Tells whether logits had exponentials, by what was seen of them, (lanes,). What makes a sum NaN
+// is seen there; saturated powers make it so, and nothing else needs to be seen.
+template <class Precision, class Seen> bool all_in_range(const Seen* seen) {
+    if constexpr (Precision::exact || (Precision::fused && Vec::exp2_saturates)) {
+        return true;
+    } else {
+        Seen all = seen[0];
+        for (int l = 1; l < lanes; ++l) all = Precision::join(all, seen[l]);
+        return ExpShift<Precision, 1>::all_in_range(all);
+    }
 }
 
 // ---------------------------------------------------------------- a row
@@ -39,63 +42,90 @@ bool all_in_range(const double* sums, index_t count, const typename Shift::Seen*
 // Accumulates a row by lanes.
 template <class Precision> struct RowLanes {
     using Shift = ExpShift<Precision, 1>;
-    double sum[lanes] = {};
+    double sum[lanes] = {};        // of exponentials
+    double smoothing[lanes] = {};  // of w·(x - shift)
     typename Shift::Seen seen[lanes];
 
     RowLanes() { std::fill_n(seen, lanes, Shift::none_seen); }
-    bool in_range() const { return all_in_range<Shift>(sum, lanes, seen); }
+    bool in_range() const { return all_in_range<Precision>(seen); }
 };
 
-// Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes. Adds them to `row`
-// (Double adds nothing), and stores them to exps, (classes,), unless that is nullptr. Prefetches a
-// line row_ahead bytes on, and one from `far_ahead` on with every line or less.
-template <bool clamped, bool keeps, class Scalar, class Precision>
+// Computes e^(x - shift)·scale of logits, (classes,), whole lanes. Adds them to `row` (Double adds
+// nothing), and stores them to exps, (paired(classes),), unless that is nullptr; `smooths`: adds
+// w·(x - shift), too, which is of Single alone. Prefetches a line row_ahead bytes on, and one from
+// `far_ahead` on with every line or less.
+template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Precision>
 [[gnu::noinline]] void exps_of_row(const Scalar* __restrict logits, index_t classes,
                                    const ExpShift<Precision, 1>& row_shift,
                                    const std::byte* far_ahead,
                                    typename Precision::Exp* __restrict exps,
-                                   RowLanes<Precision>& row) {
+                                   RowLanes<Precision>& row,
+                                   [[maybe_unused]] const TermWeights& weights = {}) {
+    static_assert(Precision::fused || !smooths);
     using Real = typename Precision::Real;
+    using Exp = typename Precision::Exp;
     const ExpShift<Precision, 1> shift = row_shift;  // its own memory, which no store changes
     RowLanes<Precision> found = row;
-    [[maybe_unused]] Vec sum[lanes / Vec::size];
+    [[maybe_unused]] Vec sum[lanes / Vec::size], smoothing[lanes / Vec::size];
     if constexpr (Precision::fused)
-        for (int l = 0; l < lanes; l += Vec::size) sum[l / Vec::size] = Vec::load(found.sum + l);
-    for (index_t c = 0; c < classes; c += pair_size) {
-        for (index_t half = 0; half < pair_size; half += lanes) {
+        for (int l = 0; l < lanes; l += Vec::size) {
+            sum[l / Vec::size] = Vec::load(found.sum + l);
+            smoothing[l / Vec::size] = Vec::load(found.smoothing + l);
+        }
+    // A pair of lanes, or the last half of one.
+    const auto compute = [&](index_t c, auto group) __attribute__((always_inline)) {
+        constexpr index_t size = group.value;
+        for (index_t half = 0; half < size; half += lanes) {
             prefetch(logits + c + half + row_ahead / index_t{sizeof(Scalar)});
             prefetch_far(far_ahead);
             far_ahead += lanes * sizeof(Scalar);
         }
-        [[maybe_unused]] Real converted_pair[pair_size];
+        [[maybe_unused]] Real converted_pair[size];
         const Real* pair = converted_pair;
         if constexpr (std::same_as<Scalar, Real>) pair = logits + c;
         else
-            for (int l = 0; l < pair_size; ++l) converted_pair[l] = converted<Real>(logits[c + l]);
+            for (int l = 0; l < size; ++l) converted_pair[l] = converted<Real>(logits[c + l]);
         if constexpr (Precision::fused) {
-            NLL_UNROLL for (int l = 0; l < pair_size; l += Vec::size) {
-                const ExpParts parts = shift.template parts<clamped>(pair + l, 0);
+            NLL_UNROLL for (int l = 0; l < size; l += Vec::size) {
+                const Vec x = shift.template shifted<clamped>(pair + l, 0);
+                const ExpParts parts = shift.template parts<clamped>(x);
                 if constexpr (keeps) (parts.power * parts.fraction).store(exps + c + l);
+                if constexpr (smooths) {
+                    Vec& terms = smoothing[l % lanes / Vec::size];
+                    terms = terms + Vec::load(weights.of_pair(c) + l) * x;
+                }
                 Vec& total = sum[l % lanes / Vec::size];
                 total = multiply_add(parts.power, parts.fraction, total);
             }
             if constexpr (!Vec::exp2_saturates)
-                for (index_t half = 0; half < pair_size; half += lanes)
+                for (index_t half = 0; half < size; half += lanes)
                     raise_seen<clamped>(pair + half, found.seen);
         } else {
             NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                 const auto exp = shift.template exp<clamped>(pair[l], 0, found.seen[l]);
-                const auto next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
+                Exp next = 0;
+                if constexpr (size == pair_size)
+                    next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
                 if constexpr (keeps) {
                     exps[c + l] = exp;
-                    exps[c + lanes + l] = next;
+                    if constexpr (size == pair_size) exps[c + lanes + l] = next;
                 }
                 if constexpr (!Precision::exact) found.sum[l] += static_cast<double>(exp + next);
             }
         }
+    };
+    index_t c = 0;
+    for (; c + pair_size <= classes; c += pair_size)
+        compute(c, std::integral_constant<index_t, pair_size>());
+    if (c < classes) {
+        compute(c, std::integral_constant<index_t, lanes>());
+        if constexpr (keeps) std::fill_n(exps + c + lanes, lanes, Exp{0});
     }
     if constexpr (Precision::fused)
-        for (int l = 0; l < lanes; l += Vec::size) sum[l / Vec::size].store(found.sum + l);
+        for (int l = 0; l < lanes; l += Vec::size) {
+            sum[l / Vec::size].store(found.sum + l);
+            if constexpr (smooths) smoothing[l / Vec::size].store(found.smoothing + l);
+        }
     row = found;
 }
 
@@ -104,15 +134,19 @@ template <bool clamped, bool keeps, class Scalar, class Precision>
 // Computes e^(x - shift)·scale of logits, (classes, pitch), of samples in whole lanes. Stores them
 // to exps, (classes, exps_pitch). Adds them to sums, (samples,), one after the other; or, if
 // lane_pitch is not 0, to lanes of classes, (lanes, lane_pitch). (Double's sums mean nothing.)
-// Prefetches `samples` elements of each class from `ahead` on, ahead_step apart. Returns whether
-// every logit had an exponential.
-template <bool clamped, class Precision, class Scalar>
+// `smooths`: adds w·(x - shift) one after the other to smoothing, (samples,), which is of Single
+// and without lanes. Prefetches `samples` elements of each class from `ahead` on, ahead_step apart.
+// Returns whether every logit had an exponential.
+template <bool clamped, class Precision, bool smooths = false, class Scalar>
 [[gnu::noinline]] bool exps_of_tile(const typename Precision::Real* logits, index_t classes,
                                     index_t samples, index_t pitch,
                                     const ExpShift<Precision, max_tile_samples>& shift,
                                     const Scalar* ahead, index_t ahead_step,
                                     typename Precision::Exp* exps, index_t exps_pitch,
-                                    double* __restrict sums, index_t lane_pitch) {
+                                    double* __restrict sums, index_t lane_pitch,
+                                    [[maybe_unused]] const TermWeights& weights = {},
+                                    [[maybe_unused]] double* __restrict smoothing = nullptr) {
+    static_assert(Precision::fused || !smooths);
     constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
     bool in_range = true;
     // One or two groups of lanes, class after class.
@@ -130,12 +164,21 @@ template <bool clamped, class Precision, class Scalar>
         };
         if constexpr (Precision::fused) {
             Vec sum[count / Vec::size];
-            for (int k = 0; k < count; k += Vec::size)
+            [[maybe_unused]] Vec terms[count / Vec::size];
+            for (int k = 0; k < count; k += Vec::size) {
                 sum[k / Vec::size] = Vec::load(sums + first + k);
+                if constexpr (smooths) terms[k / Vec::size] = Vec::load(smoothing + first + k);
+            }
             for_each_class([&](index_t c, const auto* __restrict from, auto* __restrict to) {
                 double* lane = sums + c % lanes * lane_pitch + first;
+                [[maybe_unused]] const Vec weight = smooths ? Vec(weights[c]) : Vec(0.0);
                 NLL_UNROLL for (int k = 0; k < count; k += Vec::size) {
-                    const ExpParts parts = shift.template parts<clamped>(from + k, first + k);
+                    const Vec x = shift.template shifted<clamped>(from + k, first + k);
+                    const ExpParts parts = shift.template parts<clamped>(x);
+                    if constexpr (smooths) {
+                        Vec& term = terms[k / Vec::size];
+                        term = term + weight * x;
+                    }
                     (parts.power * parts.fraction).store(to + k);
                     if constexpr (by_lanes) {
                         multiply_add(parts.power, parts.fraction, Vec::load(lane + k))
@@ -148,9 +191,10 @@ template <bool clamped, class Precision, class Scalar>
                 if constexpr (!Vec::exp2_saturates && !clamped)
                     for (int k = 0; k < count; k += lanes) raise_seen<clamped>(from + k, seen);
             });
-            if constexpr (!by_lanes)
-                for (int k = 0; k < count; k += Vec::size)
-                    sum[k / Vec::size].store(sums + first + k);
+            for (int k = 0; k < count; k += Vec::size) {
+                if constexpr (!by_lanes) sum[k / Vec::size].store(sums + first + k);
+                if constexpr (smooths) terms[k / Vec::size].store(smoothing + first + k);
+            }
         } else {
             alignas(cache_line) double sum[count];
             std::copy_n(sums + first, count, sum);
@@ -164,8 +208,7 @@ template <bool clamped, class Precision, class Scalar>
             });
             std::copy_n(sum, count, sums + first);
         }
-        for (int lane = 0; lane < (by_lanes ? lanes : 1); ++lane)
-            in_range &= all_in_range<Shift>(sums + lane * lane_pitch + first, count, seen);
+        in_range &= all_in_range<Precision>(seen);
     };
     const auto compute_all = [&](auto by_lanes) {
         index_t first = 0;
@@ -173,26 +216,29 @@ template <bool clamped, class Precision, class Scalar>
             compute(first, std::integral_constant<int, 2>(), by_lanes);
         if (first < samples) compute(first, std::integral_constant<int, 1>(), by_lanes);
     };
-    if (Precision::fused && lane_pitch != 0) compute_all(std::bool_constant<Precision::fused>());
+    constexpr bool may_be_by_lanes = Precision::fused && !smooths;
+    if (may_be_by_lanes && lane_pitch != 0) compute_all(std::bool_constant<may_be_by_lanes>());
     else compute_all(std::false_type());
     return in_range;
 }
 
-// Computes e^(x - shift)·scale of one logit of each sample. logits, exps: (samples,), whole lanes.
-template <bool clamped, class Precision>
+// Computes e^(x - shift)·scale of one logit of each sample, clamped. logits, exps: (samples,),
+// whole lanes.
+template <class Precision>
 void exps_of_samples(const typename Precision::Real* logits, index_t samples,
                      const ExpShift<Precision, max_tile_samples>& shift, double* exps) {
     for (index_t i = 0; i < samples; i += lanes) {
         NLL_STORES;
         if constexpr (Precision::fused) {
             for (index_t k = i; k < i + lanes; k += Vec::size) {
-                const ExpParts parts = shift.template parts<clamped>(logits + k, k);
+                const ExpParts parts =
+                    shift.template parts<true>(shift.template shifted<true>(logits + k, k));
                 (parts.power * parts.fraction).store(exps + k);
             }
         } else {
             auto unused = shift.none_seen;
             for (index_t k = i; k < i + lanes; ++k)
-                exps[k] = static_cast<double>(shift.template exp<clamped>(logits[k], k, unused));
+                exps[k] = static_cast<double>(shift.template exp<true>(logits[k], k, unused));
         }
     }
 }
@@ -270,8 +316,24 @@ template <class Exp, class Scale, class Scalar>
     else write([&](index_t) { return alike; });
 }
 
+// Writes to[c] = (logits[c] - center) - log, rounded, for c < classes, which may be in place. The
+// center of most rows is 0.
+template <class Real, class Scalar>
+[[gnu::noinline]] void subtract_log_sum(const Real* logits, index_t classes,
+                                        const LogSumExp& log_sum, Scalar* __restrict to) {
+    const auto write = [&](const Real* __restrict from, auto&& subtract) {
+        if (static_cast<const void*>(from) == to)
+            for (index_t c = 0; c < classes; ++c) to[c] = from_double<Scalar>(subtract(to[c]));
+        else
+            for (index_t c = 0; c < classes; ++c) to[c] = from_double<Scalar>(subtract(from[c]));
+    };
+    const double center = log_sum.center, log = log_sum.log;
+    if (center == 0) write(logits, [&](auto x) { return to_double(x) - log; });
+    else write(logits, [&](auto x) { return (to_double(x) - center) - log; });
+}
+
 // Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i] - smoothing[i]·weights[c], rounded. scale,
-// smoothing: (samples,); weights: (classes,).
+// smoothing: (samples,); weights: (classes,), or nullptr for 1.
 template <class Exp, class Scale, class Scalar>
 [[gnu::noinline]] void smoothed_tile(const Exp* exps, index_t classes, index_t samples,
                                      index_t pitch, const Scale* __restrict scale,
@@ -280,7 +342,7 @@ template <class Exp, class Scale, class Scalar>
     for (index_t c = 0; c < classes; ++c) {
         const Exp* __restrict from = exps + c * pitch;
         Scalar* __restrict out = to + c * to_pitch;
-        const double weight = weights[c];
+        const double weight = weights ? weights[c] : 1.0;
         for (index_t i = 0; i < samples; ++i)
             out[i] = rounded_entry<Scalar>(smoothed_entry(scale[i], static_cast<double>(from[i]),
                                                           product(smoothing[i], weight)));

@@ -44,7 +44,7 @@ inline bool is_dense(const Plan& plan) {
 // Touches each page of new memory, which is zeros, in order and by all threads. Each takes whole
 // huge pages, should the system have some: two that need the same one wait for each other.
 inline void prefault(void* memory, index_t size, const Options& options) {
-    constexpr index_t page = 4096, huge_page = 2 << 20;
+    constexpr index_t huge_page = 2 << 20;
     const auto begin = static_cast<index_t>(reinterpret_cast<std::uintptr_t>(memory) % huge_page);
     Partial none;
     parallel::reduce(
@@ -52,7 +52,7 @@ inline void prefault(void* memory, index_t size, const Options& options) {
         options.interrupt,
         [&](index_t first, index_t last, Partial&) {
             const index_t end = std::min(last * huge_page, begin + size);
-            for (index_t at = std::max(first * huge_page, begin); at < end; at += page)
+            for (index_t at = std::max(first * huge_page, begin); at < end; at += page_bytes)
                 *(static_cast<volatile std::byte*>(memory) + (at - begin)) = std::byte{};
             return true;
         },

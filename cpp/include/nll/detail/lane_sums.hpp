@@ -12,15 +12,19 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Adds up `count` lanes in a tree: each to that half as many places on.
-template <int count = lanes> [[gnu::always_inline]] inline double add_lanes(const double* lane) {
+// Joins `count` lanes in a tree: each with that half as many places on.
+template <int count, class Number, class Join>
+[[gnu::always_inline]] inline Number join_lanes(const Number* lane, Join&& join) {
     if constexpr (count == 1) {
         return lane[0];
     } else {
-        double sum[count / 2];
-        for (int l = 0; l < count / 2; ++l) sum[l] = lane[l] + lane[count / 2 + l];
-        return add_lanes<count / 2>(sum);
+        Number joined[count / 2];
+        for (int l = 0; l < count / 2; ++l) joined[l] = join(lane[l], lane[count / 2 + l]);
+        return join_lanes<count / 2>(joined, join);
     }
+}
+[[gnu::always_inline]] inline double add_lanes(const double* lane) {
+    return join_lanes<lanes>(lane, [](double a, double b) { return a + b; });
 }
 
 // ---------------------------------------------------------------- rows
@@ -70,15 +74,20 @@ template <class Exp>
 // Returns the largest of (classes,) logits.
 template <class Real>
 [[gnu::noinline]] Real max_of(const Real* __restrict logits, index_t classes) {
-    constexpr int wide = 2 * lanes;  // for each waits for itself
+    constexpr int wide = 4 * lanes;  // for each waits for itself
     Real max[wide];
     std::fill_n(max, wide, -std::numeric_limits<Real>::infinity());
-    const index_t even = classes / wide * wide;
-    for (index_t c = 0; c < even; c += wide)
-        for (int l = 0; l < wide; ++l) max[l] = max[l] < logits[c + l] ? logits[c + l] : max[l];
-    for (index_t c = even; c < classes; ++c)
-        max[c - even] = max[c - even] < logits[c] ? logits[c] : max[c - even];
-    return *std::max_element(max, max + wide);
+    const auto raise = [&](index_t c, auto count) {
+        for (int l = 0; l < count; ++l) max[l] = max[l] < logits[c + l] ? logits[c + l] : max[l];
+    };
+    index_t c = 0;
+    for (; c + wide <= classes; c += wide) raise(c, std::integral_constant<int, wide>());
+    for (; c + lanes <= classes; c += lanes) raise(c, std::integral_constant<int, lanes>());
+    // The last few together with some before them.
+    if (c < classes && classes >= lanes)
+        raise(classes - lanes, std::integral_constant<int, lanes>());
+    for (; c < classes && classes < lanes; ++c) max[0] = max[0] < logits[c] ? logits[c] : max[0];
+    return join_lanes<wide>(max, [](Real a, Real b) { return a < b ? b : a; });
 }
 
 // ---------------------------------------------------------------- tiles

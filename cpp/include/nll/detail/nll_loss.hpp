@@ -37,6 +37,7 @@ void gather_losses(const Plan& plan, const WeightsByClass& by_class, LossBlock<S
     const index_t class_stride = plan.class_stride[input], stride = plan.samples.stride(input);
     // Every line of a short row will be wanted soon, whichever class is.
     const bool short_rows = class_stride == 1 && bytes_of<Scalar>(absolute(stride)) <= cache_line;
+    const bool own_pages = plan.on_own_pages();
     const index_t far_ahead = short_rows ? block_size / 2 : block.count;
     const double* const table = by_class.table();
     plan.samples.for_each_run(block.first, block.count, [&](const Samples::Run& run) {
@@ -59,7 +60,7 @@ void gather_losses(const Plan& plan, const WeightsByClass& by_class, LossBlock<S
                 const index_t end = begin + count, middle = std::clamp(prefetched, begin, end);
                 for (index_t i = begin; i < middle; ++i) {
                     const index_t far = i + far_ahead, near = i + gather_ahead;
-                    prefetch_far(short_rows ? sample + far * stride : address(far));
+                    if (!own_pages) prefetch_far(short_rows ? sample + far * stride : address(far));
                     prefetch(short_rows ? sample + near * stride : address(near));
                     load(i);
                 }

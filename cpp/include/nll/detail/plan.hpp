@@ -55,6 +55,9 @@ struct Plan {
     double label_smoothing;
     // For label smoothing: Σ of the finite weight[c], rounded once, and Σ of those that are not.
     double class_weight_sum = 0, infinite_weight = 0;
+    // For label smoothing: the class weights, (C,), and these with 0 for those that are not finite;
+    // nullptr without weights.
+    const double *class_weights = nullptr, *finite_weights = nullptr;
     SoftmaxResult softmax_result{};  // of a call without labels
     Team* team = nullptr;            // of a row that all threads share
 
@@ -79,6 +82,11 @@ struct Plan {
 
     template <class T> T* pointer(Operand operand) const { return static_cast<T*>(data[operand]); }
     bool has(Operand operand) const { return data[operand] != nullptr; }
+    // Tells whether each sample's logits, side by side, are on pages of their own.
+    bool on_own_pages() const {
+        return has(input) && class_stride[input] == 1 &&
+               absolute(samples.stride(input)) * size_of(dtype[input]) >= page_bytes;
+    }
     bool weighs() const { return weight || has(sample_weight); }
     double all_class_weights() const { return class_weight_sum + infinite_weight; }
     bool smooths() const { return label_smoothing != 0; }

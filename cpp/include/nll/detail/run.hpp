@@ -93,7 +93,8 @@ inline Partial run(const Plan& plan, Kernel kernel, Grain grain, bool pays,
 // Runs a kernel that reads labels, and at most one element of each sample.
 inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_array,
                            const Options& options) {
-    const bool pays = plan.samples.count >= min_parallel_samples;
+    const index_t least = plan.on_own_pages() ? min_parallel_pages : min_parallel_samples;
+    const bool pays = plan.samples.count >= least;
     return run(plan, kernel, {block_size, 1}, pays, target_array, options);
 }
 

@@ -37,11 +37,10 @@ inline void* scratch(Partial& partial, index_t bytes) {
         partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(bytes)]);
     return bytes > 0 ? partial.scratch.get() : nullptr;
 }
-// Without that of a row's exponentials they are computed twice; without that of a block's results
+// Without that of rows' exponentials they are computed twice; without that of a block's results
 // these go out in shorter stretches.
-template <class Precision> void* scratch_of_row(const Plan& plan, Partial& partial) {
-    const bool keeps = plan.has(gradient) && plan.classes <= max_kept_classes;
-    return scratch(partial, keeps ? bytes_of<typename Precision::Exp>(paired(plan.classes)) : 0);
+template <class Scalar, class Precision> void* scratch_of_rows(const Plan& plan, Partial& partial) {
+    return scratch(partial, SoftmaxRows<Scalar, Precision>::kept_bytes(plan));
 }
 template <class Scalar> void* scratch_of_block(const Plan& plan, Partial& partial) {
     const index_t size = GradientWriter<Scalar>::staging_size(plan, tiles_block(plan));
@@ -70,7 +69,7 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
     };
     if (by_rows(plan))
         sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
-            scratch_of_row<Precision>(plan, partial));
+            scratch_of_rows<Scalar, Precision>(plan, partial));
     else
         sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
             scratch_of_block<Scalar>(plan, partial));
@@ -92,8 +91,7 @@ void softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& parti
     };
     if (by_rows(plan))
         sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
-            plan.softmax_result == SoftmaxResult::softmax ? scratch_of_row<Precision>(plan, partial)
-                                                          : nullptr);
+            scratch_of_rows<Scalar, Precision>(plan, partial));
     else
         sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
             scratch_of_block<Scalar>(plan, partial));

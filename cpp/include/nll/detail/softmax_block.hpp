@@ -18,7 +18,6 @@ template <class Scalar, class Precision> struct Workspace {
     alignas(cache_line) Real logits[size];
     alignas(cache_line) typename Precision::Exp exps[size];
     alignas(cache_line) Scalar results[size];
-    alignas(cache_line) double class_weights[chunk_size];  // for label smoothing
 };
 
 template <class Precision> class SoftmaxBlock {

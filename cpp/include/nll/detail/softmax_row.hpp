@@ -4,8 +4,7 @@
 #pragma once
 
 #include "gradient_writer.hpp"
-#include "lane_sums.hpp"
-#include "softmax_block.hpp"
+#include "softmax_sums.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
@@ -26,19 +25,22 @@ template <class Scalar, class Precision> class SoftmaxRow {
 
 public:
     using Shift = ExpShift<Precision, 1>;
-    // Holds what the gradient of a row is made of, beside its exponentials.
-    struct Gradient {
+    // Holds what a row of results is made of, at `to`: a gradient, or softmax without a target, of
+    // exponentials; log_softmax of logits, which are at `from`.
+    struct Result {
         Scalar* to = nullptr;
         Scale softmax_scale{}, smoothing_scale{};
         index_t target = ignored;
         Scalar entry{};
+        const Scalar* from = nullptr;
+        LogSumExp log_sum{};
     };
 
     SoftmaxRow(const Plan& plan, Workspace<Scalar, Precision>& space)
         : plan_(plan), space_(space), writer_(plan, 1, 0, space.results, nullptr) {}
 
-    Pivot pivot_at(const Scalar* from, index_t c) const {
-        return {converted<Real>(from[c * plan_.class_stride[input]]), c / chunk_size};
+    Real logit_at(const Scalar* from, index_t c) const {
+        return converted<Real>(from[c * plan_.class_stride[input]]);
     }
     // Returns the largest logit of classes [first, last), chunk by chunk; the first of equal ones.
     Pivot find_max(const Scalar* from, index_t first, index_t last) {
@@ -60,69 +62,29 @@ public:
     ExpSum sum_chunk(const Scalar* from, index_t first, index_t classes, const Shift& shift,
                      Exp* kept, Between&& between) {
         ExpSum chunk;
-        if (plan_.smooths()) chunk.smoothing = sum_smoothing(from, first, classes, shift);
         if constexpr (Precision::exact) {
+            if (plan_.smooths()) chunk.smoothing = sum_smoothing(from, first, classes, shift);
             const Exp* exps = store_exps(from, first, classes, shift, kept, between);
             const auto sum = compensated_sum(paired(classes), [&](index_t c) { return exps[c]; });
             chunk.sum = sum.sum;
             chunk.error = sum.error;
         } else {
-            const auto row = compute_exps(from, first, classes, shift, kept, between);
+            const auto row =
+                compute_exps(from, first, classes, shift, kept, between, plan_.smooths());
             chunk.sum = add_lanes(row.sum);
+            if (plan_.smooths()) chunk.smoothing = add_lanes(row.smoothing);
             chunk.in_range = row.in_range();
         }
         return chunk;
     }
-    // Takes the pivot out of the sum of all chunks. kept: the row's exponentials, or nullptr.
-    void exclude_pivot(const Scalar* from, const Shift& shift, const Pivot& pivot, const Exp* kept,
-                       ExpSum& sum) {
-        sum.sum = defined_sum(sum.sum);
-        sum.exp_pivot = shift.exp_at(static_cast<Real>(pivot.logit), 0);
-        if (!Precision::exact && !leaves_enough(sum.sum, sum.exp_pivot)) {
-            const index_t first = pivot.chunk * chunk_size;
-            const index_t classes = std::min(chunk_size, plan_.classes - first);
-            const Exp* exps = exps_of(from, first, classes, shift, kept);
-            const auto exp_pivot = static_cast<Exp>(sum.exp_pivot);
-            const double others = sum_without(exps, paired(classes), exp_pivot);
-            sum.error += error_of_chunk(sum.exp_pivot, sum.pivot_chunk, others);
-        }
-        sum.others = sum_others<Precision>(sum.sum, sum.error, sum.exp_pivot);
-    }
-
-    static LogSumExp log_sum_of(const ExpSum& sum, const Pivot& pivot, const Shift& shift) {
-        return log_sum_exp<Precision>(sum.sum, sum.error, sum.exp_pivot, sum.others, pivot.logit,
-                                      shift.shift(0), Shift::scale);
-    }
-    double loss_of(const ExpSum& sum, const Pivot& pivot, const Shift& shift, double weight) const {
-        const LogSumExp log_sum = log_sum_of(sum, pivot, shift);
-        const double loss = negative_log_softmax(log_sum, pivot.logit);
-        if (!plan_.smooths()) return loss;
-        return smoothed_loss(plan_, loss, weight, sum.smoothing, log_sum, shift.shift(0));
-    }
-    Gradient gradient_of(Scalar* to, const ExpSum& sum, const SoftmaxBlock<Precision>& block,
-                         index_t i) const {
-        const Scale inverse = inverse_sum<Scale>(sum.exp_pivot, sum.others);
-        const double entry = entry_at_target(plan_, block.scale(i), block.class_weight(i),
-                                             sum.exp_pivot, sum.others, inverse);
-        return {to, block.total_scale[i] * inverse, block.smoothing_scale[i], block.classes[i],
-                rounded_entry<Scalar>(entry)};
-    }
-
-    // Returns what a row of softmax is made of: a gradient without a target.
-    static Gradient softmax_of(Scalar* to, const ExpSum& sum) {
-        return {to, inverse_sum<Scale>(sum.exp_pivot, sum.others)};
-    }
-    // Returns log Σ e^x, from that of a softmax; where there is none, what the largest logit says.
-    double log_sum_of_logits(const Scalar* from, const LogSumExp& log_sum) const {
-        const double sum = log_sum.center + log_sum.log;
-        if (sum == sum) return sum;
-        double max = -infinity;
-        for (index_t c = 0; c < plan_.classes; ++c) {
-            const double x = to_double(from[c * plan_.class_stride[input]]);
-            if (x != x) return x;
-            max = std::max(max, x);
-        }
-        return max;
+    // Adds up the chunk of the pivot of a sample again, without it.
+    void exclude_again(const Scalar* from, const Exp* kept, index_t i,
+                       SoftmaxSums<Precision>& sums) {
+        const index_t first = sums.pivot_chunk_of[i] * chunk_size;
+        const index_t classes = std::min(chunk_size, plan_.classes - first);
+        const Exp* exps = exps_of(from, first, classes, sums.shift_of(i), kept);
+        const auto exp_pivot = static_cast<Exp>(sums.exp_pivot[i]);
+        sums.exclude_again(i, sum_without(exps, paired(classes), exp_pivot));
     }
 
     // Returns the exponentials of a chunk, (paired(classes),): those that were kept, or new ones.
@@ -130,15 +92,15 @@ public:
                        const Exp* kept) {
         return kept ? kept + first : store_exps(from, first, classes, shift, nullptr, NoBetween());
     }
-    // Writes the gradient of classes [first, first + classes) from their exponentials.
-    void write_gradient(const Gradient& row, const Exp* exps, index_t first, index_t classes) {
+    // Writes the results of classes [first, first + classes). exps: theirs; log_softmax needs none.
+    void write(const Result& row, const Exp* exps, index_t first, index_t classes) {
         Scalar* to = writer_.place_row(row.to, first);
-        if (!plan_.smooths()) {
+        if (row.from) {
+            subtract_log_sum(load(row.from, first, classes), classes, row.log_sum, to);
+        } else if (!plan_.smooths()) {
             scale_row(exps, classes, row.softmax_scale, to);
         } else {
-            const double* weights =
-                plan_.weight ? class_weights_of(plan_, first, classes, space_.class_weights)
-                             : nullptr;
+            const double* weights = plan_.class_weights ? plan_.class_weights + first : nullptr;
             smoothed_row(exps, classes, row.softmax_scale, row.smoothing_scale, weights, to);
         }
         const index_t target = row.target - first;
@@ -148,14 +110,6 @@ public:
     void write_zeros(Scalar* row, index_t first, index_t classes) {
         Scalar* to = writer_.place_row(row, first);
         std::fill_n(to, classes, Scalar{});
-        writer_.commit_row(row, first, classes, to);
-    }
-    void write_log_softmax(const Scalar* from, Scalar* row, index_t first, index_t classes,
-                           const LogSumExp& log_sum) {
-        const Real* logits = load(from, first, classes);
-        Scalar* to = writer_.place_row(row, first);
-        for (index_t c = 0; c < classes; ++c)
-            to[c] = from_double<Scalar>((logits[c] - log_sum.center) - log_sum.log);
         writer_.commit_row(row, first, classes, to);
     }
     void finish() { writer_.finish(); }
@@ -169,31 +123,49 @@ private:
         copy_values(from + first * stride, stride, 0, space_.logits, 1, 0, classes, 1);
         return space_.logits;
     }
-    // Computes the exponentials of a chunk, and stores them to `kept` unless that is nullptr.
-    // Before each part of it, between(classes of the row up to its end) is called.
+    // Computes the exponentials of a chunk, and stores them to `kept` unless that is nullptr;
+    // `smooths`: and adds up w·(x - shift). Before each part of it, between(classes of the row up
+    // to its end) is called.
     template <class Between>
     RowLanes<Precision> compute_exps(const Scalar* from, index_t first, index_t classes,
-                                     const Shift& shift, Exp* kept, Between&& between) {
+                                     const Shift& shift, Exp* kept, Between&& between,
+                                     bool smooths = false) {
         RowLanes<Precision> row;
-        const auto compute = [&](const auto* logits, index_t at, index_t count, auto clamped) {
+        const auto compute = [&](const auto* logits, index_t at, index_t count, auto clamped,
+                                 auto smoothed) {
             if (count == 0) return;
             const std::byte* ahead = far_ahead(from, first + at);
-            if (kept) exps_of_row<clamped, true>(logits, count, shift, ahead, kept + at, row);
-            else exps_of_row<clamped, false>(logits, count, shift, ahead, kept, row);
+            const TermWeights weights(plan_, first + at);
+            if (kept)
+                exps_of_row<clamped, true, smoothed>(logits, count, shift, ahead, kept + at, row,
+                                                     weights);
+            else
+                exps_of_row<clamped, false, smoothed>(logits, count, shift, ahead, kept, row,
+                                                      weights);
+        };
+        const auto compute_whole = [&](const auto* logits, index_t at, index_t count,
+                                       auto smoothed) {
+            if (shift.clamps()) compute(logits, at, count, std::true_type(), smoothed);
+            else compute(logits, at, count, std::false_type(), smoothed);
         };
         const auto compute_all = [&](const auto* logits) {
+            // The last classes, filled up with what is to be clamped: early, since loads of a few
+            // numbers that were just stored one by one would wait.
+            const index_t rest = classes % pair_size, end = classes - rest;
+            alignas(cache_line) Real last[pair_size];
+            std::fill_n(last, pair_size, -std::numeric_limits<Real>::infinity());
+            for (index_t c = 0; c < rest; ++c) last[c] = converted<Real>(logits[end + c]);
             for_each_block(0, classes, between.step(), [&](index_t at, index_t count) {
                 between(first + at + count);
-                const index_t whole = count / pair_size * pair_size;
-                if (shift.clamps()) compute(logits + at, at, whole, std::true_type());
-                else compute(logits + at, at, whole, std::false_type());
-                if (whole == count) return;
-                alignas(cache_line) Real last[pair_size];  // filled up with what is to be clamped
-                std::fill_n(last, pair_size, -std::numeric_limits<Real>::infinity());
-                for (index_t c = whole; c < count; ++c)
-                    last[c - whole] = converted<Real>(logits[at + c]);
-                compute(last, at + whole, pair_size, std::true_type());
+                const index_t whole = std::min(count, end - at);
+                if (smooths)
+                    compute_whole(logits + at, at, whole, std::bool_constant<Precision::fused>());
+                else compute_whole(logits + at, at, whole, std::false_type());
             });
+            compute(last, end, padded(rest), std::true_type(), std::false_type());
+            const TermWeights weights(plan_, first + end);
+            for (index_t c = 0; c < rest && smooths; ++c)
+                row.smoothing[c % lanes] += weights[c] * (last[c] - shift.shift(0));
         };
         if (plan_.class_stride[input] == 1) compute_all(from + first);
         else compute_all(load(from, first, classes));
@@ -214,22 +186,17 @@ private:
             c < plan_.classes ? from + c * plan_.class_stride[input]
                               : from + plan_.samples.stride(input) + (c - plan_.classes));
     }
-    // Returns Σ w·(shift - x) of a chunk.
+    // Returns Σ w·(x - shift) of a chunk, of which nothing is lost.
     double sum_smoothing(const Scalar* from, index_t first, index_t classes, const Shift& shift) {
         const Real* __restrict logits = load(from, first, classes);
         const double center = shift.shift(0);
-        const auto sum = [&](auto&& term) {
-            if constexpr (!Precision::exact) return plain_lane_sum(classes, term);
-            const auto sum = compensated_sum(classes, term);
-            return compensated_total(sum.sum, sum.error);
-        };
-        if (plan_.weight) {
-            const double* __restrict weights =
-                finite_weights_of(plan_, first, classes, space_.class_weights);
-            return sum([&](index_t c) { return weights[c] * (center - logits[c]); });
-        }
-        if (center != 0) return sum([&](index_t c) { return center - logits[c]; });
-        return sum([&](index_t c) { return -static_cast<double>(logits[c]); });
+        const double* __restrict weights = plan_.finite_weights;
+        const auto sum =
+            weights
+                ? compensated_sum(
+                      classes, [&](index_t c) { return weights[first + c] * (logits[c] - center); })
+                : compensated_sum(classes, [&](index_t c) { return logits[c] - center; });
+        return compensated_total(sum.sum, sum.error);
     }
 
     const Plan& plan_;
@@ -237,16 +204,14 @@ private:
     GradientWriter<Scalar> writer_;
 };
 
-// Sums a row: sum(shift) from the shift at hand, and if its exponentials were out of range, again
-// from the row's maximum, find_max(). Rows after it, which are likely to be alike, begin with that.
+// Sums a row: sum() from the shift at hand; it returns whether its exponentials were in range. If
+// not, again from the row's maximum, find_max(). Rows after it, which are likely to be alike, begin
+// with that.
 template <class Precision, class Shift, class Sum, class FindMax>
-ExpSum sum_with_valid_shift(index_t classes, Shift& shift, Sum&& sum, FindMax&& find_max) {
-    if (!Precision::exact && !shift.clamps()) {
-        const ExpSum found = sum();
-        if (found.in_range && Shift::sum_in_range(found.sum, classes)) return found;
-    }
+void sum_with_valid_shift(Shift& shift, Sum&& sum, FindMax&& find_max) {
+    if (!Precision::exact && !shift.clamps() && sum()) return;
     shift = find_max();
-    return sum();
+    sum();
 }
 
 }  // namespace NLL_INSTRUCTION_SET

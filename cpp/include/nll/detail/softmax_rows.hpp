@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The loops over rows: many classes of one sample side by side, a chunk at a time.
 //
-//     for each row:
-//         sum = Σ over chunks of e^(x - shift), unshifted; if out of range, again from the maximum
-//         take the pivot out of the sum
-//         loss; then the gradient from the exponentials that were kept, or from new ones
+//     for each group of rows of a block:
+//         for each row:
+//             sum = Σ over chunks of e^(x - shift), unshifted; if out of range, again from the
+//             maximum
+//         take the pivots out of the sums; losses; what the results are made of
 //
-// A kept row's gradient is written a part at a time between the exponentials of the next row, since
-// stores wait for memory while those wait for arithmetic. tests/cpp/reference.hpp has the order.
+// Rows of a group differ in nothing from rows alone: what is computed once a row is a long chain of
+// dependent operations, of which a group takes many at a time. Results are written with the next
+// group, a part at a time between its exponentials, since stores wait for memory while those wait
+// for arithmetic: from exponentials that were kept, or from logits. Else they are written at once,
+// from new exponentials. tests/cpp/reference.hpp has the order.
 #pragma once
 
 #include "softmax_row.hpp"
@@ -19,153 +23,204 @@ inline namespace NLL_INSTRUCTION_SET {
 template <class Scalar, class Precision> class SoftmaxRows {
     using Row = SoftmaxRow<Scalar, Precision>;
     using Exp = typename Precision::Exp;
+    using Scale = typename Precision::Scale;
 
 public:
-    // kept: memory for the exponentials of a row, (paired(classes),), or nullptr.
+    // Returns the rows of a group. What waits to be written stays in the first cache.
+    static index_t group_of(const Plan& plan) {
+        if (!plan.has(gradient)) return max_tile_samples;
+        return std::clamp<index_t>(chunk_size / plan.classes, 1, max_deferred_rows);
+    }
+    // Returns the bytes of memory for the exponentials of a group, or 0 if they are not kept.
+    static index_t kept_bytes(const Plan& plan) {
+        const bool keeps = plan.has(gradient) && plan.classes <= max_kept_classes &&
+                           plan.softmax_result != SoftmaxResult::log_softmax;
+        return keeps ? bytes_of<Exp>(group_of(plan) * paired(plan.classes)) : 0;
+    }
+    // kept: memory of kept_bytes, or nullptr.
     SoftmaxRows(const Plan& plan, Workspace<Scalar, Precision>& space, void* kept)
-        : plan_(plan), row_(plan, space), kept_(static_cast<Exp*>(kept)) {}
+        : plan_(plan), group_(group_of(plan)), row_(plan, space), kept_(static_cast<Exp*>(kept)) {
+        std::fill_n(written_, max_deferred_rows, plan.classes);
+    }
 
     // Computes the losses of a block and writes the gradient, if the plan has one.
     void cross_entropy(SoftmaxBlock<Precision>& block) {
-        for_each_row(block.first, block.count, [&](index_t i, const Scalar* from, Scalar* to) {
-            const index_t c = block.classes[i];
-            if (c == ignored) {
-                block.losses[i] = 0;
-                if (to)
-                    for_each_chunk([&](index_t first, index_t classes) {
-                        row_.write_zeros(to, first, classes);
-                    });
-                return;
+        for_each_group(block.first, block.count, [&](index_t first) {
+            const index_t* targets = block.classes + first;
+            for (index_t i = 0; i < sums_.count; ++i) {
+                if (targets[i] == ignored) continue;
+                sums_.pivot_chunk_of[i] = targets[i] / chunk_size;
+                sum_row(i);
+                sums_.pivot[i] = row_.logit_at(from_[i], targets[i]);  // now it is in a cache
             }
-            ExpSum sum = sum_of(from, c / chunk_size);
-            const Pivot pivot = row_.pivot_at(from, c);  // now it is in a cache
-            row_.exclude_pivot(from, shift_, pivot, kept_, sum);
-            block.losses[i] = row_.loss_of(sum, pivot, shift_, block.class_weight(i));
-            if (!to) return;
-            write_or_defer(from, row_.gradient_of(to, sum, block, i));
+            exclude_pivots(targets, block.ignores);
+            sums_.take_losses(plan_, block, first);
+            if (!plan_.has(gradient)) return;
+            alignas(cache_line) Scale softmax_scale[max_tile_samples];
+            alignas(cache_line) Scalar entry[max_tile_samples];
+            sums_.take_scales(plan_, block, first, softmax_scale, entry);
+            for (index_t i = 0; i < sums_.count; ++i) {
+                if (targets[i] == ignored) write_zeros(i);
+                else
+                    write_or_defer(i, {to_[i], softmax_scale[i], block.smoothing_scale[first + i],
+                                       targets[i], entry[i]});
+            }
         });
     }
     // Writes the plan's softmax_result of samples [begin, begin + count), at most block_size.
     void softmax(index_t begin, index_t count) {
-        double log_sums[block_size];
-        for_each_row(begin, count, [&](index_t i, const Scalar* from, Scalar* to) {
-            Pivot max;
-            ExpSum sum = sum_and_max_of(from, max);
-            row_.exclude_pivot(from, shift_, max, kept_, sum);
-            if (plan_.softmax_result == SoftmaxResult::softmax)
-                return write_or_defer(from, Row::softmax_of(to, sum));
-            const LogSumExp log_sum = Row::log_sum_of(sum, max, shift_);
-            log_sums[i] = row_.log_sum_of_logits(from, log_sum);
-            if (!to) return;
-            for_each_chunk([&](index_t first, index_t classes) {
-                row_.write_log_softmax(from, to, first, classes, log_sum);
-            });
+        for_each_group(begin, count, [&](index_t first) {
+            for (index_t i = 0; i < sums_.count; ++i) sum_row_and_find_max(i);
+            exclude_pivots(nullptr, false);
+            if (plan_.softmax_result == SoftmaxResult::softmax) {
+                alignas(cache_line) Scale softmax_scale[max_tile_samples];
+                sums_.take_softmax_scales(softmax_scale);
+                for (index_t i = 0; i < sums_.count; ++i)
+                    write_or_defer(i, {to_[i], softmax_scale[i]});
+                return;
+            }
+            sums_.take_logs();
+            if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
+                return sums_.template write_log_sums<Scalar>(plan_, begin + first);
+            for (index_t i = 0; i < sums_.count; ++i)
+                write_or_defer(
+                    i,
+                    {.to = to_[i], .from = from_[i], .log_sum = {sums_.center[i], sums_.log[i]}});
         });
-        if (plan_.has(losses)) write_losses(plan_, begin, count, log_sums);
     }
-    // Writes what is left of the last gradient.
+    // Writes what is left of the last group.
     void finish() {
-        write_deferred(plan_.classes);
+        for (index_t i = 0; i < group_ && i < max_deferred_rows; ++i)
+            write_deferred(i, plan_.classes);
         row_.finish();
     }
 
 private:
-    template <class Visit> void for_each_row(index_t begin, index_t count, Visit&& visit) const {
-        const Samples& samples = plan_.samples;
-        samples.for_each_run(begin, count, [&](const Samples::Run& run) {
-            for (index_t i = 0; i < run.length; ++i) {
-                Scalar* to = plan_.pointer<Scalar>(gradient);
-                if (to) to += run.offset[gradient] + i * samples.stride(gradient);
-                const Scalar* from = plan_.pointer<const Scalar>(input) + run.offset[input];
-                visit(run.begin + i, from + i * samples.stride(input), to);
-            }
+    // Calls visit(first) for groups of a block's rows, which are then the ones at hand.
+    template <class Visit> void for_each_group(index_t begin, index_t samples, Visit&& visit) {
+        const Samples& all = plan_.samples;
+        for_each_block(0, samples, group_, [&](index_t first, index_t count) {
+            sums_.begin(count);
+            sums_.clear();
+            all.for_each_run(begin + first, count, [&](const Samples::Run& run) {
+                for (index_t i = 0; i < run.length; ++i) {
+                    from_[run.begin + i] = plan_.pointer<const Scalar>(input) + run.offset[input] +
+                                           i * all.stride(input);
+                    if (plan_.has(gradient))
+                        to_[run.begin + i] = plan_.pointer<Scalar>(gradient) +
+                                             run.offset[gradient] + i * all.stride(gradient);
+                }
+            });
+            visit(first);
         });
     }
     template <class Visit> void for_each_chunk(Visit&& visit) const {
         for_each_block(0, plan_.classes, chunk_size, visit);
     }
 
-    // Returns the sums of all chunks, and the largest logit as the pivot.
-    ExpSum sum_and_max_of(const Scalar* from, Pivot& max) {
+    // ------------------------------------------------------------ sums
+
+    // Returns where the exponentials of row i of a group are kept, or nullptr.
+    Exp* kept(index_t i) const { return kept_ ? kept_ + i * paired(plan_.classes) : nullptr; }
+
+    // Sums row i of the group, and calls visit(first, classes) after each chunk.
+    template <class Visit> void sum_row(index_t i, Visit&& visit) {
+        const WriteDeferred between{*this, std::min(i, max_deferred_rows - 1)};
         const auto sum = [&] {
-            ExpSum all;
-            max = {-infinity, 0};
+            sums_.sum[i] = sums_.error[i] = sums_.smoothing[i] = 0;
+            bool in_range = true;
             for_each_chunk([&](index_t first, index_t classes) {
-                Exp* kept = kept_ ? kept_ + first : nullptr;
+                Exp* const exps = kept_ ? kept(i) + first : nullptr;
                 const ExpSum chunk =
-                    row_.sum_chunk(from, first, classes, shift_, kept, WriteDeferred{*this});
-                const Pivot of_chunk = row_.find_max(from, first, first + classes);
-                const bool larger = of_chunk.logit > max.logit;
-                if (larger) max = of_chunk;
-                add_chunk(all, chunk, larger);
+                    row_.sum_chunk(from_[i], first, classes, shift_, exps, between);
+                visit(first, classes);
+                in_range &= sums_.add(i, first / chunk_size, chunk);
             });
-            return all;
+            return in_range && Row::Shift::sum_in_range(sums_.sum[i], plan_.classes);
         };
-        return sum_with_valid_shift<Precision>(plan_.classes, shift_, sum, [&] {
-            return Row::shift_to(row_.find_max(from, 0, plan_.classes).logit);
+        sum_with_valid_shift<Precision>(shift_, sum, [&] {
+            return Row::shift_to(row_.find_max(from_[i], 0, plan_.classes).logit);
+        });
+        sums_.shift.take(i, shift_, 0);
+    }
+    void sum_row(index_t i) {
+        sum_row(i, [](index_t, index_t) {});
+    }
+    // Sums row i of the group; its largest logit becomes the pivot.
+    void sum_row_and_find_max(index_t i) {
+        sum_row(i, [&, max = -infinity](index_t first, index_t classes) mutable {
+            if (first == 0) max = -infinity;
+            const Pivot of_chunk = row_.find_max(from_[i], first, first + classes);
+            if (first > 0 && !(of_chunk.logit > max)) return;
+            max = of_chunk.logit;
+            sums_.pivot[i] = static_cast<typename Precision::Real>(max);
+            sums_.pivot_chunk_of[i] = of_chunk.chunk;
+        });
+    }
+    void exclude_pivots(const index_t* targets, bool ignores) {
+        sums_.exclude_pivots(targets, ignores, [&] {
+            for (index_t i = 0; i < sums_.count; ++i) {
+                if (!sums_.dominates(i) || (targets && targets[i] == ignored)) continue;
+                row_.exclude_again(from_[i], kept(i), i, sums_);
+            }
         });
     }
 
-    // Writes a gradient, or softmax, from the exponentials that were kept, with the next row, or
-    // now from new ones.
-    void write_or_defer(const Scalar* from, const typename Row::Gradient& gradient) {
-        if (kept_) return defer(gradient);
+    // ------------------------------------------------------------ results
+
+    void write_zeros(index_t i) {
+        for_each_chunk(
+            [&](index_t first, index_t classes) { row_.write_zeros(to_[i], first, classes); });
+    }
+    // Writes a row of results with the next group, or now.
+    void write_or_defer(index_t i, const typename Row::Result& result) {
+        if (result.from ? plan_.class_stride[input] == 1 : kept_ != nullptr) {
+            write_deferred(i, plan_.classes);
+            deferred_[i] = result;
+            written_[i] = 0;
+            return;
+        }
         for_each_chunk([&](index_t first, index_t classes) {
-            const Exp* exps = row_.exps_of(from, first, classes, shift_, nullptr);
-            row_.write_gradient(gradient, exps, first, classes);
+            const Exp* exps =
+                result.from ? nullptr
+                            : row_.exps_of(from_[i], first, classes, sums_.shift_of(i), nullptr);
+            row_.write(result, exps, first, classes);
         });
     }
-
-    // Writes the deferred gradient up to a class before the exponentials take its place.
+    // Writes deferred row i up to a class before the exponentials of another take its place.
     struct WriteDeferred {
         SoftmaxRows& rows;
+        index_t i;
         index_t step() const {
-            return rows.written_ < rows.plan_.classes ? deferred_row_step : chunk_size;
+            return rows.written_[i] < rows.plan_.classes ? deferred_row_step : chunk_size;
         }
-        void operator()(index_t end) const { rows.write_deferred(end); }
+        void operator()(index_t end) const { rows.write_deferred(i, end); }
     };
-
-    // Returns the sums of all chunks, and in pivot_chunk that of the chunk that has the pivot.
-    ExpSum sum_of(const Scalar* from, index_t chunk_of_pivot) {
-        const auto sum = [&] {
-            ExpSum all;
-            for_each_chunk([&](index_t first, index_t classes) {
-                Exp* kept = kept_ ? kept_ + first : nullptr;
-                const ExpSum chunk =
-                    row_.sum_chunk(from, first, classes, shift_, kept, WriteDeferred{*this});
-                add_chunk(all, chunk, first / chunk_size == chunk_of_pivot);
-            });
-            return all;
-        };
-        return sum_with_valid_shift<Precision>(plan_.classes, shift_, sum, [&] {
-            return Row::shift_to(row_.find_max(from, 0, plan_.classes).logit);
-        });
-    }
-
-    void defer(const typename Row::Gradient& gradient) {
-        write_deferred(plan_.classes);
-        deferred_ = gradient;
-        written_ = 0;
-    }
-    // Writes the deferred gradient up to class `end` at least, in whole cache lines.
-    void write_deferred(index_t end) {
+    // Writes deferred row i up to class `end` at least, in whole cache lines.
+    void write_deferred(index_t i, index_t end) {
         constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
+        const typename Row::Result& row = deferred_[i];
         const auto place =
-            static_cast<index_t>(reinterpret_cast<std::uintptr_t>(deferred_.to) / sizeof(Scalar));
-        while (written_ < std::min(end, plan_.classes)) {
-            index_t last = std::min(end, written_ + chunk_size / 2);
+            static_cast<index_t>(reinterpret_cast<std::uintptr_t>(row.to) / sizeof(Scalar));
+        index_t& written = written_[i];
+        while (written < std::min(end, plan_.classes)) {
+            index_t last = std::min(end, written + chunk_size / 2);
             last = std::min(last + line - (place + last) % line, plan_.classes);
-            row_.write_gradient(deferred_, kept_ + written_, written_, last - written_);
-            written_ = last;
+            row_.write(row, kept_ ? kept(i) + written : nullptr, written, last - written);
+            written = last;
         }
     }
 
     const Plan& plan_;
+    const index_t group_;
     Row row_;
     Exp* const kept_;
     typename Row::Shift shift_;  // of the last row; the next may do with it
-    typename Row::Gradient deferred_;
-    index_t written_ = plan_.classes;  // of the deferred gradient
+    SoftmaxSums<Precision> sums_;
+    const Scalar* from_[max_tile_samples];  // the rows of the group
+    Scalar* to_[max_tile_samples];
+    typename Row::Result deferred_[max_deferred_rows];
+    index_t written_[max_deferred_rows];  // classes of each
 };
 
 }  // namespace NLL_INSTRUCTION_SET

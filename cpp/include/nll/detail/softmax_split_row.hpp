@@ -18,6 +18,7 @@ inline namespace NLL_INSTRUCTION_SET {
 template <class Scalar, class Precision> class SoftmaxSplitRow {
     using Row = SoftmaxRow<Scalar, Precision>;
     using Space = Workspace<Scalar, Precision>;
+    using Scale = typename Precision::Scale;
 
 public:
     // sums, maxima: (max_chunks_held,), for a round of chunks. memory: of the calling thread; it
@@ -37,32 +38,28 @@ public:
                 });
             return;
         }
-        ExpSum sum = sum_of(c / chunk_size);
         Row row(plan_, construct_in<Space>(memory_));
-        const Pivot pivot = row.pivot_at(from_, c);
-        row.exclude_pivot(from_, shift_, pivot, nullptr, sum);
-        block.losses[0] = row.loss_of(sum, pivot, shift_, block.class_weight(0));
+        sum_up({static_cast<double>(row.logit_at(from_, c)), c / chunk_size});
+        total_.take_losses(plan_, block, 0);
         if (!to_) return;
-        write_gradient(row.gradient_of(to_, sum, block, 0));
+        Scale softmax_scale[lanes];
+        Scalar entry;
+        total_.take_scales(plan_, block, 0, softmax_scale, &entry);
+        write({to_, softmax_scale[0], block.smoothing_scale[0], c, entry});
     }
     // Writes the plan's softmax_result of a sample.
     void softmax(index_t sample) {
         find(sample);
-        const Pivot max = find_max();
-        ExpSum sum = sum_of(max.chunk);
-        Row of_caller(plan_, construct_in<Space>(memory_));
-        of_caller.exclude_pivot(from_, shift_, max, nullptr, sum);
-        const LogSumExp log_sum = Row::log_sum_of(sum, max, shift_);
-        if (plan_.softmax_result == SoftmaxResult::log_sum_exp) {
-            const double log_sum_exp = of_caller.log_sum_of_logits(from_, log_sum);
-            write_losses(plan_, sample, 1, &log_sum_exp);
-        } else if (plan_.softmax_result == SoftmaxResult::softmax) {
-            write_gradient(Row::softmax_of(to_, sum));
-        } else {
-            for_each_chunk([&](Row& row, index_t first, index_t classes) {
-                row.write_log_softmax(from_, to_, first, classes, log_sum);
-            });
+        sum_up(find_max());
+        if (plan_.softmax_result == SoftmaxResult::softmax) {
+            Scale softmax_scale[lanes];
+            total_.take_softmax_scales(softmax_scale);
+            return write({to_, softmax_scale[0]});
         }
+        total_.take_logs();
+        if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
+            return total_.template write_log_sums<Scalar>(plan_, sample);
+        write({.to = to_, .from = from_, .log_sum = {total_.center[0], total_.log[0]}});
     }
 
 private:
@@ -96,10 +93,11 @@ private:
         for_each_chunk(0, chunks(), visit);
     }
 
-    void write_gradient(const typename Row::Gradient& gradient) {
+    void write(const typename Row::Result& result) {
         for_each_chunk([&](Row& row, index_t first, index_t classes) {
-            const auto* exps = row.exps_of(from_, first, classes, shift_, nullptr);
-            row.write_gradient(gradient, exps, first, classes);
+            const auto* exps =
+                result.from ? nullptr : row.exps_of(from_, first, classes, shift_, nullptr);
+            row.write(result, exps, first, classes);
         });
     }
 
@@ -114,21 +112,32 @@ private:
         });
         return max;
     }
-    ExpSum sum_of(index_t chunk_of_pivot) {
+    // Computes the sums of the row at hand, and takes the pivot out of them.
+    void sum_up(const Pivot& pivot) {
+        total_.begin(1);
+        total_.clear();
+        total_.pivot[0] = static_cast<typename Precision::Real>(pivot.logit);
+        total_.pivot_chunk_of[0] = pivot.chunk;
         const auto sum = [&] {
-            ExpSum all;
+            total_.clear();
+            bool in_range = true;
             for_each_block(0, chunks(), max_chunks_held, [&](index_t begin, index_t count) {
                 for_each_chunk(begin, count, [&](Row& row, index_t first, index_t classes) {
                     sums_[first / chunk_size - begin] =
                         row.sum_chunk(from_, first, classes, shift_, nullptr, NoBetween());
                 });
                 for (index_t chunk = 0; chunk < count; ++chunk)
-                    add_chunk(all, sums_[chunk], begin + chunk == chunk_of_pivot);
+                    in_range &= total_.add(0, begin + chunk, sums_[chunk]);
             });
-            return all;
+            return in_range && Row::Shift::sum_in_range(total_.sum[0], plan_.classes);
         };
-        return sum_with_valid_shift<Precision>(plan_.classes, shift_, sum,
-                                               [&] { return Row::shift_to(find_max().logit); });
+        sum_with_valid_shift<Precision>(shift_, sum,
+                                        [&] { return Row::shift_to(find_max().logit); });
+        total_.shift.take(0, shift_, 0);
+        total_.exclude_pivots(nullptr, false, [&] {
+            Row row(plan_, construct_in<Space>(memory_));
+            row.exclude_again(from_, nullptr, 0, total_);
+        });
     }
 
     const Plan& plan_;
@@ -138,6 +147,7 @@ private:
     const Scalar* from_ = nullptr;  // the row at hand, class 0
     Scalar* to_ = nullptr;
     typename Row::Shift shift_;
+    SoftmaxSums<Precision> total_;
 };
 
 }  // namespace NLL_INSTRUCTION_SET

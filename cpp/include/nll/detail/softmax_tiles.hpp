@@ -12,8 +12,7 @@
 #pragma once
 
 #include "gradient_writer.hpp"
-#include "lane_sums.hpp"
-#include "softmax_block.hpp"
+#include "softmax_sums.hpp"
 #include "tile_reader.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -49,19 +48,9 @@ public:
 
     // Computes the losses of a block and writes the gradient, if the plan has one.
     void cross_entropy(SoftmaxBlock<Precision>& block) {
-        for_each_tile(block.first, block.count, [&](index_t first, index_t count) {
-            const index_t* targets = block.classes + first;
-            sum_up(targets, block.ignores);
-            alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
-            take_log_sums(center, log);
-            double* losses = block.losses + first;
-            for (index_t i = 0; i < count; ++i)
-                losses[i] = negative_log_softmax({center[i], log[i]}, pivot_[i]);
-            for (index_t i = 0; i < count && plan_.smooths(); ++i)
-                losses[i] = smoothed_loss(plan_, losses[i], block.class_weight(first + i),
-                                          smoothing_[i], {center[i], log[i]}, shift_.shift(i));
-            for (index_t i = 0; i < count && block.ignores; ++i)
-                losses[i] = targets[i] == ignored ? 0.0 : losses[i];
+        for_each_tile(block.first, block.count, [&](index_t first, index_t) {
+            sum_up(block.classes + first, block.ignores);
+            sums_.take_losses(plan_, block, first);
             if (plan_.has(gradient)) write_gradient(block, first);
         });
     }
@@ -70,16 +59,16 @@ public:
         for_each_tile(begin, count, [&](index_t, index_t samples) {
             sum_up(nullptr, false);
             if (plan_.softmax_result == SoftmaxResult::softmax) return write_softmax();
-            alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
-            take_log_sums(center, log);
+            sums_.take_logs();
             if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
-                return write_log_sums(center, log);
+                return sums_.template write_log_sums<Scalar>(plan_, tile_.begin);
             for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
                 const auto [to, pitch] = writer_.place_tile(tile_, first);
                 for (index_t c = 0; c < classes; ++c)
                     for (index_t i = 0; i < samples; ++i) {
                         const double logit = reader_.at(c, i);
-                        to[c * pitch + i] = from_double<Scalar>((logit - center[i]) - log[i]);
+                        to[c * pitch + i] =
+                            from_double<Scalar>((logit - sums_.center[i]) - sums_.log[i]);
                     }
                 writer_.commit_tile(tile_, first, classes, {to, pitch});
             });
@@ -95,6 +84,7 @@ private:
         writer_.begin_block(begin);
         for_each_block(0, samples, pitch_, [&](index_t first, index_t count) {
             tile_ = {begin + first, count, padded(count)};
+            sums_.begin(count);
             next_ = nullptr;
             if (whole_) {
                 reader_.load(tile_, 0, plan_.classes);
@@ -119,11 +109,9 @@ private:
     // Computes the sums of each sample. targets: (count,), or nullptr: then the largest logits are
     // the pivots. Where a tile holds all classes, their exponentials are kept.
     void sum_up(const index_t* targets, bool ignores) {
-        std::fill_n(pivot_, tile_.width, Real{0});
-        std::fill_n(pivot_chunk_of_, tile_.width, index_t{0});
         if (targets) load_pivots(targets, ignores);
         else find_max(true);
-        if (Precision::exact || shift_.clamps()) {
+        if (Precision::exact || sums_.shift.clamps()) {
             shift_to_max(targets != nullptr);
             sum_classes();
         } else {
@@ -133,20 +121,24 @@ private:
                 sum_classes();
             }
         }
-        exclude_pivots(targets, ignores);
+        sums_.exclude_pivots(targets, ignores, [&] {
+            if (sequential()) std::copy_n(sums_.sum, tile_.width, sums_.pivot_chunk);
+            for_each_chunk([&](index_t first, index_t classes) { sum_others_of(first, classes); });
+        });
     }
     // Sets the pivots to the logits at the targets; of ignored samples to 0.
     void load_pivots(const index_t* targets, bool ignores) {
         for (index_t i = 0; i < tile_.count && !sequential(); ++i)
-            pivot_chunk_of_[i] = targets[i] / chunk_size;
+            sums_.pivot_chunk_of[i] = targets[i] / chunk_size;
         if (whole_ && !ignores) {
-            for (index_t i = 0; i < tile_.count; ++i) pivot_[i] = reader_.at(targets[i], i);
+            for (index_t i = 0; i < tile_.count; ++i) sums_.pivot[i] = reader_.at(targets[i], i);
             return;
         }
         const Scalar* from = plan_.pointer<const Scalar>(input);
         plan_.samples.for_each(input, tile_.begin, tile_.count, [&](index_t i, index_t offset) {
             if (targets[i] != ignored)
-                pivot_[i] = converted<Real>(from[offset + targets[i] * plan_.class_stride[input]]);
+                sums_.pivot[i] =
+                    converted<Real>(from[offset + targets[i] * plan_.class_stride[input]]);
         });
     }
     // Finds the largest logit of each sample, the first of equal ones; `is_pivot`: and its chunk.
@@ -159,45 +151,52 @@ private:
                 raise_to_max(reader_.tile(), count, tile_.width, reader_.pitch(), max_);
             });
             for (index_t i = 0; i < tile_.width && is_pivot; ++i)
-                if (max_[i] > before[i]) pivot_chunk_of_[i] = first / chunk_size;
+                if (max_[i] > before[i]) sums_.pivot_chunk_of[i] = first / chunk_size;
         });
-        if (is_pivot) std::copy_n(max_, tile_.width, pivot_);
+        if (is_pivot) std::copy_n(max_, tile_.width, sums_.pivot);
     }
     // Shifts this tile by its maxima. Tiles after it, which are likely to be alike, begin so.
     void shift_to_max(bool unknown) {
         if (unknown) find_max(false);
-        shift_ = Shift(max_, tile_.width);
+        sums_.shift = Shift(max_, tile_.width);
     }
     bool sums_in_range() const {
         bool in_range = in_range_;
         for (index_t i = 0; i < tile_.width; ++i)
-            in_range &= Shift::sum_in_range(sum_[i], plan_.classes);
+            in_range &= Shift::sum_in_range(sums_.sum[i], plan_.classes);
         return in_range;
     }
 
     bool sequential() const { return !Precision::exact && plan_.classes <= max_sequential_classes; }
     void sum_classes() {
         in_range_ = true;
-        for (double* zero : {sum_, error_, smoothing_}) std::fill_n(zero, tile_.width, 0.0);
+        sums_.clear();
+        if (sequential()) {
+            if (!plan_.smooths()) return compute_exps(plan_.classes, sums_.sum, 0);
+            return compute_exps(plan_.classes, sums_.sum, 0,
+                                std::bool_constant<Precision::fused>());
+        }
         if (plan_.smooths())
             for_each_chunk([&](index_t first, index_t classes) { sum_smoothing(first, classes); });
-        if (sequential()) return compute_exps(plan_.classes, sum_, 0);
         for_each_chunk([&](index_t first, index_t classes) { add_chunk_sums(first, classes); });
     }
     // Computes the exponentials of the classes that are loaded and adds them to sums: one after
     // the other, or by lanes of classes, lane_pitch apart. Double adds nothing.
-    void compute_exps(index_t classes, double* sums, index_t lane_pitch) {
+    template <bool smooths = false>
+    void compute_exps(index_t classes, double* sums, index_t lane_pitch,
+                      std::bool_constant<smooths> = {}) {
         const auto* here = reinterpret_cast<const Scalar*>(reader_.tile());
         const Scalar* ahead = next_ ? next_ : here;
         const index_t stride = plan_.class_stride[input];
         const index_t ahead_step = !next_ ? 0 : stride == 1 ? tile_.width : stride;
         const auto compute = [&]<bool clamped>() {
-            return exps_of_tile<clamped>(reader_.tile(), classes, tile_.width, reader_.pitch(),
-                                         shift_, ahead, ahead_step, space_.exps, pitch_, sums,
-                                         lane_pitch);
+            return exps_of_tile<clamped, Precision, smooths>(
+                reader_.tile(), classes, tile_.width, reader_.pitch(), sums_.shift, ahead,
+                ahead_step, space_.exps, pitch_, sums, lane_pitch, TermWeights(plan_, 0),
+                sums_.smoothing);
         };
-        in_range_ &= shift_.clamps() ? compute.template operator()<true>() || true
-                                     : compute.template operator()<false>();
+        in_range_ &= sums_.shift.clamps() ? compute.template operator()<true>() || true
+                                          : compute.template operator()<false>();
     }
     void compute_exps(index_t classes) {
         alignas(cache_line) double unused[max_tile_samples] = {};
@@ -216,54 +215,31 @@ private:
         });
         sums.finish();
         for (index_t i = 0; i < tile_.width; ++i) {
-            add_chunk(sum_[i], error_[i], sums.sum[i], Precision::exact ? sums.error[i] : 0.0);
-            if (pivot_chunk_of_[i] == first / chunk_size) pivot_chunk_[i] = sums.sum[i];
+            sums_.add(i, first / chunk_size, sums.sum[i], Precision::exact ? sums.error[i] : 0.0);
         }
     }
-    // Adds Σ w·(shift - x) of a chunk.
+    // Adds Σ w·(x - shift) of a chunk.
     void sum_smoothing(index_t begin, index_t classes) {
         LaneSums<Precision::exact>& sums = lane_sums_;
         sums.begin(tile_.width);
         for_each_part(begin, classes, [&](index_t first, index_t count) {
-            const double* weights = finite_weights_of(plan_, first, count, space_.class_weights);
+            const TermWeights weights(plan_, first);
             const Real* tile = reader_.tile();
             const index_t pitch = reader_.pitch();
-            const auto term = [&](index_t c, index_t i) {
-                return weights[c] * (shift_.shift(i) - tile[c * pitch + i]);
-            };
-            if (sequential()) add_classes(count, tile_.width, term, smoothing_);
-            else sums.add_each(count, term);
+            sums.add_each(count, [&](index_t c, index_t i) {
+                return weights[c] * (tile[c * pitch + i] - sums_.shift.shift(i));
+            });
         });
-        if (sequential()) return;
         sums.finish();
         for (index_t i = 0; i < tile_.width; ++i)
-            smoothing_[i] +=
+            sums_.smoothing[i] +=
                 Precision::exact ? compensated_total(sums.sum[i], sums.error[i]) : sums.sum[i];
     }
 
-    // Takes the pivots out of the sums; that of an ignored sample is none.
-    void exclude_pivots(const index_t* targets, bool ignores) {
-        if (shift_.clamps()) exps_of_samples<true>(pivot_, tile_.width, shift_, exp_pivot_);
-        else exps_of_samples<false>(pivot_, tile_.width, shift_, exp_pivot_);
-        for (index_t i = 0; i < tile_.count && ignores; ++i)
-            if (targets[i] == ignored) exp_pivot_[i] = 0;
-        std::uint64_t few = 0;
-        for (index_t i = 0; i < tile_.width; ++i) {
-            sum_[i] = defined_sum(sum_[i]);
-            others_[i] = sum_others<Precision>(sum_[i], error_[i], exp_pivot_[i]);
-            few |= std::uint64_t{!leaves_enough(sum_[i], exp_pivot_[i])};
-        }
-        if (Precision::exact || !few) return;
-        if (sequential()) std::copy_n(sum_, tile_.width, pivot_chunk_);
-        for_each_chunk([&](index_t first, index_t classes) { sum_others_of(first, classes); });
-        for (index_t i = 0; i < tile_.width; ++i)
-            others_[i] = sum_others<Precision>(sum_[i], error_[i], exp_pivot_[i]);
-    }
     // Adds up a chunk again without the pivots that are nearly all of a sum in it.
     void sum_others_of(index_t first, index_t classes) {
         const auto dominates = [&](index_t i) {
-            return pivot_chunk_of_[i] == first / chunk_size &&
-                   !leaves_enough(sum_[i], exp_pivot_[i]);
+            return sums_.pivot_chunk_of[i] == first / chunk_size && sums_.dominates(i);
         };
         bool any = false;
         for (index_t i = 0; i < tile_.width; ++i) any |= dominates(i);
@@ -274,30 +250,19 @@ private:
             if (!whole_) compute_exps(count);
             others.add_pairs(count, [&](index_t c, index_t i) {
                 const Exp exp = space_.exps[c * pitch_ + i];
-                return exp == static_cast<Exp>(exp_pivot_[i]) ? Exp{0} : exp;
+                return exp == static_cast<Exp>(sums_.exp_pivot[i]) ? Exp{0} : exp;
             });
         });
         others.finish();
         for (index_t i = 0; i < tile_.width; ++i)
-            if (dominates(i))
-                error_[i] += error_of_chunk(exp_pivot_[i], pivot_chunk_[i], others.sum[i]);
+            if (dominates(i)) sums_.exclude_again(i, others.sum[i]);
     }
 
     // ------------------------------------------------------------ results
 
-    void take_log_sums(double* center, double* log) const {
-        for (index_t i = 0; i < tile_.width; ++i) {
-            const LogSumExp log_sum = log_sum_exp<Precision>(
-                sum_[i], error_[i], exp_pivot_[i], others_[i], static_cast<double>(pivot_[i]),
-                shift_.shift(i), Shift::scale);
-            center[i] = log_sum.center;
-            log[i] = log_sum.log;
-        }
-    }
     void write_softmax() {
         alignas(cache_line) Scale scale[max_tile_samples];
-        for (index_t i = 0; i < tile_.width; ++i)
-            scale[i] = inverse_sum<Scale>(exp_pivot_[i], others_[i]);
+        sums_.take_softmax_scales(scale);
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_exps(classes);
             const auto [to, pitch] = writer_.place_tile(tile_, first);
@@ -305,34 +270,11 @@ private:
             writer_.commit_tile(tile_, first, classes, {to, pitch});
         });
     }
-    // Writes log Σ e^x; where there is no softmax, what the largest logit says.
-    void write_log_sums(const double* center, double* log) {
-        for (index_t i = 0; i < tile_.count; ++i) {
-            log[i] += center[i];
-            if (log[i] == log[i]) continue;
-            log[i] = static_cast<double>(pivot_[i]);
-            plan_.samples.for_each(input, tile_.begin + i, 1, [&](index_t, index_t offset) {
-                const Scalar* from = plan_.pointer<const Scalar>(input) + offset;
-                for (index_t c = 0; c < plan_.classes; ++c) {
-                    const double x = to_double(from[c * plan_.class_stride[input]]);
-                    if (x != x) log[i] = x;
-                }
-            });
-        }
-        write_losses(plan_, tile_.begin, tile_.count, log);
-    }
     // Writes the gradient of this tile, whose samples are those of the block from `at` on.
     void write_gradient(const SoftmaxBlock<Precision>& block, index_t at) {
         alignas(cache_line) Scale softmax_scale[max_tile_samples];
         alignas(cache_line) Scalar entry[max_tile_samples];
-        for (index_t i = 0; i < tile_.count; ++i) {
-            const Scale inverse = inverse_sum<Scale>(exp_pivot_[i], others_[i]);
-            softmax_scale[i] = block.total_scale[at + i] * inverse;
-            entry[i] = rounded_entry<Scalar>(entry_at_target(plan_, block.scale(at + i),
-                                                             block.class_weight(at + i),
-                                                             exp_pivot_[i], others_[i], inverse));
-        }
-        std::fill(softmax_scale + tile_.count, softmax_scale + tile_.width, Scale{0});
+        sums_.take_scales(plan_, block, at, softmax_scale, entry);
         const index_t* targets = block.classes + at;
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_exps(classes);
@@ -353,9 +295,9 @@ private:
     void write_smoothed(const SoftmaxBlock<Precision>& block, index_t at,
                         const Scale* softmax_scale, index_t first, index_t classes, Scalar* to,
                         index_t pitch) {
+        const double* weights = plan_.class_weights ? plan_.class_weights + first : nullptr;
         smoothed_tile(space_.exps, classes, tile_.count, pitch_, softmax_scale,
-                      block.smoothing_scale + at,
-                      class_weights_of(plan_, first, classes, space_.class_weights), to, pitch);
+                      block.smoothing_scale + at, weights, to, pitch);
     }
 
     const Plan& plan_;
@@ -367,14 +309,9 @@ private:
     GradientWriter<Scalar> writer_;
     TileSamples tile_{};
     const Scalar* next_ = nullptr;  // the next tile's first sample
-    Shift shift_;
     bool in_range_ = true;
-    // Hold ExpSum and Pivot of each sample; pivot_chunk_of_ is the chunk, pivot_chunk_ its sum.
-    alignas(cache_line) Real pivot_[max_tile_samples], max_[max_tile_samples];
-    alignas(cache_line) double sum_[max_tile_samples], error_[max_tile_samples];
-    alignas(cache_line) double smoothing_[max_tile_samples], pivot_chunk_[max_tile_samples];
-    alignas(cache_line) double exp_pivot_[max_tile_samples], others_[max_tile_samples];
-    alignas(cache_line) index_t pivot_chunk_of_[max_tile_samples];
+    alignas(cache_line) Real max_[max_tile_samples];
+    SoftmaxSums<Precision> sums_;
     LaneSums<Precision::exact> lane_sums_;
 };
 

@@ -30,34 +30,60 @@ template <class Visit> void for_each_class_weight(const Plan& plan, Visit&& visi
     });
 }
 
-// Sums the class weights for label smoothing into the plan.
-inline void sum_class_weights(Plan& plan) {
-    ExactSum sum;
-    plan.infinite_weight = 0;
-    for_each_class_weight(plan, [&](double weight) {
-        if (std::fabs(weight) < infinity) add(sum, weight);
-        else plan.infinite_weight += weight;
-    });
-    plan.class_weight_sum = rounded(sum, format_of<double>);
-}
+// Holds the class weights that label smoothing reads for every sample, as doubles.
+class SmoothingWeights {
+public:
+    // Points the plan at its weights, which are copied unless they are contiguous doubles, and sums
+    // them into it.
+    explicit SmoothingWeights(Plan& plan) {
+        ExactSum sum;
+        for_each_class_weight(plan, [&](double weight) {
+            if (std::fabs(weight) < infinity) add(sum, weight);
+            else plan.infinite_weight += weight;
+        });
+        plan.class_weight_sum = rounded(sum, format_of<double>);
+        if (!plan.weight) return;
+        if (plan.weight.dtype == DType::float64 && plan.weight.stride == 1) {
+            plan.class_weights = static_cast<const double*>(plan.weight.data);
+        } else {
+            copy_ = load(plan);
+            plan.class_weights = copy_.get();
+        }
+        plan.finite_weights = plan.class_weights;
+        if (plan.infinite_weight == 0) return;
+        finite_ = load(plan);
+        for (index_t c = 0; c < plan.classes; ++c)
+            finite_[c] = std::fabs(finite_[c]) < infinity ? finite_[c] : 0;
+        plan.finite_weights = finite_.get();
+    }
 
-// Returns the weights, (count,), of classes [first, first + count): where they are, or loaded into
-// buffer, (count,).
-inline const double* class_weights_of(const Plan& plan, index_t first, index_t count,
-                                      double* buffer) {
-    if (plan.weight && plan.weight.dtype == DType::float64 && plan.weight.stride == 1)
-        return static_cast<const double*>(plan.weight.data) + first;
-    load_class_weights(plan, first, count, buffer);
-    return buffer;
-}
-// Returns them likewise, but 0 for those that are not finite.
-inline const double* finite_weights_of(const Plan& plan, index_t first, index_t count,
-                                       double* buffer) {
-    if (plan.infinite_weight == 0) return class_weights_of(plan, first, count, buffer);
-    load_class_weights(plan, first, count, buffer);
-    for (index_t c = 0; c < count; ++c) buffer[c] = std::fabs(buffer[c]) < infinity ? buffer[c] : 0;
-    return buffer;
-}
+private:
+    static std::unique_ptr<double[]> load(const Plan& plan) {
+        std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
+        load_class_weights(plan, 0, plan.classes, weights.get());
+        return weights;
+    }
+    std::unique_ptr<double[]> copy_, finite_;
+};
+
+// Points at the finite class weights from some class on; without weights, at as many ones as a pair
+// of lanes has, again and again.
+struct TermWeights {
+    const double* weights = nullptr;
+    index_t mask = 0;
+
+    TermWeights() = default;
+    TermWeights(const Plan& plan, index_t first)
+        : weights(plan.finite_weights ? plan.finite_weights + first : ones),
+          mask(plan.finite_weights ? -1 : 0) {}
+    const double* of_pair(index_t c) const { return weights + (c & mask); }
+    double operator[](index_t c) const { return mask == 0 ? 1.0 : weights[c]; }
+
+private:
+    alignas(cache_line) static constexpr double ones[2 * lanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                                                   1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                                                   1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+};
 
 // Loads the weights that samples have by their classes; 0 for ignored ones. Those of few classes
 // are looked up in a table of doubles.

@@ -46,6 +46,8 @@ struct Single {
     static constexpr float max_unclamped = 500;  // a logit whose exponential has meaning
     static constexpr float depth = 900;          // below the shift, from which e^x is taken as 0
 
+    // Returns what was seen in either of two lanes.
+    static float join(float a, float b) { return a < b ? b : a; }
     // Returns 2^f for -1/16 <= f <= 1/16, up to 8e-11 more or less (Remez): a quotient of two is
     // twice as much off, 0.0028 ULP of single precision.
     template <class Number> [[gnu::always_inline]] static Number exp2_fraction(Number f) {
@@ -86,6 +88,11 @@ public:
             shift_[i] = size > Single::max_unshifted && size < infinity ? max[i] : 0.0f;
         }
     }
+    // Gives sample i the shift of sample k of another.
+    template <int other> void take(index_t i, const ExpShift<Single, other>& from, index_t k) {
+        shift_[i] = from.shift_[k];
+        clamps_ |= from.clamps_;
+    }
     bool clamps() const { return clamps_; }
     double shift(index_t i) const { return shift_[i]; }
     static constexpr double scale = exp_scale;
@@ -104,25 +111,24 @@ public:
         return sum <= most * scale && sum >= static_cast<double>(classes) * (scale / most);
     }
 
-    // Returns the parts of e^x of Vec::size logits: samples from `i` on, or classes of sample 0.
+    // Returns Vec::size logits less their shifts: samples from `i` on, or classes of sample 0.
     template <bool clamped>
-    [[gnu::always_inline]] ExpParts parts(const float* logits, index_t i) const {
-        if constexpr (!clamped) return parts_of(Vec::load(logits));
+    [[gnu::always_inline]] Vec shifted(const float* logits, index_t i) const {
+        if constexpr (!clamped) return Vec::load(logits);
+        else
+            return Vec::load(logits) -
+                   (width > 1 ? Vec::load(shift_ + i) : Vec(static_cast<double>(shift_[0])));
+    }
+    // Returns the parts of e^x of logits that are shifted.
+    template <bool clamped> [[gnu::always_inline]] static ExpParts parts(Vec x) {
+        if constexpr (!clamped) return parts_of(x);
         const Vec lowest(-Single::depth);
-        const Vec shift = width > 1 ? Vec::load(shift_ + i) : Vec(this->shift(0));
-        const Vec x = Vec::load(logits) - shift;
         const ExpParts parts = parts_of(no_less_than(lowest, x));
         return {zero_below(lowest, x, parts.power), parts.fraction};
     }
-    // Returns the same of one logit of sample i, clamped.
-    double exp_at(float logit, index_t i) const {
-        const double x = static_cast<double>(logit) - static_cast<double>(shift_[i]);
-        if (x < -Single::depth) return 0;
-        const double at = multiply_add(x, log2_e, round_to_eighths), n = at - round_to_eighths;
-        return exp2_eighths(at) * Single::exp2_fraction(multiply_add(x, log2_e, -n));
-    }
 
 private:
+    template <class, int> friend class ExpShift;
     [[gnu::always_inline]] static ExpParts parts_of(Vec x) {
         const Vec at = multiply_add(x, Vec(log2_e), Vec(round_to_eighths));
         const Vec n = at - Vec(round_to_eighths);
@@ -171,6 +177,9 @@ public:
     ExpShift(const double* max, index_t samples) {
         for (index_t i = 0; i < samples; ++i) max_[i] = max[i] == -infinity ? 0.0 : max[i];
     }
+    template <int other> void take(index_t i, const ExpShift<Double, other>& from, index_t k) {
+        max_[i] = from.max_[k];
+    }
     static bool clamps() { return true; }
     double shift(index_t i) const { return max_[i]; }
     static constexpr double scale = 1;
@@ -182,12 +191,9 @@ public:
         const DoubleDouble x = two_diff(logit, max_[i]);
         return exp_double(x.high, x.low);
     }
-    double exp_at(double logit, index_t i) const {
-        Seen unused = none_seen;
-        return exp<true>(logit, i, unused);
-    }
 
 private:
+    template <class, int> friend class ExpShift;
     double max_[width] = {};
 };
 

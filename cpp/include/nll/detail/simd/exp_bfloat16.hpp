@@ -26,6 +26,8 @@ struct Bfloat16 {
     static constexpr float depth = 149;  // below the shift: what is less counts as that, 2^-215
     static constexpr int bias = 92;
 
+    // Returns what was seen in either of two lanes.
+    static std::uint32_t join(std::uint32_t a, std::uint32_t b) { return a | b; }
     // Returns 2^(f - 1) for 1 <= f < 2, up to 1.6e-7 more (Remez). It is itself in [1, 2).
     [[gnu::always_inline]] static float exp2_fraction(float f) {
         return polynomial(f, 0x1.ec320cp-10f, -0x1.a1e728p-12f, 0x1.3c93dep-5f, 0x1.b9b122p-4f,
@@ -53,6 +55,11 @@ public:
                 max[i] >= Bfloat16::min_unshifted && max[i] <= Bfloat16::max_unshifted;
             shift_[i] = near ? 0.0f : std::fabs(max[i]) < infinity ? max[i] : nan;
         }
+    }
+    // Gives sample i the shift of sample k of another.
+    template <int other> void take(index_t i, const ExpShift<Bfloat16, other>& from, index_t k) {
+        shift_[i] = from.shift_[k];
+        clamps_ |= from.clamps_;
     }
     bool clamps() const { return clamps_; }
     double shift(index_t i) const { return shift_[i]; }
@@ -90,13 +97,9 @@ public:
         if constexpr (shifted) return at < 4 ? value : at;      // NaN stays
         return value;
     }
-    // Returns the same of one logit of sample i, clamped.
-    double exp_at(float logit, index_t i) const {
-        Seen unused = none_seen;
-        return exp<true>(logit, i, unused);
-    }
 
 private:
+    template <class, int> friend class ExpShift;
     bool clamps_ = false;
     float shift_[width] = {};
 };

@@ -71,6 +71,7 @@ struct Vec {
     }
     [[gnu::always_inline]] void store(double* to) const { _mm512_storeu_pd(to, lane); }
 };
+[[gnu::always_inline]] inline Vec operator+(Vec a, Vec b) { return _mm512_add_pd(a.lane, b.lane); }
 [[gnu::always_inline]] inline Vec operator-(Vec a, Vec b) { return _mm512_sub_pd(a.lane, b.lane); }
 [[gnu::always_inline]] inline Vec operator*(Vec a, Vec b) { return _mm512_mul_pd(a.lane, b.lane); }
 [[gnu::always_inline]] inline Vec multiply_add(Vec a, Vec b, Vec c) {
@@ -116,6 +117,9 @@ struct Vec {
         _mm256_storeu_pd(to + 4, next);
     }
 };
+[[gnu::always_inline]] inline Vec operator+(Vec a, Vec b) {
+    return {_mm256_add_pd(a.lane, b.lane), _mm256_add_pd(a.next, b.next)};
+}
 [[gnu::always_inline]] inline Vec operator-(Vec a, Vec b) {
     return {_mm256_sub_pd(a.lane, b.lane), _mm256_sub_pd(a.next, b.next)};
 }
@@ -185,6 +189,7 @@ struct Vec {
         return group;
     }
 };
+[[gnu::always_inline]] inline Vec operator+(Vec a, Vec b) { return Vec(a.lane + b.lane); }
 [[gnu::always_inline]] inline Vec operator-(Vec a, Vec b) { return Vec(a.lane - b.lane); }
 [[gnu::always_inline]] inline Vec operator*(Vec a, Vec b) { return Vec(a.lane * b.lane); }
 #if defined(__FMA__) || defined(__FP_FAST_FMA) || defined(__ARM_FEATURE_FMA)

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// The sums of up to 128 samples side by side, and what is made of them: losses, logarithms, and
+// what gradients are scaled with. Each loop brings sums here, so that the long chains of dependent
+// operations at a sample's end are computed of many samples at a time.
+#pragma once
+
+#include "lane_sums.hpp"
+#include "softmax_block.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+template <class Precision> class SoftmaxSums {
+    using Real = typename Precision::Real;
+    using Scale = typename Precision::Scale;
+
+public:
+    using Shift = ExpShift<Precision, max_tile_samples>;
+
+    // Begins with so many samples, without pivots.
+    void begin(index_t samples) {
+        count = samples;
+        width = padded(samples);
+        std::fill_n(pivot, width, Real{0});
+        std::fill_n(pivot_chunk_of, width, index_t{0});
+    }
+    // Sets the sums to 0.
+    void clear() {
+        for (double* zero : {sum, error, smoothing, pivot_chunk}) std::fill_n(zero, width, 0.0);
+    }
+    // Adds the sums of a chunk to those of sample i, in the order of classes. Returns whether every
+    // logit had an exponential.
+    bool add(index_t i, index_t chunk, const ExpSum& found) {
+        add(i, chunk, found.sum, found.error);
+        smoothing[i] += found.smoothing;
+        return found.in_range;
+    }
+    void add(index_t i, index_t chunk, double of_chunk, double error_of_chunk) {
+        add_chunk(sum[i], error[i], of_chunk, error_of_chunk);
+        if (pivot_chunk_of[i] == chunk) pivot_chunk[i] = of_chunk;
+    }
+
+    // Takes the pivots out of the sums; that of an ignored sample is none. targets: (count,).
+    // Calls add_again() if some pivots are nearly all of their sums, which is to exclude them
+    // again.
+    template <class AddAgain>
+    void exclude_pivots(const index_t* targets, bool ignores, AddAgain&& add_again) {
+        exps_of_samples(pivot, width, shift, exp_pivot);
+        for (index_t i = 0; i < count && ignores; ++i)
+            if (targets[i] == ignored) exp_pivot[i] = 0;
+        std::uint64_t few = 0;
+        for (index_t i = 0; i < width; ++i) {
+            sum[i] = defined_sum(sum[i]);
+            others[i] = sum_others<Precision>(sum[i], error[i], exp_pivot[i]);
+        }
+        for (index_t i = 0; i < count; ++i) few |= std::uint64_t{dominates(i)};
+        if (Precision::exact || !few) return;
+        add_again();
+        for (index_t i = 0; i < width; ++i)
+            others[i] = sum_others<Precision>(sum[i], error[i], exp_pivot[i]);
+    }
+    // Returns the shift of sample i, for a row.
+    ExpShift<Precision, 1> shift_of(index_t i) const {
+        ExpShift<Precision, 1> of_row;
+        of_row.take(0, shift, i);
+        return of_row;
+    }
+    // Tells whether the pivot is nearly all of the sum.
+    bool dominates(index_t i) const { return !leaves_enough(sum[i], exp_pivot[i]); }
+    // Mends the error of a sample whose pivot's chunk was added up again without it.
+    void exclude_again(index_t i, double others_of_chunk) {
+        error[i] += error_of_chunk(exp_pivot[i], pivot_chunk[i], others_of_chunk);
+    }
+
+    // Computes log Σ e^x of each sample, in two parts.
+    void take_logs() {
+        for (index_t i = 0; i < width; ++i) {
+            const LogSumExp log_sum =
+                log_sum_exp<Precision>(sum[i], error[i], exp_pivot[i], others[i],
+                                       static_cast<double>(pivot[i]), shift.shift(i), Shift::scale);
+            center[i] = log_sum.center;
+            log[i] = log_sum.log;
+        }
+    }
+    // Computes the losses of samples of a block, from `at` on.
+    void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block, index_t at) {
+        take_logs();
+        double* losses = block.losses + at;
+        for (index_t i = 0; i < count; ++i)
+            losses[i] = negative_log_softmax({center[i], log[i]}, pivot[i]);
+        for (index_t i = 0; i < count && plan.smooths(); ++i)
+            losses[i] = smoothed_loss(plan, losses[i], block.class_weight(at + i), smoothing[i],
+                                      {center[i], log[i]}, shift.shift(i));
+        for (index_t i = 0; i < count && block.ignores; ++i)
+            losses[i] = block.classes[at + i] == ignored ? 0.0 : losses[i];
+    }
+    // Computes what the gradients of samples of a block, from `at` on, are made of: the factors of
+    // exponentials, (width,), and the entries at targets, (count,).
+    template <class Scalar>
+    void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block, index_t at,
+                     Scale* softmax_scale, Scalar* entry) const {
+        for (index_t i = 0; i < count; ++i) {
+            const Scale inverse = inverse_sum<Scale>(exp_pivot[i], others[i]);
+            softmax_scale[i] = block.total_scale[at + i] * inverse;
+            entry[i] = rounded_entry<Scalar>(entry_at_target(plan, block.scale(at + i),
+                                                             block.class_weight(at + i),
+                                                             exp_pivot[i], others[i], inverse));
+        }
+        std::fill(softmax_scale + count, softmax_scale + width, Scale{0});
+    }
+    // Computes what softmax is made of: the factors of exponentials, (width,).
+    void take_softmax_scales(Scale* softmax_scale) const {
+        for (index_t i = 0; i < width; ++i)
+            softmax_scale[i] = inverse_sum<Scale>(exp_pivot[i], others[i]);
+    }
+    // Writes log Σ e^x of samples from `first` on; where there is no softmax, what the largest
+    // logit says.
+    template <class Scalar> void write_log_sums(const Plan& plan, index_t first) {
+        for (index_t i = 0; i < count; ++i) {
+            log[i] += center[i];
+            if (log[i] == log[i]) continue;
+            log[i] = static_cast<double>(pivot[i]);
+            plan.samples.for_each(input, first + i, 1, [&](index_t, index_t offset) {
+                const Scalar* from = plan.pointer<const Scalar>(input) + offset;
+                for (index_t c = 0; c < plan.classes; ++c) {
+                    const double x = to_double(from[c * plan.class_stride[input]]);
+                    if (x != x) log[i] = x;
+                }
+            });
+        }
+        write_losses(plan, first, count, log);
+    }
+
+    index_t count = 0, width = 0;  // samples, and these in whole lanes
+    Shift shift;
+    // Hold the pivot of each sample, the chunk of classes that has it, and what ExpSum says.
+    alignas(cache_line) Real pivot[max_tile_samples];
+    alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
+    alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
+    alignas(cache_line) double smoothing[max_tile_samples], pivot_chunk[max_tile_samples];
+    alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
+    // Hold LogSumExp of each.
+    alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
+};
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE
