@@ -185,7 +185,7 @@ template <class Precision, class Scalar> struct Expected {
                 if (x[c] > x[largest] || x[largest] != x[largest]) largest = c;
             const Softmax<Precision> softmax(x, classes, largest);
             for (index_t c = 0; c < classes; ++c)
-                log_softmax.push_back(rounded<Scalar>(softmax.log_softmax(c)));
+                log_softmax.push_back(rounded_entry<Scalar>(softmax.log_softmax(c)));
             if (problem.keeps(s)) {
                 const index_t t = problem.target[s];
                 const double weight = problem.weight[t], own = problem.grad_output[s];

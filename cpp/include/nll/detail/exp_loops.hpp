@@ -323,9 +323,9 @@ template <class Real, class Scalar>
                                         const LogSumExp& log_sum, Scalar* __restrict to) {
     const auto write = [&](const Real* __restrict from, auto&& subtract) {
         if (static_cast<const void*>(from) == to)
-            for (index_t c = 0; c < classes; ++c) to[c] = from_double<Scalar>(subtract(to[c]));
+            for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(to[c]));
         else
-            for (index_t c = 0; c < classes; ++c) to[c] = from_double<Scalar>(subtract(from[c]));
+            for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(from[c]));
     };
     const double center = log_sum.center, log = log_sum.log;
     if (center == 0) write(logits, [&](auto x) { return to_double(x) - log; });

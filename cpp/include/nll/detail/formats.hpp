@@ -120,8 +120,8 @@ template <class Scalar> [[gnu::always_inline]] inline Scalar from_double(double 
     }
 }
 
-// Rounds an entry of a gradient. A zero is +0, also where a number is below all of the type. An
-// entry of bfloat16 is rounded to single precision first, which adds 2^-16 ULP.
+// Rounds an entry of a gradient, or of log_softmax. A zero is +0, also where a number is below all
+// of the type. An entry of bfloat16 is rounded to single precision first, which adds 2^-16 ULP.
 template <class Scalar> [[gnu::always_inline]] inline Scalar rounded_entry(double value) {
     if constexpr (std::floating_point<Scalar>) {
         return static_cast<Scalar>(value) + Scalar{0};

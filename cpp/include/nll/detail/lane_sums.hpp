@@ -37,8 +37,10 @@ struct CompensatedSum {
 template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& term) {
     double sum[lanes] = {}, error[lanes] = {};
     const index_t whole = classes / lanes * lanes;
-    for (index_t c = 0; c < whole; c += lanes)
-        for (int l = 0; l < lanes; ++l) compensated_add(sum[l], error[l], term(c + l));
+    for (index_t c = 0; c < whole; c += lanes) {
+        NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l)
+            compensated_add(sum[l], error[l], term(c + l));
+    }
     for (index_t c = whole; c < classes; ++c)
         compensated_add(sum[c - whole], error[c - whole], term(c));
     for (int half = lanes / 2; half > 0; half /= 2)

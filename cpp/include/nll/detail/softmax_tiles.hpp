@@ -68,7 +68,7 @@ public:
                     for (index_t i = 0; i < samples; ++i) {
                         const double logit = reader_.at(c, i);
                         to[c * pitch + i] =
-                            from_double<Scalar>((logit - sums_.center[i]) - sums_.log[i]);
+                            rounded_entry<Scalar>((logit - sums_.center[i]) - sums_.log[i]);
                     }
                 writer_.commit_tile(tile_, first, classes, {to, pitch});
             });
