@@ -1,130 +1,197 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""``python -m bench``: measures nll beside its peers and prints one table."""
+"""``python -m bench``: measures nll beside its peers and prints each row as it is measured."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from . import report
-from .cases import CASES, Case, last_level_cache
-from .contestants import CONTESTANTS, Contestant, enter
-from .measure import compiler, machine_of, measured
-
-ROOT = Path(__file__).parent.parent
-LARGE = 256 << 20  # bytes of input; --quick leaves such cases out
+from .cases import CASES, Case, groups, last_level_cache
+from .measure import Machine, build, lines_of, measured
+from .peers import CONTESTANTS
+from .room import ROOT, Failure, Room
 
 # Fresh memory costs more than any arithmetic, and the kind of pages decides how much. NumPy advises its large arrays to
 # be huge, which nll takes over; PyTorch does not unless it is told to. So the same cases once more with equal pages for
-# both. title -> (environment, the kinds of gradient that it is about)
+# both. title -> (environment, the kinds of large arrays that it is about)
 PAGES = {
     "4 KiB pages for both": ({"NUMPY_MADVISE_HUGEPAGE": "0"}, {"fresh"}),
     "huge pages for both": ({"THP_MEM_ALLOC_ENABLE": "1"}, {"fresh", "out"}),
 }
+LARGE = 32 << 20  # bytes of a large array from which on its pages matter
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure nll beside its peers.")
+    usual = [name for name, kind in CONTESTANTS.items() if name not in ("nll", "plain")]
+    quick = ",".join(name for name in usual if CONTESTANTS[name].usual)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure nll beside its peers; each row is printed as it is measured. Ctrl-C ends the run, and "
+        "what was measured is kept.",
+    )
     parser.add_argument("--cases", default="", metavar="REGEX", help="only the cases whose name matches")
-    parser.add_argument("--peers", default="torch,numpy,jax", metavar="LIST", help="default: torch,numpy,jax")
+    parser.add_argument(
+        "--peers",
+        metavar="LIST",
+        help=f"default: {','.join(usual)} ({quick} with --quick); NAME@PYTHON plays in another interpreter, where it "
+        "may have another version",
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="every contestant once a round (default: 15)")
+    parser.add_argument(
+        "--patience", type=float, metavar="S", help="a contestant leaves a case after so many seconds (default: 1)"
+    )
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each contestant (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="3 rounds, without the largest arrays and the extras")
+    parser.add_argument("--quick", action="store_true", help="the rows of the README alone, in two minutes")
     parser.add_argument("--no-extras", action="store_true", help="without the runs on other pages and of exactness")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured, row by row")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     chosen = parser.parse_args()
-    chosen.rounds = chosen.rounds or (3 if chosen.quick else 15)
+    chosen.rounds = chosen.rounds or (5 if chosen.quick else 15)
+    chosen.patience = chosen.patience or (0.5 if chosen.quick else 1)
+    chosen.peers = (chosen.peers if chosen.peers is not None else quick if chosen.quick else ",".join(usual)).split(",")
     return chosen
-
-
-def progress(total: int) -> Any:
-    """A bar where there is a terminal and tqdm; otherwise None, and the cases' names are printed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return nullcontext()
-    return tqdm(total=total, file=sys.stderr, unit="case", leave=False) if sys.stderr.isatty() else nullcontext()
 
 
 def main() -> int:
     chosen = arguments()
-    cases = [case for case in CASES if re.search(chosen.cases, case.name)]
-    if chosen.quick:
-        cases = [case for case in cases if case.elements * case.numpy_dtype.itemsize < LARGE]
+    cases = [case for case in CASES if re.search(chosen.cases, case.name) and (case.readme or not chosen.quick)]
     if not cases:
         print(f"no case matches {chosen.cases!r}", file=sys.stderr)
         return 2
-    peers = [name for name in chosen.peers.split(",") if name]
-    if unknown := [name for name in peers if name not in CONTESTANTS]:
+    chosen.peers = [name for name in chosen.peers if name]
+    if unknown := [name for name in chosen.peers if name.partition("@")[0] not in CONTESTANTS]:
         print(f"no such peer: {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}", file=sys.stderr)
         return 2
-    contestants, absent = enter(["nll", *peers], chosen.threads)
-    if "nll" in absent:
-        print(f"nll is not installed: {absent['nll']}", file=sys.stderr)
-        return 2
-    for name, reason in absent.items():
-        print(f"without {CONTESTANTS[name].title}: {reason}", file=sys.stderr)
-
-    machine = machine_of(chosen.threads)
-    results = surroundings(chosen, contestants, absent)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    results = surroundings(chosen)
     if report.busy(results):
         print(report.BUSY, file=sys.stderr)
-    results["bandwidth"] = machine.survey(3 if chosen.quick else 9) if machine else {}
-    del machine
-    results["cases"] = []
-    with progress(len(cases)) as bar:
-        for case in cases:
-            if bar is None:
-                print(case.name, file=sys.stderr)
-            else:
-                bar.set_description(case.name)
-            names = [one.name for one in contestants]
-            results["cases"].append(in_new_process(measured, case, names, chosen.threads, chosen.rounds))
-            if bar is not None:
-                bar.update()
-    extras = not (chosen.quick or chosen.no_extras)
-    results["pages"] = other_pages(chosen, cases) if extras and "torch" in peers else []
-    # What exact sums cost: the same kernel with them and with a plain sum in double.
-    results["exactness"] = run_program("exactness.cpp", chosen.threads) if extras else []
-    # dtype -> nanoseconds that a logit's exponential takes from the first-level cache.
-    results["arithmetic"] = run_program("arithmetic.cpp", 1)[0] if extras else {}
-
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            measure_all(chosen, cases, results, Path(folder))
+        except KeyboardInterrupt:
+            results["interrupted"] = True
+            print(f"\ninterrupted after {len(results['cases'])} of {len(cases)} cases", file=sys.stderr)
+        except Failure as failure:
+            results["interrupted"] = str(failure)
+            print(failure, file=sys.stderr)
+    save(chosen, results)
+    if not results["cases"]:
+        return 1
+    print("\n" + report.after(results, chosen.markdown))
     if chosen.plot:
         from .plot import draw
 
         draw(results, chosen.plot)
-    print(report.markdown(results) if chosen.markdown else report.text(results))
-    return 0
+    return 1 if "interrupted" in results else 0
 
 
-def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns. Memory that earlier cases have left to a library's heap would spare it new pages."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+def measure_all(chosen: argparse.Namespace, cases: list[Case], results: dict[str, Any], folder: Path) -> None:
+    """Add everything to the results as it is found."""
+    library = None
+    if program := built("arithmetic.cpp", folder / "arithmetic"):
+        results["arithmetic"] = lines_of(program, 1)[0]
+    if library := built("machine.cpp", folder / "machine.so", "-shared", "-fPIC"):
+        results["bandwidth"] = Machine(library, chosen.threads).survey(3 if chosen.quick else 9)
+    table = None
+    for group in groups(cases):
+        with ExitStack() as stack:
+            rooms = []
+            for names, python in players(chosen.peers):
+                rooms.append(Room(names, chosen.threads, python, library))
+                stack.callback(rooms[-1].close)
+            if "nll" in rooms[0].absent:
+                raise Failure(f"nll cannot play: {rooms[0].absent['nll']}")
+            if table is None:
+                introduce(chosen, results, rooms)
+                colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+                table = report.Table(results, [case.name for case in cases], chosen.markdown, colour)
+                print(table.head(), flush=True)
+            for case in group:
+                whisper(case.name)
+                here = [room for room in rooms if room.players]
+                results["cases"].append(measured(case, here, chosen.rounds, chosen.patience, results))
+                whisper("")
+                print(table.row(results["cases"][-1]), flush=True)
+                save(chosen, results)
+    if chosen.quick or chosen.no_extras:
+        return
+    if "torch" in chosen.peers:
+        other_pages(chosen, cases, results["pages"])
+    # What exact sums cost: the same kernel with them and with a plain sum in double.
+    if program := built("exactness.cpp", folder / "exactness"):
+        results["exactness"] = lines_of(program, chosen.threads)
 
 
-def other_pages(chosen: argparse.Namespace, cases: list[Case]) -> list[dict[str, Any]]:
-    """The cases with a gradient once more, each kind of pages in a process of its own."""
-    found = []
+def players(peers: list[str]) -> list[tuple[list[str], str]]:
+    """Who plays in which process, and its interpreter; nll and most of the others in the first."""
+    together, apart = ["nll"], []
+    for name in peers:
+        kind, at, python = name.partition("@")
+        if at or CONTESTANTS[kind].apart:
+            apart.append(([name], python or sys.executable))
+        else:
+            together.append(name)
+    return [([*together, "plain"], sys.executable), *apart]
+
+
+def introduce(chosen: argparse.Namespace, results: dict[str, Any], rooms: list[Room]) -> None:
+    """Note who is here, in the order of the columns."""
+    found = {name: player for room in rooms for name, player in room.players.items()}
+    for name in ["nll", *chosen.peers, "plain"]:
+        title = CONTESTANTS[name.partition("@")[0]].title
+        if player := found.get(name):
+            short = ".".join(player["version"].split(".")[:2])
+            results["titles"][name] = f"{title} {short}" if name != "nll" and short else title
+            results["versions"] |= {title: player["version"]} if short else {}
+        else:
+            results["titles"][name] = title
+    for room in rooms:
+        results["absent"] |= room.absent
+    results["openmp_runtimes"] = [room.openmp_runtimes for room in rooms if room.players]
+
+
+def built(source: str, target: Path, *flags: str) -> Path | None:
+    try:
+        return build(source, target, *flags)
+    except (OSError, subprocess.CalledProcessError) as failure:
+        print(f"without {source}, which cannot be compiled: {failure}", file=sys.stderr)
+        return None
+
+
+def whisper(text: str) -> None:
+    """Say on a terminal what is being measured, until the next line is written."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def save(chosen: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Write the file as a whole: it is good even if the run is killed."""
+    if chosen.json:
+        new = chosen.json.with_name(chosen.json.name + ".new")
+        new.write_text(json.dumps(results, indent=1) + "\n")
+        new.replace(chosen.json)
+
+
+def other_pages(chosen: argparse.Namespace, cases: list[Case], found: list[dict[str, Any]]) -> None:
+    """The README's large losses with a gradient once more, each kind of pages in processes of their own."""
+    large = [case for case in cases if case.is_loss and case.elements * case.numpy_dtype.itemsize > LARGE]
+    plain = [case for case in large if case.plain is None and case.dtype == "float32" and not case.padding]
     for title, (environment, kinds) in PAGES.items():
-        names = [case.name for case in cases if case.gradient in kinds]
+        names = [case.name for case in plain if case.array in kinds]
         if not names or not sys.platform.startswith("linux"):
             continue
         print(f"once more with {title}", file=sys.stderr)
@@ -134,6 +201,7 @@ def other_pages(chosen: argparse.Namespace, cases: list[Case]) -> list[dict[str,
                 "--cases": "|".join(f"^{re.escape(name)}$" for name in names),
                 "--peers": "torch",
                 "--rounds": chosen.rounds,
+                "--patience": chosen.patience,
                 "--threads": chosen.threads,
                 "--json": file,
             }
@@ -141,25 +209,11 @@ def other_pages(chosen: argparse.Namespace, cases: list[Case]) -> list[dict[str,
             command += [f"{option}={value}" for option, value in options.items()]
             subprocess.run(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL, check=True)
             found.append({"title": title, "environment": environment, "cases": json.loads(file.read_text())["cases"]})
-    return found
 
 
-def run_program(source: str, threads: int) -> list[Any]:
-    """The JSON values that a C++ program of this folder prints, one a line; built as CMake builds the kernels."""
-    print(source, file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
-        program = Path(folder, "program")
-        flags = ["-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-        flags += ["-mprefer-vector-width=512", "-fopenmp", "-I", "cpp/include"]
-        subprocess.run([*compiler(), *flags, f"bench/{source}", "-o", str(program)], cwd=ROOT, check=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        run = subprocess.run([str(program)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in run.stdout.splitlines() if line.strip()]
-
-
-def surroundings(chosen: argparse.Namespace, contestants: list[Contestant], absent: dict[str, str]) -> dict[str, Any]:
-    """Everything a reader needs to know about the place of the measurement."""
-    settings = ("OMP_", "GOMP_", "KMP_", "MKL_", "XLA_", "NPROC", "NUMPY_MADVISE_HUGEPAGE", "THP_MEM_ALLOC_ENABLE")
+def surroundings(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Everything a reader needs to know about the place of the measurement; and room for what will be measured."""
+    settings = ("OMP_", "GOMP_", "KMP_", "MKL_", "XLA_", "NUMBA_", "NPROC", "NUMPY_MADVISE_HUGEPAGE", "THP_MEM_ALLOC")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -170,13 +224,17 @@ def surroundings(chosen: argparse.Namespace, contestants: list[Contestant], abse
             "transparent_huge_pages": transparent_huge_pages(),
             "load_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         },
-        "versions": {"python": platform.python_version()} | {one.title: one.version for one in contestants},
-        "titles": {one.name: one.title for one in contestants},
-        "absent": absent,
+        "versions": {"Python": platform.python_version()},
+        "titles": {},
+        "absent": {},
         "threads": chosen.threads,
         "rounds": chosen.rounds,
         "environment": {name: value for name, value in sorted(os.environ.items()) if name.startswith(settings)},
-        "openmp_runtimes": openmp_runtimes(),
+        "bandwidth": {},
+        "arithmetic": {},  # dtype -> nanoseconds that a logit's exponential takes from the first-level cache
+        "cases": [],
+        "pages": [],
+        "exactness": [],
     }
 
 
@@ -190,13 +248,6 @@ def transparent_huge_pages() -> str | None:
     file = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     chosen = re.search(r"\[(\w+)\]", file.read_text()) if file.exists() else None
     return chosen and chosen[1]
-
-
-def openmp_runtimes() -> list[str]:
-    """The file names of the OpenMP runtimes in this process: two of them would spin against each other."""
-    file = Path("/proc/self/maps")
-    paths = re.findall(r"/\S*lib(?:gomp|omp|iomp)\S*", file.read_text()) if file.exists() else []
-    return sorted({Path(path).name for path in paths})
 
 
 if __name__ == "__main__":

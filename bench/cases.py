@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is measured: one list of cases, their data, their true values and the bytes that no method can avoid.
 
-A case says nothing about who runs it; `bench.contestants` says how each library is called for it. Whatever depends
-on the loss stands in `LOSSES`: a new loss is one more entry there, its cases are more entries of `CASES`.
+A case says nothing about who runs it; `bench.contestants` and `bench.peers` say how each library is called for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,38 +23,68 @@ class Case:
     """One row of the table."""
 
     shape: tuple[int, ...]  # (N, C, d1, ..., dk), whatever the layout
-    floors: dict[str, float] = field(default_factory=dict)  # peer -> the least ratio of its time to ours
-    loss: str = "nll_loss"
-    gradient: str | None = None  # None: forward only; "fresh"; "out": into an array that is reused
+    floors: dict[str, float] = field(default_factory=dict)  # contestant -> the least ratio of its time to ours
+    function: str = "nll_loss"  # or cross_entropy, softmax, log_softmax, logsumexp
+    array: str | None = (
+        None  # the large result, a gradient or a softmax: None, "fresh", or "out": memory that is reused
+    )
+    alone: bool = False  # the gradient without the loss
+    state: bool = False  # added to a LossAccumulator
     reduction: str = "mean"
     dtype: str = "float32"
     weighted: bool = False
+    sample_weighted: bool = False
+    smoothing: float = 0.0
     patches: bool = False  # targets piecewise constant in 32 x 32 squares, as in images; otherwise random
     channels_last: bool = False
-    values: str = "usual"  # a kind that the loss's `draw` knows
+    padding: int = 0  # classes that each row of the memory has beyond those of the shape: x[:, :C]
+    values: str = "usual"  # or "wide", log-probabilities of a confident classifier
     cached: bool = False  # small: measured warm, in the caches; otherwise the data come from memory
+    readme: bool = False  # stands in the README; --quick measures nothing else
     faults: dict[str, str] = field(default_factory=dict)  # peer -> why its value is known to be wrong
 
     @property
     def name(self) -> str:
         """What is measured, as the table says it."""
-        gradient = {None: "", "fresh": " + gradient, fresh", "out": " + gradient, into out="}[self.gradient]
-        loss = (
-            "cross-entropy" if self.loss == "cross_entropy" else "forward" if gradient else f"forward {self.reduction}"
-        )
+        what = "LossAccumulator, " * self.state + self.function + "_backward" * self.alone
+        if self.is_loss and not self.alone and not self.state:
+            what += {"none": ", each loss", "sum": ", sum"}.get(self.reduction, "")
+            what += " and gradient" * (self.array is not None)
         choices = [
-            "weighted" * self.weighted,
-            self.dtype if self.dtype != "float32" else "",
-            "("
-            + ", ".join(f"{extent:,}".replace(",", " ") if extent > 99_999 else str(extent) for extent in self.shape)
-            + ")",
+            {None: "", "fresh": "fresh", "out": "into out="}[self.array],
+            f"smoothing {self.smoothing:g}" * (self.smoothing != 0),
+            "class weights" * self.weighted,
+            "sample weights" * self.sample_weighted,
+            self.dtype * (self.dtype != "float32"),
         ]
+        n, c, *spatial = (f"{it:,}".replace(",", " ") if it > 99_999 else str(it) for it in self.shape)
+        if self.padding:
+            c += f" of {self.shape[1] + self.padding}"
         layout = [
-            "" if len(self.shape) == 2 or self.loss == "cross_entropy" else ", patches" if self.patches else ", random",
+            ", patches" * self.patches,
             ", channels-last" * self.channels_last,
             ", confident predictions" * (self.values == "wide"),
         ]
-        return " ".join([loss + gradient, *filter(None, choices)]) + "".join(layout)
+        return ", ".join([what, *filter(None, choices)]) + f" ({', '.join([n, c, *spatial])})" + "".join(layout)
+
+    @property
+    def is_loss(self) -> bool:
+        return self.function in ("nll_loss", "cross_entropy")
+
+    @property
+    def plain(self) -> Case | None:
+        """The plain call beside which this one is shown: without what it has in addition. None: it is plain itself."""
+        if self.is_loss:
+            plain = replace(self, smoothing=0.0, sample_weighted=False, state=False, alone=False)
+            return None if plain == self else plain
+        return replace(self, function="cross_entropy") if self.array else None
+
+    @property
+    def source(self) -> tuple[Any, ...]:
+        """What decides upon the data: cases that agree in it share one `Data`."""
+        kind = "log-probabilities" if self.function == "nll_loss" else "logits"
+        choices = (self.dtype, self.patches, self.channels_last, self.padding, self.values, self.cached)
+        return kind, self.shape, *choices
 
     @property
     def axis(self) -> int:
@@ -89,133 +118,158 @@ class Case:
         return np.dtype(self.dtype)
 
 
-@dataclass(frozen=True)
-class Loss:
-    """What depends on the loss."""
-
-    draw: Callable[[np.random.Generator, tuple[int, ...], str], np.ndarray]
-    """(generator, shape, kind of values) -> input in float32."""
-    input_bytes: Callable[[Case, np.ndarray], int]
-    """(case, target) -> bytes of input that every forward method reads."""
-    losses: Callable[[Case, np.ndarray, np.ndarray], np.ndarray]
-    """(case, input, target) -> the true unweighted losses, in double."""
-    gradient: Callable[[Case, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    """(case, input, target, factor of each sample) -> the true gradient, in double."""
-
-
-def draw_log_probabilities(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    if kind == "wide":  # a confident classifier's: from -1e-8 where it is right to -1e2 where it is wrong
-        logarithms = generator.standard_normal(shape, dtype=np.float32)
-        logarithms *= 4
-        logarithms -= 6
-        return np.negative(np.exp(logarithms, out=logarithms), out=logarithms)
-    values = generator.standard_exponential(shape, dtype=np.float32)
-    return np.negative(values, out=values)
-
-
-def bytes_of_lines_at_targets(case: Case, target: np.ndarray) -> int:
-    """Counts each cache line of input that holds an element at its target once."""
-    n, c, *spatial = case.shape
-    d = math.prod(spatial)
-    if case.channels_last:
-        index = np.arange(case.samples) * c + target.ravel()
-    else:
-        index = (np.arange(n)[:, None] * c + target.reshape(n, d)) * d + np.arange(d)
-    touched = np.zeros(case.elements * case.numpy_dtype.itemsize // LINE + 1, dtype=bool)
-    touched[index * case.numpy_dtype.itemsize // LINE] = True
-    return LINE * int(np.count_nonzero(touched))
-
-
-def losses_at_targets(case: Case, values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    picked = np.take_along_axis(values, np.expand_dims(target, case.axis), case.axis)
-    return -picked.squeeze(case.axis).astype(np.float64)
-
-
-def gradient_at_targets(case: Case, values: np.ndarray, target: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    gradient = np.zeros(values.shape)
-    np.put_along_axis(gradient, np.expand_dims(target, case.axis), np.expand_dims(-factor, case.axis), case.axis)
-    return gradient
-
-
-def draw_logits(generator: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
-    return generator.standard_normal(shape, dtype=np.float32)
-
-
-def bytes_of_all_logits(case: Case, target: np.ndarray) -> int:
-    return case.elements * case.numpy_dtype.itemsize
-
-
-def probabilities(case: Case, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The softmax, and the logarithm of what it was divided by, in double."""
-    logits = values.astype(np.float64)
-    largest = logits.max(case.axis, keepdims=True)
-    powers = np.exp(logits - largest)
-    sums = powers.sum(case.axis, keepdims=True)
-    return powers / sums, (largest + np.log(sums)).squeeze(case.axis)
-
-
-def cross_entropies(case: Case, values: np.ndarray, target: np.ndarray) -> np.ndarray:
-    losses = [
-        losses_at_targets(case, values[block], target[block]) + probabilities(case, values[block])[1]
-        for block in blocks_of(case)
-    ]
-    return np.concatenate(losses)
-
-
-def gradient_of_logits(case: Case, values: np.ndarray, target: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    gradient = probabilities(case, values)[0] * np.expand_dims(factor, case.axis)
-    return gradient + gradient_at_targets(case, values, target, factor)
-
-
-def blocks_of(case: Case) -> Iterator[slice]:
-    """Blocks of the first axis that are small enough for true values in double."""
-    step = max(1, 2**23 // math.prod(case.shape[1:]))
-    return (slice(start, start + step) for start in range(0, case.shape[0], step))
-
-
-LOSSES = {
-    "nll_loss": Loss(
-        draw=draw_log_probabilities,
-        input_bytes=bytes_of_lines_at_targets,
-        losses=losses_at_targets,
-        gradient=gradient_at_targets,
-    ),
-    "cross_entropy": Loss(
-        draw=draw_logits,
-        input_bytes=bytes_of_all_logits,
-        losses=cross_entropies,
-        gradient=gradient_of_logits,
-    ),
-}
-
-
 class Data:
-    """The arrays of one case, made once and shared by all contestants.
+    """The arrays of the cases that share a source, made once and shared by all contestants.
 
     A case that is not `cached` gets several pairs of input and target, which every contestant takes in turn:
-    measuring one pair again and again would find it in the caches.
+    measuring one pair again and again would find it in the caches. True values are those of the first pair, in double.
     """
 
     def __init__(self, case: Case, seed: int = 20240229):
-        self.case = case
-        loss = LOSSES[case.loss]
+        self.case = case  # one of those that share it: nothing but its source is used
         generator = np.random.default_rng(seed)
         target = self._draw_target(generator)
-        self.input_bytes = loss.input_bytes(case, target)
+        whole = case.elements * case.numpy_dtype.itemsize
+        self.input_bytes = self._lines_at(target) if case.function == "nll_loss" else whole
         span = 0 if case.cached else span_of_memory()
         # In both senses: the inputs, and what is touched of them for all targets.
-        inputs = min(max(1, math.ceil(span / (case.elements * case.numpy_dtype.itemsize))), 8)
+        inputs = min(max(1, math.ceil(span / whole)), 8)
         pairs = max(inputs, min(math.ceil(span / (self.input_bytes + target.nbytes)), 64))
-        self.inputs = [self._draw_input(generator) for _ in range(inputs)]
+        self.stored = [self._draw_input(generator) for _ in range(inputs)]
+        self.inputs = [array[..., : case.input_shape[-1]] for array in self.stored]
         self.targets = [target] + [self._draw_target(generator) for _ in range(pairs - 1)]
-        self.weight = generator.uniform(0.5, 2, case.shape[1]).astype(np.float32) if case.weighted else None
+        self.weight = generator.uniform(0.5, 2, case.shape[1]).astype(np.float32)
+        self.sample_weight = copied(generator.uniform(0.5, 2, case.target_shape).astype(np.float32))
+        self._small: dict[str, np.ndarray | None] = {}
 
     @cached_property
     def out(self) -> np.ndarray:
-        """The gradient's memory where it is reused; its pages are there already."""
-        out = aligned(self.case.input_shape, self.case.numpy_dtype)
+        """The large result's memory where it is reused; its pages are there already."""
+        out = self._empty()
         out.fill(1)
-        return out
+        return out[..., : self.case.input_shape[-1]]
+
+    def bound(self, case: Case) -> tuple[int, int]:
+        """The least bytes that any method (reads, writes): input as the loss needs it, targets, weights, the result.
+
+        With a gradient the targets are read twice, as nothing may be written before all of them are known to be good.
+        """
+        size = case.numpy_dtype.itemsize
+        reads = 0 if case.function == "nll_loss" and case.alone else self.input_bytes
+        if case.is_loss:
+            reads += self.targets[0].nbytes * (2 if case.array else 1)
+            reads += self.sample_weight.nbytes * case.sample_weighted
+        writes = case.elements * size if case.array else 0
+        if case.function == "logsumexp" or case.reduction == "none":
+            writes += case.samples * size
+        return reads, writes
+
+    def true_small(self, case: Case) -> np.ndarray | None:
+        """The loss, or each sample's, or its logsumexp; computed once."""
+        if case.name not in self._small:
+            self._small[case.name] = self._true_small(case)
+        return self._small[case.name]
+
+    def _true_small(self, case: Case) -> np.ndarray | None:
+        # Products of single precision are exact, and so is `fsum`.
+        if case.function == "logsumexp":
+            return self.log_sums
+        if not case.is_loss or case.alone:
+            return None
+        losses = self.losses
+        factors = self._factors(case)
+        if case.smoothing:
+            smoothed = np.concatenate([self._smoothed(case, block) for block in self._blocks()])
+            at_target = factors * losses * (1 - case.smoothing)
+            losses = at_target + smoothed * self._sample_factors(case) * case.smoothing / case.shape[1]
+        else:
+            losses = factors * losses
+        if case.reduction == "none":
+            return losses
+        total = math.fsum(losses.ravel())
+        return np.asarray(total if case.reduction == "sum" else total / math.fsum(factors.ravel()))
+
+    def true_large(self, case: Case) -> Iterator[tuple[slice, np.ndarray]]:
+        """The gradient or softmax, in a few blocks of the first axis: the first, one in the middle and the last."""
+        blocks = list(self._blocks())
+        for block in sorted({0, len(blocks) // 2, len(blocks) - 1}):
+            yield blocks[block], self._large(case, blocks[block])
+
+    def _large(self, case: Case, block: slice) -> np.ndarray:
+        target, factors = self.targets[0][block], self._factors(case)
+        scale = 1 / math.fsum(factors.ravel()) if case.reduction == "mean" else 1
+        at_target = factors[block] * (1 - case.smoothing) * scale
+        if case.function == "nll_loss":
+            result = np.zeros(self.inputs[0][block].shape)
+        else:
+            logs = self.inputs[0][block].astype(np.float64) - np.expand_dims(self.log_sums[block], case.axis)
+            if case.function == "log_softmax":
+                return logs
+            result = np.exp(logs)
+            if case.function == "softmax":
+                return result
+            share = case.smoothing / case.shape[1] * self._sample_factors(case)[block] * scale
+            weights = self._class_factors(case)
+            result *= np.expand_dims(at_target + share * weights.sum(), case.axis)
+            result -= np.expand_dims(share, case.axis) * weights
+        index = np.expand_dims(target, case.axis)
+        found = np.take_along_axis(result, index, case.axis)
+        np.put_along_axis(result, index, found - np.expand_dims(at_target, case.axis), case.axis)
+        return result
+
+    @cached_property
+    def log_sums(self) -> np.ndarray:
+        """The logsumexp of each sample."""
+        found = []
+        for block in self._blocks():
+            logits = self.inputs[0][block].astype(np.float64)
+            largest = logits.max(self.case.axis, keepdims=True)
+            np.exp(logits - largest, out=logits)
+            found.append((largest + np.log(logits.sum(self.case.axis, keepdims=True))).squeeze(self.case.axis))
+        return np.concatenate(found)
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """The loss of each sample, without any weight."""
+        index = np.expand_dims(self.targets[0], self.case.axis)
+        picked = np.take_along_axis(self.inputs[0], index, self.case.axis).squeeze(self.case.axis).astype(np.float64)
+        return -picked if self.case.function == "nll_loss" else self.log_sums - picked
+
+    def _smoothed(self, case: Case, block: slice) -> np.ndarray:
+        """The sum over the classes of weight times loss, for each sample of a block."""
+        weights = self._class_factors(case)
+        sums = (self.inputs[0][block].astype(np.float64) * weights).sum(case.axis)
+        return self.log_sums[block] * weights.sum() - sums
+
+    def _class_factors(self, case: Case) -> np.ndarray:
+        """The weights of the classes, along their axis."""
+        weights = self.weight.astype(np.float64) if case.weighted else np.ones(case.shape[1])
+        return weights if case.channels_last else weights.reshape(-1, *[1] * (len(case.shape) - 2))
+
+    def _sample_factors(self, case: Case) -> np.ndarray:
+        return self.sample_weight.astype(np.float64) if case.sample_weighted else np.ones(case.target_shape)
+
+    def _factors(self, case: Case) -> np.ndarray:
+        factors = self._sample_factors(case)
+        return factors * self.weight.astype(np.float64)[self.targets[0]] if case.weighted else factors
+
+    def _blocks(self) -> Iterator[slice]:
+        """Blocks of the first axis that are small enough for true values in double."""
+        step = max(1, 2**22 // math.prod(self.case.shape[1:]))
+        return (slice(start, min(start + step, self.case.shape[0])) for start in range(0, self.case.shape[0], step))
+
+    def _lines_at(self, target: np.ndarray) -> int:
+        """Bytes of the cache lines of input that hold an element at its target, each line once."""
+        n, c, *spatial = self.case.shape
+        d = math.prod(spatial)
+        if self.case.channels_last:
+            index = np.arange(self.case.samples) * c + target.ravel()
+        else:
+            index = (np.arange(n)[:, None] * c + target.reshape(n, d)) * d + np.arange(d)
+        size = self.case.numpy_dtype.itemsize
+        touched = np.zeros(self.case.elements * size // LINE + 1, dtype=bool)
+        touched[index * size // LINE] = True
+        return LINE * int(np.count_nonzero(touched))
 
     def _draw_target(self, generator: np.random.Generator) -> np.ndarray:
         shape = self.case.target_shape
@@ -229,50 +283,25 @@ class Data:
         return copied(target.astype(np.int64))
 
     def _draw_input(self, generator: np.random.Generator) -> np.ndarray:
-        values = LOSSES[self.case.loss].draw(generator, self.case.input_shape, self.case.values)
-        return copied(values.astype(self.case.numpy_dtype, copy=False))
+        shape, dtype = self.case.input_shape, np.float64 if self.case.dtype == "float64" else np.float32
+        if self.case.function != "nll_loss":
+            values = generator.standard_normal(shape, dtype=dtype)
+        elif self.case.values == "wide":  # from -1e-8 where it is right to -1e2 where it is wrong
+            values = generator.standard_normal(shape, dtype=dtype)
+            values *= 4
+            values -= 6
+            np.negative(np.exp(values, out=values), out=values)
+        else:
+            values = generator.standard_exponential(shape, dtype=dtype)
+            np.negative(values, out=values)
+        input = self._empty()
+        input[..., : shape[-1]] = values
+        input[..., shape[-1] :] = 0
+        return input
 
-    def bound(self) -> tuple[int, int]:
-        """The least bytes that any method (reads, writes): input as the loss needs it, targets, and the result.
-
-        With a gradient the targets are read twice, as nothing may be written before all of them are known to be good.
-        """
-        case = self.case
-        reads = self.input_bytes + self.targets[0].nbytes * (2 if case.gradient else 1)
-        writes = 0
-        if case.gradient:
-            writes += case.elements * case.numpy_dtype.itemsize
-        if case.reduction == "none":
-            writes += case.samples * case.numpy_dtype.itemsize
-        return reads, writes
-
-    def true_loss(self) -> np.ndarray:
-        """Of the first pair, in double: products of single precision are exact, and so are the sums of `fsum`."""
-        losses, weights = self._first_losses(), self._first_weights()
-        losses *= weights
-        if self.case.reduction == "none":
-            return losses
-        total = math.fsum(losses.ravel())
-        return np.asarray(total if self.case.reduction == "sum" else total / math.fsum(weights.ravel()))
-
-    def true_gradient(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Of the first pair, in double, in blocks of the first axis."""
-        case = self.case
-        factors = self._first_weights()
-        if case.reduction == "mean":
-            factors = factors / math.fsum(factors.ravel())
-        for block in blocks_of(case):
-            yield (
-                block,
-                LOSSES[case.loss].gradient(case, self.inputs[0][block], self.targets[0][block], factors[block]),
-            )
-
-    def _first_losses(self) -> np.ndarray:
-        return LOSSES[self.case.loss].losses(self.case, self.inputs[0], self.targets[0])
-
-    def _first_weights(self) -> np.ndarray:
-        target = self.targets[0]
-        return np.ones(target.shape) if self.weight is None else self.weight.astype(np.float64)[target]
+    def _empty(self) -> np.ndarray:
+        shape = (*self.case.input_shape[:-1], self.case.input_shape[-1] + self.case.padding)
+        return aligned(shape, self.case.numpy_dtype)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -305,45 +334,121 @@ def span_of_memory() -> int:
 
 IMAGES = (4, 19, 512, 1024)  # a batch for segmentation: 19 classes of street scenes
 TOKENS = (4096, 50257)  # a batch for a language model with GPT-2's vocabulary
-
+ROWS = (1_000_000, 10)
 HUGE_ROW = (1, 8_000_000)  # which all threads share
+VOLUME = (2, 4, 64, 64, 64)
+# Too small for the memory to bind, too large for the cost of a call: image classifiers, detectors, small images.
+BETWEEN = ((256, 1000), (1024, 1000), (128, 10, 8), (8, 21, 64, 64))
+SMALL = ((64, 10), *BETWEEN, VOLUME)
+SMOOTHED = {"plain": 1 / 1.3}  # the time of a smoothed loss, at most, over that of the unsmoothed
 
-CASES = [
-    Case((64, 10), {"torch": 1.5}, cached=True),
-    Case((1024, 1000), {"torch": 1.2}, cached=True),
-    Case((1_000_000, 10), {"torch": 1.5}),
-    Case((1_000_000, 10), values="wide"),
-    Case((100_000, 1000), {"torch": 2}),
-    Case(IMAGES, {"torch": 2.5}, weighted=True, patches=True),
-    Case(IMAGES, {"torch": 2.5}, weighted=True),
-    Case(IMAGES, {"torch": 10}, weighted=True, patches=True, channels_last=True),
-    Case(IMAGES, {"torch": 10}, weighted=True, channels_last=True),
-    Case(IMAGES, {"torch": 1.5}, reduction="none", patches=True),
-    Case((1_000_000, 10), {"torch": 1.5}, dtype="bfloat16"),
-    Case((1_000_000, 10), {"torch": 1.5}, dtype="float16", faults={"torch": "adds up in float16, which overflows"}),
-    Case((1_000_000, 10), {"torch": 2.5}, gradient="fresh"),
-    Case(TOKENS, {"torch": 2.5}, gradient="fresh"),
-    Case(IMAGES, {"torch": 2.5}, gradient="fresh", patches=True),
-    Case((1_000_000, 10), {"torch": 6}, gradient="out"),
-    Case(TOKENS, {"torch": 6}, gradient="out"),
-    Case(IMAGES, {"torch": 6}, gradient="out", patches=True),
-    *(
-        Case(shape, floors, "cross_entropy", gradient, dtype=dtype, cached=shape == (64, 10))
-        for gradient, shape, dtype, floors in [
-            (None, (64, 10), "float32", {"torch": 3, "jax": 5}),
-            (None, (1_000_000, 10), "float32", {"torch": 10, "jax": 2}),
-            (None, TOKENS, "float32", {"torch": 5.5, "jax": 8}),
-            (None, IMAGES, "float32", {"torch": 6, "jax": 2}),
-            (None, HUGE_ROW, "float32", {}),
-            ("fresh", (64, 10), "float32", {"torch": 8, "jax": 5}),
-            ("fresh", (1_000_000, 10), "float32", {"torch": 5, "jax": 2}),
-            ("fresh", TOKENS, "float32", {"torch": 6, "jax": 2}),
-            ("fresh", IMAGES, "float32", {"torch": 4, "jax": 2}),
-            ("out", (1_000_000, 10), "float32", {"torch": 10, "jax": 4}),
-            ("out", TOKENS, "float32", {"torch": 12, "jax": 4}),
-            ("out", IMAGES, "float32", {"torch": 7, "jax": 3}),
-            ("out", HUGE_ROW, "float32", {}),
-            ("out", TOKENS, "bfloat16", {"torch": 12, "jax": 3}),
-        ]
-    ),
-]
+
+def case(function: str, shape: tuple[int, ...], floors: dict[str, float] | None = None, **choices: Any) -> Case:
+    return Case(shape, floors or {}, function, cached=shape in SMALL, **choices)
+
+
+def cases_of_nll_loss() -> Iterator[Case]:
+    make: Callable[..., Case] = lambda *rest, **choices: case("nll_loss", *rest, **choices)  # noqa: E731
+    overflow = {"torch": "adds up in float16, which overflows"}
+    yield make((64, 10), {"torch": 1.5}, readme=True)
+    yield make((1024, 1000), {"torch": 1.2})
+    yield make(ROWS, {"torch": 1.5}, readme=True)
+    yield make(ROWS, {"torch": 2.5}, array="fresh")
+    yield make(ROWS, {"torch": 6}, array="out", readme=True)
+    yield make(ROWS, array="out", alone=True)
+    yield make(ROWS, sample_weighted=True)
+    yield make(ROWS, sample_weighted=True, weighted=True)
+    yield make(ROWS, sample_weighted=True, array="out")
+    yield make(ROWS, state=True)
+    yield make(ROWS, {"torch": 1.5, "jax": 1.1}, reduction="none", weighted=True)
+    yield make(ROWS, values="wide")
+    yield make(ROWS, {"torch": 1.5}, dtype="bfloat16")
+    yield make(ROWS, {"torch": 1.5}, dtype="float16", faults=overflow)
+    yield make(ROWS, dtype="float64")
+    yield make(ROWS, dtype="float64", array="out")
+    yield make((100_000, 1000), {"torch": 2})
+    yield make(TOKENS, {"torch": 1})
+    yield make(TOKENS, {"torch": 2.5}, array="fresh")
+    yield make(TOKENS, {"torch": 6}, array="out", readme=True)
+    yield make(TOKENS, array="out", alone=True)
+    yield make(IMAGES, {"torch": 2.5}, weighted=True)
+    for array, floor in ((None, 2.5), ("fresh", 2.5), ("out", 6.0)):
+        yield make(IMAGES, {"torch": floor}, array=array, weighted=array is None, patches=True, readme=array is None)
+    yield make(IMAGES, {"torch": 1.5, "jax": 1.1}, reduction="none", patches=True)
+    yield make(IMAGES, sample_weighted=True, patches=True)
+    for patches in (True, False):
+        yield make(IMAGES, {"torch": 10}, weighted=True, patches=patches, channels_last=True)
+    yield make(VOLUME)
+    for dtype in ("float32", "float64", "bfloat16"):
+        for shape in (TOKENS, *BETWEEN):
+            if shape != TOKENS or dtype == "float32":
+                yield make(shape, {"torch": 1.5, "jax": 1.1}, reduction="none", weighted=True, dtype=dtype)
+    yield make((64, 10), state=True)
+
+
+def cases_of_cross_entropy() -> Iterator[Case]:
+    make: Callable[..., Case] = lambda *rest, **choices: case("cross_entropy", *rest, **choices)  # noqa: E731
+    yield make((64, 10), {"torch": 3, "jax": 5}, readme=True)
+    yield make((64, 10), {"torch": 8, "jax": 5}, array="fresh")
+    yield make((64, 10), state=True)
+    yield make(ROWS, {"torch": 10, "jax": 2}, readme=True)
+    yield make(ROWS, {"torch": 5, "jax": 2}, array="fresh")
+    yield make(ROWS, {"torch": 10, "jax": 4}, array="out", readme=True)
+    yield make(ROWS, array="out", alone=True)
+    yield make(ROWS, array="out", sample_weighted=True)
+    yield make(ROWS, state=True)
+    yield make(ROWS, dtype="float64")
+    yield make(ROWS, dtype="float64", array="out")
+    yield make(TOKENS, {"torch": 5.5, "jax": 8}, readme=True)
+    yield make(TOKENS, {"torch": 6, "jax": 2}, array="fresh")
+    yield make(TOKENS, {"torch": 12, "jax": 4}, array="out", readme=True)
+    yield make(TOKENS, array="out", alone=True)
+    yield make(TOKENS, array="out", sample_weighted=True)
+    yield make(TOKENS, {"torch": 12, "jax": 3}, array="out", dtype="bfloat16")
+    yield make(TOKENS, padding=47)
+    yield make(TOKENS, padding=47, array="out")
+    yield make(IMAGES, {"torch": 6, "jax": 2}, readme=True)
+    yield make(IMAGES, {"torch": 4, "jax": 2}, array="fresh")
+    yield make(IMAGES, {"torch": 7, "jax": 3}, array="out", readme=True)
+    yield make(IMAGES, array="out", alone=True)
+    yield make(IMAGES, array="out", sample_weighted=True)
+    for array in (None, "out"):
+        yield make(HUGE_ROW, array=array)
+    for dtype in ("float32", "float64", "bfloat16"):
+        for shape in (*BETWEEN, VOLUME):
+            if shape in BETWEEN[:2] or dtype == "float32":
+                for array, floor in ((None, 2.5), ("out", 4.0)):
+                    yield make(shape, {"torch": floor}, array=array, dtype=dtype)
+    for shape in (*BETWEEN[:2], BETWEEN[3], TOKENS, IMAGES):
+        for weighted in (False, True):
+            for array in (None, "out"):
+                readme = shape == BETWEEN[0] and not weighted
+                yield make(shape, SMOOTHED, array=array, smoothing=0.1, weighted=weighted, readme=readme)
+
+
+def cases_of_softmax() -> Iterator[Case]:
+    for shape in (*BETWEEN[:2], TOKENS, IMAGES):
+        for array in ("fresh", "out"):
+            floors = {"torch": 1.3} | ({"plain": 1.0} if array == "out" else {})
+            yield case("log_softmax", shape, floors, array=array, readme=shape == TOKENS and array == "out")
+        yield case("softmax", shape, array="out")
+        yield case("logsumexp", shape)
+    yield case("softmax", TOKENS, array="fresh")
+    yield case("log_softmax", HUGE_ROW, array="out")
+
+
+CASES = [*cases_of_nll_loss(), *cases_of_cross_entropy(), *cases_of_softmax()]
+
+
+def groups(cases: list[Case]) -> list[list[Case]]:
+    """The cases that share their data, together; in the order of the first of each."""
+    found: dict[tuple[Any, ...], list[Case]] = {}
+    for one in cases:
+        found.setdefault(one.source, []).append(one)
+    return list(found.values())
+
+
+def tiny(one: Case) -> Case:
+    """A case of few numbers that asks the same of a contestant."""
+    extents = (5, 7, 3, 4, 2)[: len(one.shape)]
+    return replace(one, shape=extents, cached=True, faults={}, padding=min(one.padding, 2))

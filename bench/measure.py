@@ -1,35 +1,48 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How it is measured: the memory's own speed, rounds in random order, values compared before any timing."""
+"""How it is measured: the machine's own limits, values compared before any timing, rounds in random order."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import random
 import shlex
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 import timeit
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .cases import Case, Data, aligned
-from .contestants import Contestant, enter
+from .contestants import Contestant
+
+if TYPE_CHECKING:
+    from .room import Room
 
 HERE = Path(__file__).parent
 TURN = 5e-3  # seconds: short calls are repeated until a turn takes as long, so that the clock's steps do not matter
 PAUSE = 10e-3  # seconds before a turn: OpenMP's threads go on spinning for milliseconds after a region
 
 
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CXX", "c++"))
+def build(source: str, target: Path, *flags: str) -> Path:
+    """Build a C++ program of this folder as CMake builds the kernels."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    usual = ["-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    usual += ["-mprefer-vector-width=512", "-fopenmp", "-I", "cpp/include"]
+    subprocess.run([*compiler, *usual, *flags, f"bench/{source}", "-o", str(target)], cwd=HERE.parent, check=True)
+    return target
+
+
+def lines_of(program: Path, threads: int) -> list[Any]:
+    """The JSON values that a program prints, one a line."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    run = subprocess.run([str(program)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in run.stdout.splitlines() if line.strip()]
 
 
 class Machine:
@@ -37,13 +50,9 @@ class Machine:
 
     size = 512 << 20
 
-    def __init__(self, threads: int):
+    def __init__(self, library: Path, threads: int):
         self.threads = threads
-        with tempfile.TemporaryDirectory() as folder:
-            library = Path(folder, "machine.so")
-            flags = ["-O3", "-std=c++20", "-march=native", "-fopenmp", "-shared", "-fPIC"]
-            subprocess.run([*compiler(), *flags, str(HERE / "machine.cpp"), "-o", str(library)], check=True)
-            self.library = ctypes.CDLL(str(library))
+        self.library = ctypes.CDLL(str(library))
         arguments = {
             "read": (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
             "fill": (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
@@ -80,14 +89,6 @@ class Machine:
         return result
 
 
-def machine_of(threads: int) -> Machine | None:
-    try:
-        return Machine(threads)
-    except (OSError, subprocess.CalledProcessError) as failure:
-        print(f"without bandwidths, as machine.cpp cannot be compiled: {failure}", file=sys.stderr)
-        return None
-
-
 def spread(values: list[float]) -> dict[str, Any]:
     quartiles = np.quantile(values, [0.25, 0.5, 0.75])
     return {"median": float(quartiles[1]), "quartiles": [float(quartiles[0]), float(quartiles[2])]}
@@ -100,52 +101,32 @@ class Turn:
         self.timer = timeit.Timer(call)
         self.call = call
         self.number = 1
-        call()
         while (seconds := self.timer.timeit(self.number)) < TURN / 2:
             self.number = max(self.number + 1, min(self.number * 10, int(self.number * TURN / max(seconds, 1e-9))))
+        self.is_short = seconds < 10 * TURN
 
     def seconds(self) -> float:
         time.sleep(PAUSE)
-        self.call()  # the first call after another contestant's wakes the threads up
+        if self.is_short:
+            self.call()  # the first call after another contestant's wakes the threads up
         return self.timer.timeit(self.number) / self.number
 
 
-def rounds(
-    calls: dict[str, Callable[[], Any]],
-    yardsticks: dict[str, Callable[[], float]],
-    number: int,
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of each call and what each yardstick says, once a round, in random order."""
-    turns: dict[str, Callable[[], float]] = {name: Turn(call).seconds for name, call in calls.items()}
-    turns |= yardsticks
-    results: dict[str, list[float]] = {name: [] for name in turns}
-    generator = random.Random(0)
-    for _ in range(number):
-        for name in generator.sample(list(turns), len(turns)):
-            results[name].append(turns[name]())
-    return {name: results[name] for name in calls}, {name: results[name] for name in yardsticks}
-
-
 def check(case: Case, data: Data, contestant: Contestant, call: Callable[[], Any]) -> dict[str, Any]:
-    """Compares the first call's loss and gradient with the true values.
-
-    An error beyond the contestant's tolerance ends the benchmark, except where the case expects it from this peer.
-    """
-    loss, gradient = contestant.to_numpy(case, call())
-    tolerance = 0 if case.loss in contestant.rounds_once else contestant.tolerance[case.dtype]
+    """Compare the results of the first call with the true values."""
+    errors = {}
+    small, large = contestant.to_numpy(case, call())
     # The true values are rounded to the result's dtype as the last step, so that an exact result has no error.
-    errors = {"loss": error(loss, data.true_loss().astype(loss.dtype))}
-    if gradient is not None:
-        blocks = [error(gradient[block], true.astype(gradient.dtype)) for block, true in data.true_gradient()]
-        errors["gradient"] = max(blocks)
-    fault = case.faults.get(contestant.name)
+    true = data.true_small(case)
+    if true is not None:
+        errors["loss"] = error(small, true.astype(small.dtype))
+    if case.array:
+        errors["array"] = max(error(large[block], it.astype(large.dtype)) for block, it in data.true_large(case))
     result: dict[str, Any] = {"errors": errors}
-    if loss.ndim == 0:
-        result["loss"] = float(loss)
-    if not all(value <= tolerance for value in errors.values()):
-        if fault is None:
-            raise SystemExit(f"{case.name}: {contestant.title} is wrong: {result}")
-        result["wrong"] = fault
+    if small is not None and small.ndim == 0:
+        result["loss"] = float(small)
+    if not all(value <= contestant.allowed_error(case) for value in errors.values()):
+        result["wrong"] = case.faults.get(contestant.name, "is off by more than its rounding")
     return result
 
 
@@ -160,49 +141,70 @@ def error(values: np.ndarray, true: np.ndarray) -> float:
     return float(result) if np.isfinite(result) else float("inf")
 
 
-def measured(case: Case, names: list[str], threads: int, number: int) -> dict[str, Any]:
-    """The record of one case."""
-    contestants, _ = enter(names, threads)
-    machine = machine_of(threads)
-    data = Data(case)
-    calls, checks = {}, {}
-    for contestant in contestants:
-        call = contestant.prepare(case, data)
-        if call is not None:
-            calls[contestant.name] = call
-            checks[contestant.name] = check(case, data, contestant, call)
-    reads, writes = data.bound()
-    kinds = []
-    if machine and not case.cached:
-        kinds = ["read"] if writes == 0 else ["read", "fill", "fill_nontemporal"]
-        if case.gradient == "fresh":
-            kinds.append("first_touch_huge")
-        kinds = [kind for kind in kinds if machine.rate(kind)]
+def measured(case: Case, rooms: list[Room], rounds: int, patience: float, limits: dict[str, Any]) -> dict[str, Any]:
+    """The record of one case. nll plays in the first room."""
+    checks: dict[str, dict[str, Any]] = {}
+    turns: dict[str, Callable[[], float]] = {}
+    for room in rooms:
+        found, bound, pairs = room.ask("prepare", case)
+        checks |= found
+        turns |= {name: (lambda room=room, name=name: room.ask("turn", name)) for name in found}
+        if room is rooms[0]:
+            reads, writes = bound
+            pairs_in_turn = pairs
+    if "wrong" in checks["nll"]:
+        raise SystemExit(f"{case.name}: nll is wrong: {checks['nll']}")
     yardsticks: dict[str, Callable[[], float]] = {}
-    if machine:
-        yardsticks = {kind: partial(machine.rate, kind) for kind in kinds}
-    seconds, rates = rounds(calls, yardsticks, number)
+    if limits["bandwidth"] and not case.cached:
+        kinds = ["read"] if writes == 0 else ["read", "fill", "fill_nontemporal"]
+        if case.array == "fresh":
+            kinds.append("first_touch_huge")
+        yardsticks = {kind: (lambda kind=kind: rooms[0].ask("rate", kind)) for kind in kinds}
+        yardsticks = {kind: rate for kind, rate in yardsticks.items() if rate()}
 
+    found = play(turns | yardsticks, rounds, patience)
+    own = found["nll"]
     record: dict[str, Any] = {
         "name": case.name,
-        "loss": case.loss,
+        "function": case.function,
         "elements": case.elements,
         "shape": case.shape,
         "dtype": case.dtype,
-        "gradient": case.gradient,
-        "pairs_in_turn": len(data.targets),
+        "array": case.array,
+        "readme": case.readme,
+        "pairs_in_turn": pairs_in_turn,
         "bound_bytes": {"read": reads, "written": writes},
         "contestants": {},
     }
-    for name, values in seconds.items():
-        entry = {"seconds": spread(values), **checks[name]}
+    for name, checked in checks.items():
+        seconds = found[name]
+        entry = {"seconds": spread(seconds), "rounds": len(seconds), **checked}
         if name != "nll":
-            entry["ratio"] = spread([peer / own for peer, own in zip(values, seconds["nll"], strict=True)])
+            entry["ratio"] = spread([peer / own for peer, own in zip(seconds, own, strict=False)])
             entry["floor"] = case.floors.get(name)
         record["contestants"][name] = entry
-    if rates:
-        record["bandwidth"] = bandwidth(reads, writes, seconds["nll"], rates)
+    if yardsticks:
+        record["bandwidth"] = bandwidth(reads, writes, own, {kind: found[kind] for kind in yardsticks})
+    if case.function != "nll_loss" and case.dtype in limits["arithmetic"]:
+        least = limits["arithmetic"][case.dtype] * 1e-9 * case.elements / limits["threads"]
+        record["arithmetic"] = {"seconds": least, "share": least / statistics.median(own)}
     return record
+
+
+def play(turns: dict[str, Callable[[], float]], rounds: int, patience: float) -> dict[str, list[float]]:
+    """What each turn says, once a round, in random order. Those whose turns took all its patience leave earlier."""
+    results: dict[str, list[float]] = {name: [] for name in turns}
+    left = dict.fromkeys(turns, patience)
+    generator = random.Random(0)
+    for _ in range(rounds):
+        playing = [name for name in turns if left[name] > 0 or name == "nll"]
+        if playing == ["nll"] and len(turns) > 1:
+            break
+        for name in generator.sample(playing, len(playing)):
+            start = time.perf_counter()
+            results[name].append(turns[name]())
+            left[name] -= time.perf_counter() - start
+    return results
 
 
 def bandwidth(reads: int, writes: int, seconds: list[float], rates: dict[str, list[float]]) -> dict[str, Any]:
@@ -216,8 +218,8 @@ def bandwidth(reads: int, writes: int, seconds: list[float], rates: dict[str, li
     def share(store: str | None) -> dict[str, Any]:
         least = [reads / rate for rate in rates["read"]]
         if store:
-            least = [time + writes / rate for time, rate in zip(least, rates[store], strict=True)]
-        return spread([bound / time for bound, time in zip(least, seconds, strict=True)])
+            least = [time + writes / rate for time, rate in zip(least, rates[store], strict=False)]
+        return spread([bound / time for bound, time in zip(least, seconds, strict=False)])
 
     return {
         "bytes_per_second": spread([(reads + writes) / time for time in seconds]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The table, as plain text and in Markdown: ``python -m bench.report results.json`` prints the latter."""
+"""The table, row by row, as plain text or Markdown: ``python -m bench.report results.json`` prints the latter."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 LEGEND = (
-    "Ratios are medians over the rounds with their quartiles; above 1 nll is faster. GB/s: the bytes that no method "
-    "can avoid, over nll's time. Of bandwidth: the time of those bytes at the speed of reads and stores that the same "
-    "rounds measured, one after the other, over nll's time: beyond 100% where it reads and stores at once; in brackets "
-    "with first writes to fresh huge pages in place of stores."
+    "Columns of peers: the peer's time over nll's, medians over the rounds; above 1 nll is faster. ! marks what is "
+    "below 1, or below the floor that is asked for; ~ what is within the quartiles of that. `nll, plain call`: nll "
+    "without smoothing, sample weights or state, or the cross-entropy and its gradient beside a softmax, over nll: "
+    "below 1, these cost something. Memory: the time of the bytes that no method can avoid, at the speed of reads and "
+    "stores that the same rounds measured, one after the other, over nll's: beyond 100% where it reads and stores at "
+    "once, or finds much in the caches. Arithmetic: the same of the exponentials alone, from the first-level cache on "
+    "all threads. -: cannot."
 )
 BUSY = "Other programs were running at the start: threads that wait for a core make these figures unreliable."
+RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 def busy(results: dict[str, Any]) -> bool:
@@ -24,72 +28,113 @@ def busy(results: dict[str, Any]) -> bool:
 def duration(seconds: float) -> str:
     for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+            return f"{seconds / size:.2g} {unit}" if seconds / size < 100 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 1e-9:.0f} ns"
 
 
 def ratio(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return f"{value:.2f}" if value < 2 else f"{value:.1f}" if value < 10 else f"{value:.0f}"
 
 
 def peers(results: dict[str, Any]) -> list[str]:
+    """The names of the columns, nll's plain call as the last."""
     return [name for name in results["titles"] if name != "nll"]
 
 
-def rows(results: dict[str, Any]) -> list[list[str]]:
-    """The head, then one row a case."""
-    head = ["case", "nll", "GB/s", "of bandwidth"]
-    judged = {name for case in results["cases"] for name, entry in case["contestants"].items() if entry.get("floor")}
-    for name in peers(results):
-        head += [f"{results['titles'][name]} / nll", *(["floor"] if name in judged else [])]
-    table = [head]
-    for case in results["cases"]:
-        row = [case["name"], duration(case["contestants"]["nll"]["seconds"]["median"])]
-        if bandwidth := case.get("bandwidth"):
-            share = f"{bandwidth['share']['median']:.0%}"
-            if touch := bandwidth["share_of_first_touch"]:
-                share += f" ({touch['median']:.0%} of fresh pages')"
-            row += [f"{bandwidth['bytes_per_second']['median'] / 1e9:.1f}", share]
-        else:
-            row += ["", "in cache"]
-        for name in peers(results):
+def asked_of(name: str, entry: dict[str, Any]) -> float:
+    """The least ratio that is no loss: the floor, or 1; nll's plain call may be faster."""
+    return entry["floor"] or (0 if name == "plain" else 1)
+
+
+def lost(name: str, entry: dict[str, Any]) -> bool:
+    return "wrong" not in entry and entry["ratio"]["median"] < asked_of(name, entry)
+
+
+class Table:
+    """Lay out rows as they come: widths follow from the names of all cases and the titles."""
+
+    def __init__(self, results: dict[str, Any], names: list[str], markdown: bool = False, colour: bool = False):
+        self.peers, self.absent = peers(results), results["absent"]
+        self.markdown, self.colour = markdown, colour
+        over = " / nll" if markdown else ""
+        self.titles = ["case", "nll", "memory", "arithmetic"]
+        self.titles += [
+            results["titles"][name] + over if name != "plain" else results["titles"][name] for name in self.peers
+        ]
+        self.widths = [max(map(len, [*names, "case"])), *(max(len(title), 6) for title in self.titles[1:])]
+
+    def head(self) -> str:
+        if self.markdown:
+            return "| " + " | ".join(self.titles) + " |\n|" + "---|" * len(self.titles)
+        return self._aligned(self.titles) + "\n" + "-" * (sum(self.widths) + 2 * len(self.widths) - 2)
+
+    def row(self, case: dict[str, Any]) -> str:
+        cells = [case["name"], duration(case["contestants"]["nll"]["seconds"]["median"])]
+        memory, arithmetic = case.get("bandwidth"), case.get("arithmetic")
+        cells.append(f"{memory['share']['median']:.0%}" if memory else "cached")
+        cells.append(f"{arithmetic['share']:.0%}" if arithmetic else "")
+        cells += [self._cell(name, case["contestants"].get(name)) for name in self.peers]
+        if self.markdown:
+            return "| " + " | ".join(cells) + " |"
+        line = self._aligned(cells)
+        return line if not self.colour else self._coloured(line, case)
+
+    def _cell(self, name: str, entry: dict[str, Any] | None) -> str:
+        if entry is None:
+            return "absent" if name in self.absent else "" if name == "plain" else "-"
+        figure = ratio(entry["ratio"]["median"])
+        if "wrong" in entry:
+            return f"{figure} (wrong value)" if self.markdown else f"{figure}?"
+        low, high = entry["ratio"]["quartiles"]
+        figure += "~" * (low < asked_of(name, entry) <= high)
+        if lost(name, entry):
+            return f"**{figure}**" if self.markdown else f"{figure}!"
+        return figure
+
+    def _aligned(self, cells: list[str]) -> str:
+        first, *others = zip(cells, self.widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
+
+    def _coloured(self, line: str, case: dict[str, Any]) -> str:
+        """The line with its losses in red: its cells stand where they stood."""
+        end, pieces = len(line), []
+        for name, width in reversed(list(zip(self.peers, self.widths[-len(self.peers) :], strict=True))):
             entry = case["contestants"].get(name)
-            if entry is None:
-                row.append("cannot")
-            else:
-                low, high = entry["ratio"]["quartiles"]
-                mark = " (wrong value)" if "wrong" in entry else ""
-                row.append(f"{ratio(entry['ratio']['median'])} [{ratio(low)}-{ratio(high)}]{mark}")
-            if name in judged:
-                row.append(f"{entry['floor']:g}" if entry and entry["floor"] else "")
-        table.append(row)
-    return table
+            piece = line[end - width : end]
+            pieces.append(f"  {RED}{piece}{PLAIN}" if entry and lost(name, entry) else f"  {piece}")
+            end -= width + 2
+        return line[:end] + "".join(reversed(pieces))
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
-    """What a reader must be told in words: where a peer is faster, below the floor or wrong."""
+    """What a reader must be told in words: where a peer is faster, below the floor, wrong or not here."""
     lines = [BUSY] if busy(results) else []
     for name in peers(results):
         title = results["titles"][name]
+        if name in results["absent"]:
+            lines.append(f"{title} is not here: {results['absent'][name]}.")
+            continue
         found = [(case, case["contestants"].get(name)) for case in results["cases"]]
         entries = [(case["name"], entry) for case, entry in found if entry]
-        faster = [f"{case} ({ratio(e['ratio']['median'])})" for case, e in entries if e["ratio"]["median"] < 1]
-        if faster:
-            lines.append(f"{title} is faster than nll in {len(faster)} of {len(entries)} cases: {'; '.join(faster)}.")
-        elif entries:
-            lines.append(f"{title} is faster than nll in no case that it can run.")
+        if name != "plain":
+            faster = [f"{case} ({ratio(e['ratio']['median'])})" for case, e in entries if e["ratio"]["median"] < 1]
+            if faster:
+                lines.append(
+                    f"{title} is faster than nll in {len(faster)} of {len(entries)} cases: {'; '.join(faster)}."
+                )
+            elif entries:
+                lines.append(f"{title} is faster than nll in no case that it can run, of {len(entries)}.")
         below = [
-            f"{case} ({ratio(e['ratio']['median'])}, floor {e['floor']:g})"
+            f"{case} ({ratio(e['ratio']['median'])}, floor {e['floor']:.2g})"
             for case, e in entries
-            if e["floor"] and e["ratio"]["median"] < e["floor"]
+            if e["floor"] and lost(name, e)
         ]
         if below:
             lines.append(f"Below the floor against {title}: {'; '.join(below)}.")
         for case, entry in entries:
             if "wrong" in entry:
-                lines.append(
-                    f"{title}'s value is wrong in {case}: {entry.get('loss')}, as it {entry['wrong']}; nll's is exact."
-                )
+                value = f"{entry['loss']}" if "loss" in entry else f"{entry['errors']}"
+                lines.append(f"{title}'s value is wrong in {case}: {value}, as it {entry['wrong']}; nll's is right.")
     return lines
 
 
@@ -99,7 +144,7 @@ def machine_lines(results: dict[str, Any]) -> list[str]:
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['last_level_cache'] >> 20} MiB last-level cache, "
         f"transparent huge pages: {machine['transparent_huge_pages']}; {machine['system']}",
-        f"{versions}; {results['threads']} threads each, {results['rounds']} rounds, {results['date']}",
+        f"{versions}; {results['threads']} threads each, up to {results['rounds']} rounds, {results['date']}",
     ]
     names = {
         "read": "read",
@@ -111,6 +156,9 @@ def machine_lines(results: dict[str, Any]) -> list[str]:
     for threads, rates in results["bandwidth"].items():
         figures = ", ".join(f"{names[kind]} {rate['median'] / 1e9:.1f}" for kind, rate in rates.items())
         lines.append(f"memory, {threads} thread{'s' if threads != '1' else ''}, GB/s: {figures}")
+    if exps := results["arithmetic"]:
+        figures = ", ".join(f"{dtype} {nanoseconds:.2f}" for dtype, nanoseconds in exps.items())
+        lines.append(f"an exponential and its sum from the first-level cache, one thread, ns: {figures}")
     return lines
 
 
@@ -118,9 +166,10 @@ def pages_rows(results: dict[str, Any]) -> list[list[str]]:
     table = [["the same pages for both", "pages", "nll", "PyTorch", "PyTorch / nll"]]
     for pages in results["pages"]:
         for case in pages["cases"]:
-            own, peer = case["contestants"]["nll"], case["contestants"]["torch"]
-            times = [duration(own["seconds"]["median"]), duration(peer["seconds"]["median"])]
-            table.append([case["name"], pages["title"], *times, ratio(peer["ratio"]["median"])])
+            if peer := case["contestants"].get("torch"):
+                own = case["contestants"]["nll"]
+                times = [duration(own["seconds"]["median"]), duration(peer["seconds"]["median"])]
+                table.append([case["name"], pages["title"], *times, ratio(peer["ratio"]["median"])])
     return table
 
 
@@ -129,19 +178,6 @@ def exactness_rows(results: dict[str, Any]) -> list[list[str]]:
     for entry in results["exactness"]:
         times = [duration(entry["exact_s"]), duration(entry["plain_s"])]
         table.append([entry["case"], *times, f"{entry['exact_s'] / entry['plain_s']:.2f}"])
-    return table
-
-
-def arithmetic_rows(results: dict[str, Any]) -> list[list[str]]:
-    """Forward cross-entropy beside what its exponentials alone would take."""
-    table = [["limit of arithmetic", "nll", "exponentials from the first-level cache, all threads", "of that limit"]]
-    for case in results["cases"]:
-        if case["loss"] != "cross_entropy" or case["gradient"] or "bandwidth" not in case:
-            continue
-        if limit := results["arithmetic"].get(case["dtype"]):
-            least = limit * 1e-9 * case["elements"] / results["threads"]
-            seconds = case["contestants"]["nll"]["seconds"]["median"]
-            table.append([case["name"], duration(seconds), duration(least), f"{least / seconds:.0%}"])
     return table
 
 
@@ -156,19 +192,18 @@ def markdown_table(table: list[list[str]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
 
 
-def paragraphs(results: dict[str, Any], render: Any) -> list[str]:
-    parts = [render(rows(results)), "\n".join(remarks(results))]
-    tables = (pages_rows(results), arithmetic_rows(results), exactness_rows(results))
-    parts += [render(table) for table in tables if len(table) > 1]
-    return parts
-
-
-def text(results: dict[str, Any]) -> str:
-    return "\n\n".join(["\n".join(machine_lines(results)), *paragraphs(results, aligned_table), LEGEND])
+def after(results: dict[str, Any], markdown: bool = False) -> str:
+    """What follows the rows."""
+    render = markdown_table if markdown else aligned_table
+    parts = ["\n".join(remarks(results))]
+    parts += [render(table) for table in (pages_rows(results), exactness_rows(results)) if len(table) > 1]
+    machine = machine_lines(results)
+    return "\n\n".join([*parts, LEGEND, "; ".join(machine) + "." if markdown else "\n".join(machine)])
 
 
 def markdown(results: dict[str, Any]) -> str:
-    return "\n\n".join([*paragraphs(results, markdown_table), LEGEND, "; ".join(machine_lines(results)) + "."])
+    table = Table(results, [], markdown=True)
+    return "\n".join([table.head(), *map(table.row, results["cases"]), "", after(results, markdown=True)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The benchmark's list of cases is sound: at a tiny size each contestant finds the true values; rows outlive a run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cases import CASES, Data, tiny
+from bench.measure import check
+from bench.peers import CONTESTANTS, enter
+
+TINY = {case.name: case for case in map(tiny, CASES)}
+
+
+@pytest.fixture(scope="module", params=[name for name in CONTESTANTS if name != "compile"])  # that takes seconds a case
+def contestant(request):
+    present, absent = enter([request.param], 1)
+    if absent:
+        pytest.skip(f"without {absent}")
+    return present[request.param]
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in TINY.items()])
+@pytest.mark.filterwarnings("ignore")
+def test_contestants_find_the_true_values(contestant, case):
+    data = Data(case)
+    asked, call = contestant.asked(case), contestant.prepare(case, data)
+    if asked is not None and call is not None:
+        assert "wrong" not in check(asked, data, contestant, call)
+
+
+def test_every_contestant_but_nll_leaves_cases_out():
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_an_interrupted_run_keeps_its_rows(tmp_path):
+    file = tmp_path / "results.json"
+    options = ["--peers=numpy", "--threads=1", "--rounds=100000", "--patience=0.1", f"--json={file}"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "bench", *options, r"--cases=\(64, 10\)|\(256, 1000\)"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    head = [run.stdout.readline() for _ in range(3)]
+    run.send_signal(signal.SIGINT)
+    rest, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    rows = json.loads(file.read_text())["cases"]
+    assert [row["name"] for row in rows][:1] == ["nll_loss (64, 10)"]
+    assert head[2].startswith(rows[0]["name"])
+    assert "interrupted after" in errors
+    assert "above 1 nll is faster" in rest
