@@ -41,7 +41,7 @@ class Torch(Contestant):
         """(input, target) -> loss, as its users write it."""
         loss_of = getattr(self.torch.nn.functional, case.function)
         keywords: dict[str, Any] = {}
-        weight = self.tensor(data.weight)
+        weight = self.tensor(data.weight).to(self.tensor(data.out).dtype)  # another one is refused
         if case.weighted:
             keywords["weight"] = weight
         if case.smoothing:

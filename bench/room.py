@@ -84,7 +84,8 @@ class Inside:
 
     def prepare(self, case: Case) -> Any:
         """What was found of each contestant that can run the case; and the least bytes of it."""
-        if self.data is None:
+        if self.data is None or self.data.case.source != case.source:
+            self.data = None  # two of them may be too large for the memory
             self.data = Data(case)
         self.turns, checks = {}, {}
         for name, contestant in self.contestants.items():
