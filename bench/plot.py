@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The picture: ``python -m bench.plot results.json picture.png``."""
+"""The picture: ``python -m bench.plot results.json picture.png``. One line a case, one mark a peer."""
 
 from __future__ import annotations
 
@@ -8,84 +8,100 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .report import ratio
+from .report import duration, lost, peers
 
-COLOURS = {"torch": "#d95f02", "numpy": "#1b9e77", "jax": "#7570b3"}
+# name -> (colour, marker)
+MARKS = {
+    "torch": ("#d95f02", "o"),
+    "compile": ("#e6ab02", "s"),
+    "numpy": ("#1b9e77", "^"),
+    "jax": ("#7570b3", "D"),
+    "numba": ("#66a61e", "v"),
+    "sklearn": ("#1f78b4", "P"),
+    "tensorflow": ("#a6761d", "X"),
+    "plain": ("#555555", "|"),
+}
+LINE = 0.2  # inches
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Bars of peer time / nll time for every case, on a logarithmic scale."""
+    """Draw ratios on a logarithmic scale, losses with a ring of red; beside them how near nll is to the machine."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     cases = results["cases"]
-    peers = [name for name in results["titles"] if name != "nll"]
-    thickness = 0.8 / max(len(peers), 1)
-    figure = Figure(figsize=(10, 1.6 + 0.22 * len(cases) * max(len(peers), 1)), layout="constrained")
+    rows = range(len(cases))
+    figure = Figure(figsize=(14, 2.2 + LINE * len(cases)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    floor_shown = False
-    largest = 2.0
-    for column, peer in enumerate(peers):
-        shift = (column - (len(peers) - 1) / 2) * thickness
-        found = [(row, case["contestants"][peer]) for row, case in enumerate(cases) if peer in case["contestants"]]
+    axes, limits = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
+    ringed = False
+    smallest, largest = 0.5, 2.0
+    for name in peers(results):
+        found = [(row, case["contestants"][name]) for row, case in enumerate(cases) if name in case["contestants"]]
         if not found:
             continue
-        places = [row + shift for row, _ in found]
-        medians = [entry["ratio"]["median"] for _, entry in found]
-        errors = [
-            [abs(entry["ratio"]["median"] - entry["ratio"]["quartiles"][side]) for _, entry in found] for side in (0, 1)
-        ]
-        largest = max(largest, *(entry["ratio"]["quartiles"][1] for _, entry in found))
-        axes.barh(
-            places,
-            [median - 1 for median in medians],
-            left=1,
-            height=thickness,
-            xerr=errors,
-            color=COLOURS.get(peer),
-            label=results["titles"][peer],
-            error_kw={"elinewidth": 0.8, "ecolor": "#333333"},
+        ratios = [entry["ratio"]["median"] for _, entry in found]
+        smallest, largest = min(smallest, *ratios), max(largest, *ratios)
+        colour, marker = MARKS.get(name.partition("@")[0], ("black", "*"))
+        axes.scatter(
+            ratios,
+            [row for row, _ in found],
+            color=colour,
+            marker=marker,
+            s=30,
+            label=results["titles"][name],
+            zorder=3,
         )
-        for place, (_, entry) in zip(places, found, strict=True):
-            axes.annotate(
-                ratio(entry["ratio"]["median"]),
-                (max(entry["ratio"]["quartiles"][1], entry["floor"] or 1, 1), place),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=7,
-            )
-        for place, (_, entry) in zip(places, found, strict=True):
+        for row, entry in found:
+            axes.plot(entry["ratio"]["quartiles"], [row] * 2, color=colour, linewidth=1, zorder=2)
             if entry["floor"]:
-                axes.plot(
-                    [entry["floor"]] * 2,
-                    [place - thickness / 2, place + thickness / 2],
-                    color="black",
-                    linewidth=2,
-                    label=None if floor_shown else "the least that is asked for",
+                axes.plot([entry["floor"]] * 2, [row - 0.4, row + 0.4], color=colour, linewidth=1, linestyle=":")
+            if lost(name, entry):
+                axes.scatter(
+                    entry["ratio"]["median"],
+                    row,
+                    s=130,
+                    facecolors="none",
+                    edgecolors="red",
+                    linewidths=1.5,
+                    zorder=4,
+                    label=None if ringed else "below 1, or below its floor (dotted)",
                 )
-                floor_shown = True
-    axes.axvline(1, color="black", linewidth=0.8)
+                ringed = True
+    axes.axvspan(smallest / 2, 1, color="red", alpha=0.06, linewidth=0)
+    axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
-    ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+    ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlim(right=largest * 1.6)
-    axes.set_yticks(range(len(cases)), [case["name"] for case in cases], fontsize=8)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.set_xlabel("time of the peer / time of nll (above 1: nll is faster)")
-    machine = results["machine"]
-    axes.set_title(
-        f"{machine['cpu']}, {results['threads']} threads, medians and quartiles of {results['rounds']} rounds",
-        fontsize=9,
-    )
+    axes.set_xlim(smallest / 1.3, largest * 1.3)
+    names = [f"{case['name']}   {duration(case['contestants']['nll']['seconds']['median'])}" for case in cases]
+    axes.set_yticks(rows, names, fontsize=8)
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    figure.legend(loc="outside upper center", ncols=len(peers) + 1, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=150)
+    axes.set_xlabel("time of the peer / time of nll (right of 1: nll is faster)")
+
+    for key, share, shift, colour in (
+        ("memory", lambda case: case.get("bandwidth", {}).get("share", {}).get("median"), -0.2, "#80b1d3"),
+        ("exponentials", lambda case: case.get("arithmetic", {}).get("share"), 0.2, "#fdb462"),
+    ):
+        known = [(row, 100 * value) for row, value in zip(rows, map(share, cases), strict=True) if value is not None]
+        limits.barh(
+            [row + shift for row, _ in known], [min(value, 150) for _, value in known], 0.4, color=colour, label=key
+        )
+    limits.axvline(100, color="black", linewidth=1)
+    limits.set_xlim(0, 150)
+    limits.set_xlabel("% of the machine's limit")
+    for each in (axes, limits):
+        each.grid(axis="both", alpha=0.3)
+        each.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=5, fontsize=9, frameon=False)
+    machine = results["machine"]
+    figure.suptitle(
+        f"{machine['cpu']}, {results['threads']} threads; each case, nll's time, medians and quartiles", fontsize=10
+    )
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ TINY = {case.name: case for case in map(tiny, CASES)}
 
 @pytest.fixture(scope="module")
 def room():
-    """All that are installed but PyTorch's compiler, which takes seconds a case; in another process, as they set threads
-    and much else for the whole of it."""
+    """All that are installed but PyTorch's compiler, which takes seconds a case. In another process, as they set the
+    threads and much else for the whole of it."""
     found = Room([name for name in CONTESTANTS if name != "compile"], 1)
     yield found
     found.close()
