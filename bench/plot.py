@@ -98,8 +98,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
         each.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=5, fontsize=9, frameon=False)
     machine = results["machine"]
-    figure.suptitle(
-        f"{machine['cpu']}, {results['threads']} threads; each case, nll's time, medians and quartiles", fontsize=10
+    axes.set_title(
+        f"{machine['cpu']}, {results['threads']} threads; case and nll's time; medians and quartiles", fontsize=9
     )
     figure.savefig(path, dpi=120)
 
