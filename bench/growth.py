@@ -141,22 +141,29 @@ def draw(points: list[Point], marked: list[Point], path: Path, label: str, threa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(14, 5), layout="constrained")
     FigureCanvasAgg(figure)
+    is_size = label.startswith("logits")
+    values = sorted({it["x"] for it in points})
+    place = {x: x if is_size else values.index(x) for x in values}  # neighbours would hide each other on a true axis
     both = figure.subplots(1, 2, sharey=True)
     for axes, kind in zip(both, KINDS, strict=True):
         for series in dict.fromkeys(it["series"] for it in points):
-            found = [(it["x"], it["ns"]) for it in points if it["series"] == series and it["kind"] == kind]
+            found = [(place[it["x"]], it["ns"]) for it in points if it["series"] == series and it["kind"] == kind]
             if found:
                 axes.plot(*zip(*found, strict=True), marker="o", markersize=3.5, label=series)
-        if rings := [(it["x"], it["ns"]) for it in marked if it["kind"] == kind]:
-            style = {"facecolors": "none", "edgecolors": "red", "label": "rises by more than 15 %, or slower"}
+        if rings := [(place[it["x"]], it["ns"]) for it in marked if it["kind"] == kind]:
+            style = {
+                "facecolors": "none",
+                "edgecolors": "red",
+                "label": "more than 15 % above fewer classes, or slower",
+            }
             axes.scatter(*zip(*rings, strict=True), s=90, zorder=3, **style)
-        axes.set(title=kind, xscale="log", yscale="log", xlabel=label)
-        if label.startswith("classes"):
-            powers = [2**power for power in range(1, 14)]
-            axes.set_xticks(powers, map(str, powers), fontsize=8)
-            axes.minorticks_off()
+        axes.set(title=kind, yscale="log", xlabel=label)
+        if is_size:
+            axes.set_xscale("log")
+        else:
+            axes.set_xticks(range(len(values)), map(str, values), fontsize=7, rotation=90)
         axes.grid(which="both", alpha=0.3)
         axes.legend()
     both[0].set_ylabel(f"time per logit (ns), {threads} thread{'s' * (threads != 1)}")

@@ -144,10 +144,12 @@ def error(values: np.ndarray, true: np.ndarray) -> float:
 def measured(case: Case, rooms: list[Room], rounds: int, patience: float, limits: dict[str, Any]) -> dict[str, Any]:
     """The record of one case. nll plays in the first room."""
     checks: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
     turns: dict[str, Callable[[], float]] = {}
     for room in rooms:
-        found, bound, pairs = room.ask("prepare", case)
+        found, failed, bound, pairs = room.ask("prepare", case)
         checks |= found
+        failures |= failed
         turns |= {name: (lambda room=room, name=name: room.ask("turn", name)) for name in found}
         if room is rooms[0]:
             reads, writes = bound
@@ -175,6 +177,7 @@ def measured(case: Case, rooms: list[Room], rounds: int, patience: float, limits
         "pairs_in_turn": pairs_in_turn,
         "bound_bytes": {"read": reads, "written": writes},
         "contestants": {},
+        "failed": failures,
     }
     for name, checked in checks.items():
         seconds = found[name]

@@ -73,15 +73,18 @@ class Table:
         memory, arithmetic = case.get("bandwidth"), case.get("arithmetic")
         cells.append(f"{memory['share']['median']:.0%}" if memory else "cached")
         cells.append(f"{arithmetic['share']:.0%}" if arithmetic else "")
-        cells += [self._cell(name, case["contestants"].get(name)) for name in self.peers]
+        cells += [self._cell(name, case) for name in self.peers]
         if self.markdown:
             return "| " + " | ".join(cells) + " |"
         line = self._aligned(cells)
         return line if not self.colour else self._coloured(line, case)
 
-    def _cell(self, name: str, entry: dict[str, Any] | None) -> str:
-        if entry is None:
+    def _cell(self, name: str, case: dict[str, Any]) -> str:
+        if name in case["failed"]:
+            return "failed"
+        if name not in case["contestants"]:
             return "absent" if name in self.absent else "" if name == "plain" else "-"
+        entry = case["contestants"][name]
         figure = ratio(entry["ratio"]["median"])
         if "wrong" in entry:
             return f"{figure} (wrong value)" if self.markdown else f"{figure}?"
@@ -131,6 +134,11 @@ def remarks(results: dict[str, Any]) -> list[str]:
         ]
         if below:
             lines.append(f"Below the floor against {title}: {'; '.join(below)}.")
+        lines += [
+            f"{title} failed in {case['name']}: {case['failed'][name]}"
+            for case in results["cases"]
+            if name in case["failed"]
+        ]
         for case, entry in entries:
             if "wrong" in entry:
                 value = f"{entry['loss']}" if "loss" in entry else f"{entry['errors']}"

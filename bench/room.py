@@ -83,16 +83,21 @@ class Inside:
         return Machine(self.machine_library, self.threads)
 
     def prepare(self, case: Case) -> Any:
-        """What was found of each contestant that can run the case; and the least bytes of it."""
+        """(What was found of each contestant that can run the case, why others failed, the least bytes, pairs.)"""
         if self.data is None or self.data.case.source != case.source:
             self.data = None  # two of them may be too large for the memory
             self.data = Data(case)
-        self.turns, checks = {}, {}
+        self.turns, checks, failed = {}, {}, {}
         for name, contestant in self.contestants.items():
-            if (asked := contestant.asked(case)) and (call := contestant.prepare(case, self.data)):
-                checks[name] = check(asked, self.data, contestant, call)
-                self.turns[name] = Turn(call)
-        return checks, self.data.bound(case), len(self.data.targets)
+            try:
+                if (asked := contestant.asked(case)) and (call := contestant.prepare(case, self.data)):
+                    found = check(asked, self.data, contestant, call)
+                    self.turns[name], checks[name] = Turn(call), found
+            except Exception as error:
+                if name == "nll":
+                    raise
+                failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return checks, failed, self.data.bound(case), len(self.data.targets)
 
     def turn(self, name: str) -> float:
         return self.turns[name].seconds()
