@@ -187,7 +187,7 @@ def save(chosen: argparse.Namespace, results: dict[str, Any]) -> None:
 
 
 def other_pages(chosen: argparse.Namespace, cases: list[Case], found: list[dict[str, Any]]) -> None:
-    """The README's large losses with a gradient once more, each kind of pages in processes of their own."""
+    """The large losses with a gradient once more, each kind of pages in processes of their own."""
     large = [case for case in cases if case.is_loss and case.elements * case.numpy_dtype.itemsize > LARGE]
     plain = [case for case in large if case.plain is None and case.dtype == "float32" and not case.padding]
     for title, (environment, kinds) in PAGES.items():

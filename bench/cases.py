@@ -441,11 +441,15 @@ CASES = [*cases_of_nll_loss(), *cases_of_cross_entropy(), *cases_of_softmax()]
 
 
 def groups(cases: list[Case]) -> list[list[Case]]:
-    """The cases that share their data, together; in the order of the first of each."""
+    """The cases that share a process: the small ones, then those of each source; always with the same data together.
+
+    Memory that earlier cases have left to a library's heap would spare a large array its new pages.
+    """
     found: dict[tuple[Any, ...], list[Case]] = {}
     for one in cases:
         found.setdefault(one.source, []).append(one)
-    return list(found.values())
+    small = [one for group in found.values() for one in group if one.cached]
+    return [*filter(None, [small]), *(group for group in found.values() if not group[0].cached)]
 
 
 def tiny(one: Case) -> Case:

@@ -124,7 +124,7 @@ class Nll(Contestant):
 class Plain(Nll):
     """nll itself without what the case has in addition: what that costs."""
 
-    name, title = "plain", "nll, plain call"
+    name, title = "plain", "plain nll"
 
     def __init__(self, threads: int):
         super().__init__(threads)

@@ -111,7 +111,12 @@ class Compiled(Torch):
 
     name, title, usual = "compile", "torch.compile", False
 
+    def __init__(self, threads: int):
+        super().__init__(threads)
+        self.version = ""  # PyTorch's
+
     def loss_of(self, case: Case, data: Data) -> Callable[[Any, Any], Any]:
+        self.torch.compiler.reset()  # beyond some versions of a function it would fall back without a word
         return self.torch.compile(super().loss_of(case, data), dynamic=False)
 
     def prepare(self, case: Case, data: Data) -> Call | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 LEGEND = (
     "Columns of peers: the peer's time over nll's, medians over the rounds; above 1 nll is faster. ! marks what is "
-    "below 1, or below the floor that is asked for; ~ what is within the quartiles of that. `nll, plain call`: nll "
+    "below 1, or below the floor that is asked for; ~ what has that within its quartiles. Plain nll: its call "
     "without smoothing, sample weights or state, or the cross-entropy and its gradient beside a softmax, over nll: "
     "below 1, these cost something. Memory: the time of the bytes that no method can avoid, at the speed of reads and "
     "stores that the same rounds measured, one after the other, over nll's: beyond 100% where it reads and stores at "
-    "once, or finds much in the caches. Arithmetic: the same of the exponentials alone, from the first-level cache on "
+    "once, or finds much in the caches. Exps: the same of the exponentials alone, from the first-level cache on "
     "all threads. -: cannot."
 )
 BUSY = "Other programs were running at the start: threads that wait for a core make these figures unreliable."
@@ -57,7 +57,7 @@ class Table:
         self.peers, self.absent = peers(results), results["absent"]
         self.markdown, self.colour = markdown, colour
         over = " / nll" if markdown else ""
-        self.titles = ["case", "nll", "memory", "arithmetic"]
+        self.titles = ["case", "nll", "memory", "exps"]
         self.titles += [
             results["titles"][name] + over if name != "plain" else results["titles"][name] for name in self.peers
         ]
