@@ -200,9 +200,11 @@ def play(turns: dict[str, Callable[[], float]], rounds: int, patience: float) ->
     left = dict.fromkeys(turns, patience)
     generator = random.Random(0)
     for _ in range(rounds):
-        playing = [name for name in turns if left[name] > 0 or name == "nll"]
-        if playing == ["nll"] and len(turns) > 1:
+        playing = [name for name in turns if left[name] > 0]
+        if not playing:
             break
+        if "nll" not in playing:
+            playing.append("nll")  # beside whom the others are seen
         for name in generator.sample(playing, len(playing)):
             start = time.perf_counter()
             results[name].append(turns[name]())
