@@ -164,7 +164,7 @@ def measured(case: Case, rooms: list[Room], rounds: int, patience: float, limits
         yardsticks = {kind: (lambda kind=kind: rooms[0].ask("rate", kind)) for kind in kinds}
         yardsticks = {kind: rate for kind, rate in yardsticks.items() if rate()}
 
-    found = play(turns | yardsticks, rounds, patience)
+    found = play(turns | yardsticks, rounds, dict.fromkeys(turns, patience) | dict.fromkeys(yardsticks, patience / 4))
     own = found["nll"]
     record: dict[str, Any] = {
         "name": case.name,
@@ -194,10 +194,10 @@ def measured(case: Case, rooms: list[Room], rounds: int, patience: float, limits
     return record
 
 
-def play(turns: dict[str, Callable[[], float]], rounds: int, patience: float) -> dict[str, list[float]]:
-    """What each turn says, once a round, in random order. Those whose turns took all its patience leave earlier."""
+def play(turns: dict[str, Callable[[], float]], rounds: int, patience: dict[str, float]) -> dict[str, list[float]]:
+    """What each turn says, once a round, in random order. Those whose turns took all their seconds leave earlier."""
     results: dict[str, list[float]] = {name: [] for name in turns}
-    left = dict.fromkeys(turns, patience)
+    left = dict(patience)
     generator = random.Random(0)
     for _ in range(rounds):
         playing = [name for name in turns if left[name] > 0]
