@@ -47,6 +47,9 @@ class Room:
             self.players, self.absent, self.openmp_runtimes = self.ask("enter", names, threads, machine)
         except Failure as failure:
             self.absent = dict.fromkeys(names, str(failure).strip().rpartition("\n")[2])
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, *request: Any) -> Any:
         try:
