@@ -28,6 +28,7 @@ inline index_t tiles_block(const Plan& plan) {
 }
 
 template <class Scalar, class Precision> class SoftmaxTiles {
+    using Space = Workspace<Scalar, Precision>;
     using Real = typename Precision::Real;
     using Exp = typename Precision::Exp;
     using Scale = typename Precision::Scale;
@@ -38,9 +39,7 @@ public:
     SoftmaxTiles(const Plan& plan, Workspace<Scalar, Precision>& space, void* staging)
         : plan_(plan),
           space_(space),
-          pitch_(std::clamp<index_t>(
-              space.size / std::max<index_t>(plan.classes, 1) / lanes * lanes, lanes,
-              plan.class_stride[input] == 1 ? max_tile_samples / 2 : max_tile_samples)),
+          pitch_(widest_tile(plan)),
           whole_(plan.classes <= space.size / pitch_),
           part_(whole_ ? plan.classes : space.size / pitch_ / pair_size * pair_size),
           reader_(plan, pitch_, space.logits, space.results),
@@ -77,6 +76,13 @@ public:
     void finish() { writer_.finish(); }
 
 private:
+    // Returns the samples of a tile that the buffers hold. Rows are transposed into a tile, and are
+    // in the first cache beside it.
+    static index_t widest_tile(const Plan& plan) {
+        const int share = plan.class_stride[input] == 1 ? 2 : 1;
+        const index_t samples = Space::size / share / std::max<index_t>(plan.classes, 1);
+        return std::clamp<index_t>(samples / lanes * lanes, lanes, max_tile_samples / share);
+    }
     // ------------------------------------------------------------ loading
 
     // Calls visit(first, count) for the tiles of a block, loaded if a tile holds all classes.

@@ -19,30 +19,42 @@ template <class To, class From> [[gnu::always_inline]] inline To converted(From 
 // Transposes a square: to[c, i] = from[i, c] for 8 x 8 elements; strides are those of rows. Loops
 // are unrolled, so that rows stay in registers.
 template <class T>
-void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stride) {
+[[gnu::always_inline]] inline void transpose_square(const T* from, index_t from_stride, T* to,
+                                                    index_t to_stride) {
 #if defined(__GNUC__)
     typedef T Row __attribute__((vector_size(8 * sizeof(T))));
-    Row row[8], mixed[8];
-    NLL_UNROLL for (int i = 0; i < 8; ++i)
-        std::memcpy(&row[i], from + i * from_stride, sizeof(Row));
     if constexpr (sizeof(T) == 4) {
-        // Exchanges pieces of 1, 2 and 4 elements, the first two inside of 16 bytes.
-        NLL_UNROLL for (int i = 0; i < 8; i += 2) {
-            mixed[i] = __builtin_shufflevector(row[i], row[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-            mixed[i + 1] = __builtin_shufflevector(row[i], row[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-        }
-        NLL_UNROLL for (int i = 0; i < 4; ++i) {
-            const int k = i / 2 * 4 + i % 2, to_k = i / 2 * 4 + i % 2 * 2;
-            row[to_k] = __builtin_shufflevector(mixed[k], mixed[k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            row[to_k + 1] =
-                __builtin_shufflevector(mixed[k], mixed[k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-        NLL_UNROLL for (int i = 0; i < 4; ++i) {
-            mixed[i] = __builtin_shufflevector(row[i], row[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-            mixed[i + 4] = __builtin_shufflevector(row[i], row[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        // Half of the columns at a time. Rows that are 4 apart are loaded side by side, so that
+        // elements, and then pairs of them, are exchanged inside of 16 bytes alone.
+        typedef T Half __attribute__((vector_size(16)));
+        typedef std::uint64_t Pairs __attribute__((vector_size(32)));
+        NLL_UNROLL for (int first = 0; first < 8; first += 4) {
+            Row row[4];
+            NLL_UNROLL for (int i = 0; i < 4; ++i) {
+                Half low, high;
+                std::memcpy(&low, from + i * from_stride + first, sizeof(Half));
+                std::memcpy(&high, from + (i + 4) * from_stride + first, sizeof(Half));
+                row[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+            }
+            Pairs pairs[4], column[4];
+            NLL_UNROLL for (int i = 0; i < 2; ++i) {
+                pairs[i] = reinterpret_cast<Pairs>(
+                    __builtin_shufflevector(row[2 * i], row[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13));
+                pairs[2 + i] = reinterpret_cast<Pairs>(__builtin_shufflevector(
+                    row[2 * i], row[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15));
+            }
+            NLL_UNROLL for (int k = 0; k < 4; k += 2) {
+                column[k] = __builtin_shufflevector(pairs[k], pairs[k + 1], 0, 4, 2, 6);
+                column[k + 1] = __builtin_shufflevector(pairs[k], pairs[k + 1], 1, 5, 3, 7);
+            }
+            NLL_UNROLL for (int c = 0; c < 4; ++c)
+                std::memcpy(to + (first + c) * to_stride, &column[c], sizeof(Row));
         }
     } else {
         // Interleaves pairs of rows, 4 apart: three times, and all is in place.
+        Row row[8], mixed[8];
+        NLL_UNROLL for (int i = 0; i < 8; ++i)
+            std::memcpy(&row[i], from + i * from_stride, sizeof(Row));
         NLL_UNROLL for (int step = 0; step < 3; ++step) {
             NLL_UNROLL for (int i = 0; i < 4; ++i) {
                 mixed[2 * i] =
@@ -52,8 +64,9 @@ void transpose_square(const T* from, index_t from_stride, T* to, index_t to_stri
             }
             NLL_UNROLL for (int i = 0; i < 8; ++i) row[i] = mixed[i];
         }
+        NLL_UNROLL for (int i = 0; i < 8; ++i)
+            std::memcpy(to + i * to_stride, &row[i], sizeof(Row));
     }
-    NLL_UNROLL for (int i = 0; i < 8; ++i) std::memcpy(to + i * to_stride, &mixed[i], sizeof(Row));
 #else
     for (int i = 0; i < 8; ++i)
         for (int c = 0; c < 8; ++c) to[c * to_stride + i] = from[i * from_stride + c];
