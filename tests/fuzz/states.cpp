@@ -82,7 +82,7 @@ void require_possible(const State::Bytes& bytes) {
         REQUIRE(fuzz::is_multiple_of_power(value, last));
         const bool is_square = field == square || field == weight_square;
         REQUIRE(!is_square || (!sum.negative_infinity && (value.is_zero() || !value.negative)));
-        REQUIRE(count > 0 || (sum.is_zero()));
+        REQUIRE(count > 0 || sum.is_zero());
     }
 }
 
