@@ -11,7 +11,6 @@
 #include <nll/nll.hpp>
 
 #include <array>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -157,7 +156,7 @@ public:
             else return 0;
         });
     }
-    bool is_as_before() const { return std::memcmp(memory_.get(), before_.data(), size_) == 0; }
+    bool is_as_before() const { return std::equal(before_.begin(), before_.end(), memory_.get()); }
     void remember() { before_.assign(memory_.get(), memory_.get() + size_); }
     // Tells whether all that is between elements is as it was.
     bool gaps_are_as_before() {
