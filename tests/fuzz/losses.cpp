@@ -393,7 +393,9 @@ private:
                 if (is_broken) ++target->array.shape[0];
                 break;
             case 5:
-                is_broken = out && out->array.rank > 0;
+                // The gradient of nll_loss is what says how many classes there are.
+                is_broken =
+                    out && out->array.rank > 0 && (of_logits || function != Function::backward);
                 if (is_broken) ++out->array.shape[0];
                 break;
             default:
@@ -585,11 +587,12 @@ bool exceeds_doubles(std::initializer_list<long double> products) {
     });
 }
 
-// Returns log Σ e^x - x_c of a sample, free of cancellation.
+// Returns log Σ e^x - x_c of a sample, free of cancellation; NaN where there is no softmax.
 std::vector<long double> negative_log_softmax(const std::vector<double>& x) {
     std::size_t largest = 0;
     for (std::size_t c = 0; c < x.size(); ++c)
         if (!(x[c] <= x[largest])) largest = c;
+    if (!(std::fabs(x[largest]) < infinity)) return std::vector<long double>(x.size(), fuzz::nan);
     long double others = 0;
     for (std::size_t c = 0; c < x.size(); ++c)
         if (c != largest) others += std::exp(static_cast<long double>(x[c]) - x[largest]);
