@@ -638,7 +638,7 @@ Expected log_softmax_of(const Problem& problem) {
         with_softmax(exps, x, static_cast<index_t>(largest), [&](const auto& softmax) {
             for (index_t c = 0; c < problem.classes(); ++c)
                 expected.gradient[static_cast<std::size_t>(problem.position(s, c))].value =
-                    rounded_to(dtype, softmax.log_softmax(c));
+                    entry_of_softmax(dtype, softmax.log_softmax(c));
         });
     }
     return expected;
