@@ -248,7 +248,10 @@ private:
             shape[axis] = extent(room);
             static constexpr index_t limits[] = {1,   2,    16,   127,  128,  129, 130,
                                                  255, 1024, 2047, 2048, 2049, 4097};
-            if (bytes.one_in(3)) shape[axis] = bytes.pick(limits);
+            if (bytes.one_in(3)) {
+                shape[axis] = bytes.pick(limits);
+                room = std::min<index_t>(room, 12'000 / shape[axis]);
+            }
         }
         for (int a = 0; a < rank; ++a)
             if (a != axis) shape[a] = extent(std::max<index_t>(room, 1));
