@@ -10,8 +10,12 @@
 #include <vector>
 
 #include "check.hpp"
+#include "elements.hpp"
 #include "reference.hpp"
 
+using elements::rounded;
+using elements::rounded_entry;
+using elements::widened;
 using nll::index_t;
 using nll::Options;
 using nll::View;
@@ -35,52 +39,6 @@ template <class Scalar> constexpr const char* name_of = "float64";
 template <> constexpr const char* name_of<float> = "float32";
 template <> constexpr const char* name_of<nll::float16> = "float16";
 template <> constexpr const char* name_of<nll::bfloat16> = "bfloat16";
-
-// The bits of a fraction, and the exponents of the lowest and of the highest normal number.
-struct Format {
-    int bits, lowest, highest;
-};
-template <class Scalar> constexpr Format format{10, -14, 15};
-template <> constexpr Format format<nll::bfloat16>{7, -126, 127};
-
-template <class Scalar> double widened(Scalar value) {
-    if constexpr (std::floating_point<Scalar>) {
-        return value;
-    } else {
-        const auto [bits, lowest, highest] = format<Scalar>;
-        const int magnitude = value.bits & 0x7fff, place = std::max(magnitude >> bits, 1) - 1;
-        const int number = magnitude - (place << bits);  // with the first bit, which is not stored
-        double size = std::ldexp(number, place + lowest - bits);
-        if (place > highest - lowest) size = number == 1 << bits ? infinity : reference::nan;
-        return value.bits >> 15 ? -size : size;
-    }
-}
-
-// Rounds once, ties to even. A NaN is any.
-template <class Scalar> Scalar rounded(double value) {
-    if constexpr (std::floating_point<Scalar>) {
-        return static_cast<Scalar>(value);
-    } else {
-        const auto [bits, lowest, highest] = format<Scalar>;
-        if (value != value) return {0x7fff};
-        const double size = std::min(std::fabs(value), std::ldexp(1.0, highest + 1));
-        const int exponent = size == 0 ? lowest : std::max(std::ilogb(size), lowest);
-        const double number = reference::nearest_integer(std::ldexp(size, bits - exponent));
-        const int magnitude = ((exponent - lowest) << bits) + static_cast<int>(number);
-        return {static_cast<std::uint16_t>(magnitude | (std::signbit(value) ? 0x8000 : 0))};
-    }
-}
-
-// Rounds an entry of a gradient, which is never -0. Halves of bfloat16 go away from zero, those of
-// a number that is rounded to float.
-template <class Scalar> Scalar rounded_entry(double value) {
-    Scalar entry = rounded<Scalar>(value);
-    if constexpr (std::same_as<Scalar, nll::bfloat16>) {
-        const auto bits = std::bit_cast<std::uint32_t>(static_cast<float>(value));
-        if (value == value) entry = {static_cast<std::uint16_t>((bits + 0x8000) >> 16)};
-    }
-    return widened(entry) == 0 ? Scalar{} : entry;
-}
 
 // ---------------------------------------------------------------- problems
 
