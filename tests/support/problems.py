@@ -164,7 +164,10 @@ def random_labels(rng: Rng, shape: tuple[int, ...], class_count: int) -> tuple[n
 
 
 def random_class_weight(rng: Rng, class_count: int, label_smoothing: float, anything: bool) -> np.ndarray | None:
-    """Of either sign where nothing is smoothed; zeros among them; NaN and infinities where anything is allowed."""
+    """Of either sign, zeros among them; NaN and infinities where anything is allowed. Positive where losses are smoothed.
+
+    There, terms of classes without a weight would leave nothing to measure a unit in the last place by.
+    """
     kind = one_of(rng, "none", "none", "none", "random", "random", "random", "zeros", "magnitude", "anything")
     if kind == "none" or (class_count == 0 and kind != "zeros"):
         return None
@@ -177,7 +180,7 @@ def random_class_weight(rng: Rng, class_count: int, label_smoothing: float, anyt
         weight = np.ldexp(rng.uniform(1, 2, class_count), int(rng.integers(-100, 100)))
     if kind == "anything" and anything:
         weight = np.where(rng.random(class_count) < 0.3, rng.choice(SPECIALS, class_count), weight.astype(np.float64))
-    return abs(weight) if label_smoothing else weight
+    return np.where(weight == 0, weight.dtype.type(1), abs(weight)) if label_smoothing else weight
 
 
 def random_sample_weight(rng: Rng, shape: tuple[int, ...], *, positive: bool, anything: bool) -> np.ndarray | None:
@@ -272,6 +275,8 @@ def random_problem(rng: Rng, *, cross_entropy: bool, plain: bool = False) -> Pro
     dtype = one_of(rng, *FLOAT_DTYPES)
     label_smoothing = float(one_of(rng, 0, 0, 0.1, float(rng.random()), 1.0)) if cross_entropy else 0.0
     values = random_values(rng, shape, dtype, one_of(rng, *VALUES))
+    if label_smoothing and dtype == np.float64:  # their sum over classes must be a double
+        values = np.where(np.isfinite(values), np.clip(values, -(2.0**900), 2.0**900), values)
     labels, index_base, ignore_index = random_labels(rng, target_shape, class_count)
     anything = not cross_entropy and not plain
     weight = random_class_weight(rng, class_count, label_smoothing, anything)
