@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -78,6 +80,16 @@ def test_rows_without_a_softmax(classes, dtype):
 def test_sums_in_another_dtype(result_dtype, class_count, dtype, rng):
     """They are as exact as that dtype, or as input's where it has fewer digits."""
     assert_softmax(random_logits(rng, (50, class_count), dtype, 5), dtype=result_dtype)
+
+
+@pytest.mark.parametrize("bits_dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_signalling_nan_in_a_wider_dtype_warns_of_nothing(bits_dtype):
+    """NumPy warns where it converts one."""
+    signalling = {np.float16: 0x7C01, ml_dtypes.bfloat16: 0x7F81}[bits_dtype]
+    input = np.array([[signalling, 0]], np.uint16).view(bits_dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(nll.logsumexp(input, dtype=np.float64)).all()
 
 
 def test_keepdims(rng):

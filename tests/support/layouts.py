@@ -68,7 +68,7 @@ LAYOUTS = [*OWN_MEMORY, zero_stride_batch, zero_stride_images]
 
 
 def unaligned(array: np.ndarray) -> np.ndarray:
-    memory = np.frombuffer(b"x" + array.tobytes(), np.uint8)[1:]
+    memory = np.frombuffer(bytearray(b"x" + array.tobytes()), np.uint8)[1:]
     return memory.view(array.dtype).reshape(array.shape)
 
 

@@ -164,9 +164,9 @@ def random_labels(rng: Rng, shape: tuple[int, ...], class_count: int) -> tuple[n
 
 
 def random_class_weight(rng: Rng, class_count: int, label_smoothing: float, anything: bool) -> np.ndarray | None:
-    """Of either sign, zeros among them; NaN and infinities where anything is allowed. Positive where losses are smoothed.
+    """Of either sign, zeros among them; NaN and infinities where anything is allowed.
 
-    There, terms of classes without a weight would leave nothing to measure a unit in the last place by.
+    Positive where losses are smoothed: terms of classes without a weight would leave no unit in the last place.
     """
     kind = one_of(rng, "none", "none", "none", "random", "random", "random", "zeros", "magnitude", "anything")
     if kind == "none" or (class_count == 0 and kind != "zeros"):

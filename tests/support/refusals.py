@@ -70,7 +70,9 @@ def target_shape(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refus
 def input_dtype(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
     """Numbers that are not of the four float types."""
     dtype = one_of(rng, np.int64, bool, np.complex64, object, np.longdouble, ml_dtypes.float8_e5m2, "M8[s]", "U1", "V4")
-    return Refusal("an input of another dtype", (TypeError,), "^input ", {"input": np.zeros(np.shape(problem.input), dtype)})
+    return Refusal(
+        "an input of another dtype", (TypeError,), "^input ", {"input": np.zeros(np.shape(problem.input), dtype)}
+    )
 
 
 def target_dtype(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
@@ -140,7 +142,9 @@ def sample_weight(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refu
         value = np.ones(target.shape, one_of(rng, bool, complex, object, "U1"))
         return Refusal("a sample_weight of another dtype", (TypeError,), "^sample_weight ", {"sample_weight": value})
     if kind == "shape":
-        shape = (2, *target.shape) if rng.random() < 0.5 else (*target.shape[:-1], max(target.shape[-1:], default=1) + 2)
+        shape = (
+            (2, *target.shape) if rng.random() < 0.5 else (*target.shape[:-1], max(target.shape[-1:], default=1) + 2)
+        )
         value = np.ones(shape)
         return Refusal("a sample_weight of another shape", (ValueError,), "^sample_weight ", {"sample_weight": value})
     kept = np.argwhere(problem.kept)
@@ -159,7 +163,13 @@ def word(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
     """Another word, or none."""
     name = one_of(rng, "reduction", "empty")
     value, error = one_of(
-        rng, ("", ValueError), ("Mean", ValueError), ("avg", ValueError), (b"mean", TypeError), (1, TypeError), ([], TypeError)
+        rng,
+        ("", ValueError),
+        ("Mean", ValueError),
+        ("avg", ValueError),
+        (b"mean", TypeError),
+        (1, TypeError),
+        ([], TypeError),
     )
     return Refusal(f"{name}={value!r}", (error,), f"^{name} is", {name: value})
 
@@ -173,7 +183,9 @@ def integer(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
     if name == "axis":
         rank = np.ndim(problem.input)
         value = one_of(rng, max(rank, 2), -rank - 1, 2**31, 2**63, -(2**63) - 1, 2**70)
-        return Refusal(f"axis={value}", (AxisError,), f"^axis {value} is out of bounds for input with {rank} d", {name: value})
+        return Refusal(
+            f"axis={value}", (AxisError,), f"^axis {value} is out of bounds for input with {rank} d", {name: value}
+        )
     if name == "index_base" and rng.random() < 0.5 and problem.class_count > 1:
         value = 2**63 - int(rng.integers(1, problem.class_count))
     else:
@@ -184,7 +196,9 @@ def integer(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
 def smoothing(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal | None:
     """A label smoothing that is no number of [0, 1]."""
     if "label_smoothing" not in arguments:
-        return Refusal("label_smoothing of log-probabilities", (TypeError,), "label_smoothing", {"label_smoothing": 0.1})
+        return Refusal(
+            "label_smoothing of log-probabilities", (TypeError,), "label_smoothing", {"label_smoothing": 0.1}
+        )
     value, error = one_of(
         rng,
         (-0.1, ValueError),
@@ -206,7 +220,9 @@ def flag(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal:
     if "return_total_weight" not in arguments:
         return Refusal("another keyword", (TypeError,), "size_average", {"size_average": True})
     value = one_of(rng, "yes", "", [], (), {})
-    return Refusal(f"return_total_weight={value!r}", (TypeError,), "^return_total_weight ", {"return_total_weight": value})
+    return Refusal(
+        f"return_total_weight={value!r}", (TypeError,), "^return_total_weight ", {"return_total_weight": value}
+    )
 
 
 def result_dtype(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal | None:
@@ -254,7 +270,9 @@ def out(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal | None
     good = np.full(shape, 7, dtype)
     read_only = good.copy()
     read_only.flags.writeable = False
-    other = one_of(rng, *{np.dtype(t) for t in (np.float16, np.float32, np.float64, np.int32, ml_dtypes.bfloat16)} - {dtype})
+    other = one_of(
+        rng, *{np.dtype(t) for t in (np.float16, np.float32, np.float64, np.int32, ml_dtypes.bfloat16)} - {dtype}
+    )
     cases: list[tuple[Any, type[Exception]]] = [
         (np.full(other_shape(rng, shape), 7, dtype), ValueError),
         (np.full(shape, 7, other), TypeError),
@@ -265,17 +283,14 @@ def out(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refusal | None
     if dtype.kind != "V":
         cases.append((byte_swapped(good), TypeError))
     if good.size:
-        cases.append((writeable_unaligned(good), ValueError))
+        cases.append((unaligned(good), ValueError))
     if good.size > 1:
-        cases += [(overlapping_itself(good), ValueError), (np.ndarray(shape, dtype, np.zeros(1, dtype), 0, (0,) * good.ndim), ValueError)]
+        cases += [
+            (overlapping_itself(good), ValueError),
+            (np.ndarray(shape, dtype, np.zeros(1, dtype), 0, (0,) * good.ndim), ValueError),
+        ]
     value, error = one_of(rng, *cases)
     return Refusal("a wrong out", (error,), "^out ", {"input": input, "out": value})
-
-
-def writeable_unaligned(array: np.ndarray) -> np.ndarray:
-    frame = np.zeros(array.nbytes + 16, np.uint8)
-    start = -frame.ctypes.data % 8 + 1
-    return frame[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
 
 
 def overlapping_itself(array: np.ndarray) -> np.ndarray:
@@ -299,7 +314,9 @@ def shared_memory(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refu
         parts = [frame[: input.size].reshape(input.shape), frame[shift:].reshape(input.shape)]
         one, other = parts if rng.random() < 0.5 else reversed(parts)
         one[...] = input
-        return Refusal("an out over input", (ValueError,), "^out shares memory with input", {"input": one, "out": other})
+        return Refusal(
+            "an out over input", (ValueError,), "^out shares memory with input", {"input": one, "out": other}
+        )
     value = arguments[name]
     value = np.ones(problem.class_count if name == "weight" else ()) if value is None else as_native(value)
     if value.size == 0:
@@ -309,7 +326,10 @@ def shared_memory(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refu
     shared[...] = value
     memory = frame[: input.nbytes].view(input.dtype).reshape(input.shape)
     return Refusal(
-        f"an out over {name}", (ValueError,), f"^out shares memory with {name}", {"input": input, name: shared, "out": memory}
+        f"an out over {name}",
+        (ValueError,),
+        f"^out shares memory with {name}",
+        {"input": input, name: shared, "out": memory},
     )
 
 
