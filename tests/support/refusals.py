@@ -309,9 +309,13 @@ def shared_memory(rng: Rng, problem: Problem, arguments: dict[str, Any]) -> Refu
         return None
     name = one_of(rng, "input", "target", "weight", "sample_weight")
     if name == "input":
-        shift = int(rng.integers(1, input.size))
+        shift = one_of(rng, 0, int(rng.integers(1, input.size)))
         frame = np.zeros(input.size + shift, input.dtype)
-        parts = [frame[: input.size].reshape(input.shape), frame[shift:].reshape(input.shape)]
+        parts = [np.ndarray(input.shape, input.dtype, frame, shift * place * input.itemsize) for place in (0, 1)]
+        if sum(n > 1 for n in input.shape) > 1:  # from the same address, in other strides
+            parts[1] = np.ndarray(input.shape, input.dtype, frame, shift * input.itemsize, order="F")
+        elif shift == 0:
+            return None
         one, other = parts if rng.random() < 0.5 else reversed(parts)
         one[...] = input
         return Refusal(
