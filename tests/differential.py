@@ -10,6 +10,7 @@ A problem that differs is told with the command that draws it again. --seed begi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import itertools
 import sys
@@ -57,12 +58,13 @@ def main() -> int:
     given = parser.parse_args()
     begin, kinds, failures = time.monotonic(), Counter[str](), 0
     drawn = itertools.islice(outcomes(given.mode, given.seed, given.first), given.calls)
-    for outcome in until(given.seconds, drawn):
-        if isinstance(outcome, Exception):
-            failures += 1
-            traceback.print_exception(outcome, limit=-1)
-        else:
-            kinds[outcome] += 1
+    with contextlib.suppress(KeyboardInterrupt):
+        for outcome in until(given.seconds, drawn):
+            if isinstance(outcome, Exception):
+                failures += 1
+                traceback.print_exception(outcome, limit=-1)
+            else:
+                kinds[outcome] += 1
     for kind, count in sorted(kinds.items()):
         print(f"{count:8} {kind}")
     if given.mode == "pytorch":
