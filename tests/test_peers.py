@@ -167,9 +167,53 @@ def test_float16_mean_of_large_losses_is_not_infinite():
     assert nll.nll_loss(np.full((20_000, 1), -10, np.float16), np.zeros(20_000, int)) == 10
 
 
-def test_mean_of_two_losses_near_the_largest_float32():
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float32, 3e38), (np.float64, 1.5e308)], ids=["float32", "float64"])
+def test_mean_of_two_losses_near_the_largest_number(dtype, largest):
     """PyTorch: inf."""
-    assert nll.nll_loss(np.full((2, 1), -3e38, np.float32), [0, 0]) == np.float32(3e38)
+    assert nll.nll_loss(np.full((2, 1), -largest, dtype), [0, 0]) == dtype(largest)
+
+
+@pytest.mark.parametrize("logit", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_ignored_samples_without_a_softmax_have_no_gradient(logit, label_smoothing, reduction):
+    """PyTorch: NaN in the whole row."""
+    grad_output = np.ones(2) if reduction == "none" else 1.0
+    choices = {"reduction": reduction, "label_smoothing": label_smoothing}
+    gradient = nll.cross_entropy_backward(grad_output, np.array([[logit, 1], [1, 2]]), [-100, 0], **choices)
+    assert_same_bits(gradient[0], np.zeros(2))
+    assert np.isfinite(gradient[1]).all()
+
+
+def test_smoothed_mean_of_a_total_weight_of_0():
+    """PyTorch: NaN, the sum of a quotient 0/0 and an infinite one. The sum of the losses is more than 0."""
+    logits, target = np.array([[1.0, 2], [3, 5]]), [0, -100]
+    assert nll.cross_entropy(logits, target, [0, 2.0], label_smoothing=0.1) == math.inf
+
+
+EMPTY_MEANS = {
+    "all-ignored": ([[-1.0, -2], [-3, -5]], [-100, -100], None),
+    "all-ignored-and-weighted": ([[-1.0, -2], [-3, -5]], [-100, -100], [1.0, 2]),
+    "no-samples": (np.zeros((0, 2)), np.zeros(0, int), None),
+    "no-samples-and-weighted": (np.zeros((0, 2)), np.zeros(0, int), [1.0, 2]),
+    "no-pixels": (np.zeros((2, 3, 0)), np.zeros((2, 0), int), None),
+    "no-classes": (np.zeros((2, 0)), [-100, -100], None),
+    "one-sample-ignored": ([-1.0, -2], -100, None),
+    "weights-of-0": ([[-1.0, -2], [-3, -5]], [0, 1], [0.0, 0]),
+    "weights-of-0-and-ignored": ([[-1.0, -2], [-3, -5]], [0, -100], [0.0, 2]),
+}
+
+
+@pytest.mark.parametrize("name", ["nll_loss", "cross_entropy"])
+@pytest.mark.parametrize("case", EMPTY_MEANS)
+def test_empty_means_are_those_of_pytorch(name, case, torch):
+    input, target, weight = EMPTY_MEANS[case]
+    leaf = torch.tensor(input, dtype=torch.float64, requires_grad=True)
+    of_classes = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    expected = getattr(torch.nn.functional, name)(leaf, torch.tensor(target), of_classes)
+    expected.backward()
+    loss, gradient = getattr(nll, name + "_value_and_grad")(np.array(input), target, weight)
+    assert_same_bits(loss, expected.detach().numpy())
+    assert_same_bits(gradient, leaf.grad.numpy())
 
 
 @pytest.mark.parametrize("target_dtype", INTEGER_DTYPES, ids=str)

@@ -12,6 +12,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import nll
 from support.constants import BLOCK_SIZE, MAX_SEQUENTIAL_CLASSES
+from support.layouts import byte_swapped, unaligned
 from support.losses import CROSS_ENTROPY, NLL_LOSS, SMOOTHED
 from support.notes import note
 from support.oracle import assert_same_bits
@@ -143,8 +144,8 @@ def broadcasts() -> dict[str, np.ndarray]:
         "every-other": np.repeat(base, 2, axis=2)[..., ::2],
         "overlapping": as_strided(base, (3, 4, 5), (4, 4, 4)),
         "read-only": np.broadcast_to(base[:, :, :1], (3, 4, 5)),
-        "byte-swapped": base.astype(">f4"),
-        "unaligned": np.frombuffer(b"x" + base.tobytes(), np.uint8)[1:].view(np.float32).reshape(3, 4, 5),
+        "byte-swapped": byte_swapped(base),
+        "unaligned": unaligned(base),
     }
 
 

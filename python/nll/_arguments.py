@@ -285,7 +285,8 @@ def with_digits_for(dtype: np.dtype[Any], input: Array) -> Array:
     """Input in a dtype in which as many digits are computed as the result's dtype has."""
     if dtype == input.dtype or (input.itemsize > 2 and dtype.itemsize <= input.itemsize):
         return input
-    return input.astype(np.promote_types(dtype, np.float32), copy=False)
+    with np.errstate(all="ignore"):  # NumPy warns of signalling NaN
+        return input.astype(np.promote_types(dtype, np.float32), copy=False)
 
 
 def as_number(name: str, value: object) -> float:

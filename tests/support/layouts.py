@@ -62,3 +62,19 @@ OWN_MEMORY = [
     cropped,
 ]
 LAYOUTS = [*OWN_MEMORY, zero_stride_batch, zero_stride_images]
+
+
+# ---- what is copied where it is read
+
+
+def unaligned(array: np.ndarray) -> np.ndarray:
+    memory = np.frombuffer(bytearray(b"x" + array.tobytes()), np.uint8)[1:]
+    return memory.view(array.dtype).reshape(array.shape)
+
+
+def byte_swapped(array: np.ndarray) -> np.ndarray:
+    return array.astype(array.dtype.newbyteorder("S"))
+
+
+class Subclass(np.ndarray):
+    """An array of another class, of which nothing is lost where it is read."""

@@ -12,7 +12,7 @@ import numpy as np
 
 import nll
 from support import oracle, softmax_oracle
-from support.oracle import assert_same_bits
+from support.oracle import as_native, assert_same_bits
 from support.samples import random_input, random_logits, random_weight
 from support.softmax_oracle import assert_within_bound
 
@@ -83,13 +83,14 @@ def assert_cross_entropy(
     **choices: Any,
 ) -> None:
     """The loss and the gradient are within the bounds of their dtypes, their zeros +0, and the total weight exact."""
-    input, choices = np.asarray(input), choices | {"reduction": reduction}
+    choices = choices | {"reduction": reduction}
     grad_output = ones_for(target, reduction) if grad_output is None else grad_output
-    exact = softmax_oracle.cross_entropy(input, target, weight, grad_output=grad_output, **choices)
+    like = as_native(input)
+    exact = softmax_oracle.cross_entropy(like, target, weight, grad_output=grad_output, **choices)
     loss, total_weight = nll.cross_entropy(input, target, weight, dtype=dtype, return_total_weight=True, **choices)
     gradient = nll.cross_entropy_backward(grad_output, input, target, weight, **choices)
-    assert loss.dtype == (input.dtype if dtype is None else dtype)
-    assert gradient.dtype == input.dtype
+    assert loss.dtype == (like.dtype if dtype is None else dtype)
+    assert gradient.dtype == like.dtype
     assert_within_bound(loss, exact.loss, exact.loss_scale)
     assert_within_bound(gradient, exact.gradient, exact.gradient_scale)
     for result in (np.asarray(loss), gradient):
@@ -97,7 +98,7 @@ def assert_cross_entropy(
     labels = {
         name: choices[name] for name in ("sample_weight", "ignore_index", "axis", "index_base") if name in choices
     }
-    assert_same_bits(total_weight, oracle.nll_loss(np.zeros_like(input), target, weight, **labels).total_weight)
+    assert_same_bits(total_weight, oracle.nll_loss(np.zeros_like(like), target, weight, **labels).total_weight)
     if reduction != "none" and dtype is None:
         assert_the_same_in_one_call(CROSS_ENTROPY, grad_output, input, target, weight, **choices)
 
@@ -111,6 +112,18 @@ def assert_the_same_in_one_call(loss: Loss, grad_output: Any, *arrays: Any, **ch
     assert_same_bits(value, alone[0])
     assert_same_bits(total_weight, alone[1])
     assert_same_bits(gradient, loss.backward(grad_output, *arrays, **choices))
+
+
+def assert_softmax(input: Any, axis: int = 1, dtype: Any = None) -> None:
+    """`softmax` and `log_softmax`, and `logsumexp` in this dtype, are within their bounds."""
+    like = as_native(input)
+    assert_within_bound(nll.softmax(input, axis=axis), softmax_oracle.softmax(like, axis=axis))
+    assert_within_bound(nll.log_softmax(input, axis=axis), softmax_oracle.log_softmax(like, axis=axis))
+    exact = softmax_oracle.logsumexp(like, axis=axis)
+    actual = nll.logsumexp(input, axis=axis, dtype=dtype)
+    assert actual.dtype == (like.dtype if dtype is None else dtype)
+    assert actual.shape == exact.value.shape
+    assert_within_bound(actual, exact.value, exact.scale)
 
 
 def positive_weight(*arguments: Any) -> np.ndarray | None:

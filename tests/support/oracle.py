@@ -80,11 +80,17 @@ def decode_bits(bits: int, format: Format) -> Decoded:
     return sign * fraction << (max(field, 1) - 1 + format.lowest_place + 1074)
 
 
+def as_native(array: Any) -> np.ndarray:
+    """The array in the machine's byte order, as every result of nll is."""
+    array = np.asarray(array)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
 def decode(array: np.ndarray) -> list[Decoded]:
     """The elements of an array of floats or integers in C order."""
     if array.dtype.kind in "iu":
         return [value * UNIT for value in array.ravel().tolist()]
-    native = array.astype(array.dtype.newbyteorder("="))
+    native = as_native(array)
     format = FORMATS[native.dtype]
     return [decode_bits(bits, format) for bits in native.view(format.bits_dtype).ravel().tolist()]
 
@@ -240,7 +246,7 @@ def nll_loss(
 
     w is weight[t] * sample_weight, rounded to double.
     """
-    input = np.asarray(input)
+    input = as_native(input)
     dtype = np.dtype(dtype or input.dtype)
     samples = kept_samples(input, target, weight, sample_weight, ignore_index, axis, index_base)
     total_weight = as_exact(total(samples.weights))
@@ -272,7 +278,7 @@ def nll_loss_backward(
     empty: str = "nan",
 ) -> np.ndarray:
     """-(w * g) / total weight at the target, operation by operation in double, rounded once; +0 elsewhere."""
-    input = np.asarray(input)
+    input = as_native(input)
     format = FORMATS[input.dtype]
     samples = kept_samples(input, target, weight, sample_weight, ignore_index, axis, index_base)
     exact_weight = as_exact(total(samples.weights))

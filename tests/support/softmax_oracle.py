@@ -170,7 +170,7 @@ def cross_entropy(
 ) -> Expected:
     """The losses or their sum or weighted mean, and its gradient times grad_output.
 
-    A mean whose total weight is 0 must be one of no samples.
+    Where the total weight is 0, though samples are kept, the gradient is infinite or NaN: which, is not told.
     """
     real, zero, one = arithmetic.real, arithmetic.real(0.0), arithmetic.real(1.0)
     target_shape = np.shape(target)
@@ -228,6 +228,8 @@ def cross_entropy(
     gradient = np.where(undefined[:, None], nan, np.where(kept[:, None], gradient, zero))
     if reduction != "none":
         losses, scales = losses.sum() / divisor, np.abs(scales[kept].sum() / divisor)
+    if divisor == 0 and empty == "zero":
+        losses, scales, gradient = zero, zero, np.full(gradient.shape, zero)
     arrays = losses, gradient, scales, np.abs(gradient_scale)
     return Expected(*(finish(a, target_shape, input, axis, reduction) for a in arrays))
 
@@ -267,8 +269,8 @@ def logsumexp(input: np.ndarray, *, axis: int = 1, arithmetic: Arithmetic = ARIT
     """Its value: of undefined rows NaN where a logit is, else the largest logit."""
     rows = rows_of(input, axis, arithmetic)
     classes_last = np.moveaxis(input, 0 if input.ndim == 1 else axis, -1)
-    logits = classes_last.astype(np.float64).reshape(len(rows.rest), -1)
-    top = logits.max(1)  # NaN where there is one
+    logits = classes_last.astype(np.float64).reshape(rows.powers.shape)
+    top = logits.max(1, initial=-np.inf)  # NaN where there is one
     finite = np.where(rows.undefined, 0.0, top)
     value = arithmetic.real(finite) + arithmetic.log1p(rows.rest)
     scale = np.maximum(np.abs(value), np.abs(arithmetic.real(finite)))
