@@ -154,7 +154,7 @@ def every_call() -> Iterator[tuple[str, Callable[[], Any]]]:
 def main(times: int) -> None:
     for name, call in every_call():
         grown = growth(call, times)
-        more = ", ".join(f"{what} +{by}" for what, by in grown.items() if by)
+        more = ", ".join(f"{what} {by:+}" for what, by in grown.items() if by)
         print(f"{name}: {'LEAKS ' if leaks(grown, times) else ''}{more or 'nothing grew'}", flush=True)
 
 
