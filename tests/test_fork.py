@@ -101,7 +101,6 @@ def descend(depth):
     process.join()
     assert process.exitcode == 0
 
-import threading
 descend(0)
 assert nll.get_num_threads() == 2
 """,
@@ -142,8 +141,10 @@ assert results() == expected
     )
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["first-call-in-workers", "called-before"])
-@pytest.mark.parametrize("count", [1, 2], ids=lambda n: f"workers-of-{n}-threads")
+@pytest.mark.parametrize(
+    ("before", "count"),
+    [pytest.param(False, 2, id="first-call-in-workers"), pytest.param(True, 1, id="called-before")],
+)
 def test_data_loader_of_pytorch(before, count, run_python):
     """Its workers, by fork, call nll to score their samples; two epochs, so that workers are forked twice."""
     pytest.importorskip("torch")

@@ -204,8 +204,7 @@ def test_no_more_threads_for_this_user(before, run_python):
 # ---- memory
 
 
-@pytest.mark.parametrize("arenas", [1, 8], ids=lambda n: f"{n}-arenas")
-@pytest.mark.parametrize("threads", [1, 2], ids=lambda n: f"{n}-threads")
+@pytest.mark.parametrize(("threads", "arenas"), [(1, 1), (2, 8)], ids=["1-thread-1-arena", "2-threads-8-arenas"])
 def test_tight_memory(threads, arenas, run_python):
     """A right answer or MemoryError, `out` as it was then, and right answers afterwards.
 

@@ -99,8 +99,11 @@ assert abs(float(nll.cross_entropy(input, target)) - np.log(C)) < 0.01 * np.log(
 """
 
 
-@pytest.mark.parametrize("dtype", ["np.float16", "np.float32", "np.float64"])
-@pytest.mark.parametrize("shape", ["(20_000, 3)", "(300, 500)", "(2, 100_000)"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [("(20_000, 3)", "np.float32"), ("(300, 500)", "np.float64"), ("(2, 100_000)", "np.float16")],
+    ids=["few-classes", "rows", "long-rows"],
+)
 def test_arrays_that_another_thread_changes(shape, dtype, run_python):
     pytest.importorskip("ml_dtypes")
     run_python(RACE.replace("SHAPE", shape).replace("DTYPE", dtype), timeout=60)
