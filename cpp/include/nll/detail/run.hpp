@@ -31,15 +31,14 @@ struct Grain {
 // Tells whether blocks of a long call take long, too: they have more elements than a piece should
 // have, or classes so far apart that one may be the first to touch a lot of memory.
 inline bool takes_long(const Plan& plan, index_t block) {
-    constexpr index_t page = 4096;
     if (plan.samples.count * plan.classes <= max_unwatched_elements) return false;
     if (plan.classes > max_piece_elements / std::clamp(plan.samples.count, index_t{1}, block))
         return true;
     for (const Operand operand : {input, gradient}) {
         if (!plan.has(operand)) continue;
         const index_t apart = absolute(plan.class_stride[operand]);
-        const index_t bytes = std::min(apart, page) * size_of(plan.dtype[operand]);
-        if (plan.classes > max_block_span / std::clamp<index_t>(bytes, 1, page)) return true;
+        const index_t bytes = std::min(apart, page_bytes) * size_of(plan.dtype[operand]);
+        if (plan.classes > max_block_span / std::clamp<index_t>(bytes, 1, page_bytes)) return true;
     }
     return false;
 }
