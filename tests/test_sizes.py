@@ -97,7 +97,7 @@ def test_position_of_a_label_after_many():
         nll.nll_loss(repeated(np.float32(-1), (2, 1, 2**31 + 1)), target)
 
 
-@pytest.mark.parametrize("shape", [(1, 2**32 + 3), (2**16 + 1, 2**16)], ids=["a-row", "rows"])
+@pytest.mark.parametrize("shape", [(1, 2**32 + 3), (2**15 + 1, 2**16)], ids=["a-row", "rows"])
 def test_cross_entropy_of_many_elements(shape):
     """Of equal logits it is the logarithm of their number, for each sample and for all."""
     logits, target = repeated(np.float16(3), shape), repeated(np.int64(shape[1] - 1), shape[:1])
