@@ -72,8 +72,8 @@ public:
                    (group.is_none() || read_integers(group, groups));
         };
         if (!all_native()) {
-            const py::tuple native = py::module_::import("nll._arguments")
-                                         .attr("as_batch")(input, target, sample_weight, group);
+            const py::tuple native =
+                call_python(packages().as_batch, input, target, sample_weight, group);
             input = native[0];
             target = native[1];
             sample_weight = native[2];
@@ -129,7 +129,7 @@ public:
             element = options.dtype == DType::float16   ? packages().float16
                       : options.dtype == DType::float32 ? packages().float32
                                                         : packages().float64;
-        return losses.attr("astype")(element);
+        return call_python(losses.attr("astype"), element);
     }
     py::object standard_error() const {
         return numbers<double>([](const State& state) { return state.standard_error(); });

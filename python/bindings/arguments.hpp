@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arrays.hpp"
+#include "threads.hpp"
 
 namespace nll::python {
 
@@ -67,7 +68,7 @@ void define(py::module_& m, const char* name) {
 
         py::dict native;
         ((native[spelled(takes)] = arguments[takes]), ...);
-        native = packages().as_native(native, in_place);
+        native = call_python(packages().as_native, native, in_place);
         ((arguments.given[takes] = PyDict_GetItem(native.ptr(), spelled(takes).ptr())), ...);
         arguments.converted = true;
         result = function(arguments);

@@ -196,15 +196,16 @@ inline bool read(py::handle object, Empty& empty) {
 
 // What is needed of NumPy and of nll._arguments. Looked up when the module is loaded, and kept.
 struct Packages {
-    py::object float16, float32, float64, empty_like, zeros, as_native;
+    py::object float16, float32, float64, empty_like, zeros, as_native, as_batch;
 };
 inline const Packages& packages() {
     static const Packages* const kept = [] {
         const auto numpy = py::module_::import("numpy");
         const auto arguments = py::module_::import("nll._arguments");
-        return new Packages{numpy.attr("float16"), numpy.attr("float32"),
-                            numpy.attr("float64"), numpy.attr("empty_like"),
-                            numpy.attr("zeros"),   arguments.attr("as_native")};
+        return new Packages{numpy.attr("float16"),     numpy.attr("float32"),
+                            numpy.attr("float64"),     numpy.attr("empty_like"),
+                            numpy.attr("zeros"),       arguments.attr("as_native"),
+                            arguments.attr("as_batch")};
     }();
     return *kept;
 }

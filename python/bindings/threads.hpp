@@ -46,9 +46,31 @@ inline bool signalled() {
     return PyErr_CheckSignals() != 0;
 }
 
-// Releases the GIL in its block. When the interpreter exits, Python before 3.14 ends any other
-// thread that wants the GIL back, by unwinding its stack: this would destroy Python objects without
-// the GIL. Such a thread sleeps here until the process is gone, as from Python 3.14 on.
+// Sleeps until the process is gone. When the interpreter exits, Python before 3.14 ends any other
+// thread that wants the GIL, by unwinding its stack: this would destroy Python objects without the
+// GIL. Such a thread is kept here, as from Python 3.14 on.
+[[noreturn]] inline void sleep_until_the_end() {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+}
+
+// Calls a function of Python, which may give the GIL to other threads and want it back. Here is no
+// object that unwinding could destroy. Returns a new reference, or nullptr with the error set.
+inline PyObject* call_or_sleep(PyObject* function, PyObject* arguments) {
+    try {
+        return PyObject_CallObject(function, arguments);
+    } catch (...) {
+        sleep_until_the_end();
+    }
+}
+template <class... Arguments>
+py::object call_python(const py::object& function, const Arguments&... arguments) {
+    const py::tuple all = py::make_tuple(arguments...);
+    PyObject* const result = call_or_sleep(function.ptr(), all.ptr());
+    if (!result) throw py::error_already_set();
+    return py::reinterpret_steal<py::object>(result);
+}
+
+// Releases the GIL in its block.
 class ReleasedGil {
 public:
     ReleasedGil() : state_(PyEval_SaveThread()) {}
@@ -58,7 +80,7 @@ public:
         try {
             PyEval_RestoreThread(state_);
         } catch (...) {
-            for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+            sleep_until_the_end();
         }
     }
 

@@ -6,6 +6,7 @@
 #include <nll/detail/softmax.hpp>
 
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "check.hpp"
@@ -95,12 +96,59 @@ void no_piece_after_a_bad_label() {
     CHECK(pieces.size() == 1 && total.bad_sample == 0);
 }
 
-// What kernels take for a block, of whatever shape, is a piece; or it is as few samples as a kernel
+// Where a block takes long, a call is stopped in the middle of it.
+void a_block_is_abandoned() {
+    const Plan plan = plan_of({1, 1, 1}, {0, 1, 2});
+    const Kernel endless = [](const Plan& some, index_t first, index_t last, Partial&) {
+        note(first, last);
+        while (!some.is_abandoned()) std::this_thread::yield();
+    };
+    for (const index_t count : {1, 3})
+        for (const int threads : {1, 3}) {
+            Partial total;
+            bool stopped = false;
+            pieces.clear();
+            try {
+                run_until_bad(plan, endless, count, {1, 1, true}, threads,
+                              {.interrupt = [] { return true; }}, total);
+            } catch (const Interrupted&) {
+                stopped = true;
+            }
+            CHECK(stopped && !pieces.empty());
+        }
+}
+
+// Asks nobody while all is short, and has the same pieces done where blocks take long.
+void a_block_that_takes_long() {
+    CHECK(!takes_long(plan_of({16, 1'000'000, 1}, {0, 1, 2}), 1));    // rows
+    CHECK(takes_long(plan_of({2048, 1'000'000, 1}, {1, 0, 2}), 16));  // planes
+    Plan apart = plan_of({8192, 65'536, 1}, {1, 0, 2});
+    CHECK(!takes_long(apart, 1));
+    float memory = 0;
+    apart.data[gradient] = &memory;  // a page for each class
+    CHECK(takes_long(apart, 1));
+    CHECK(!takes_long(plan_of({16, 65'536, 1}, {1, 0, 2}), 16));  // few of them
+    const Plan plan = plan_of({1, 1, 1}, {0, 1, 2});
+    const Kernel kernel = [](const Plan&, index_t first, index_t last, Partial& partial) {
+        note(first, last);
+        partial.count += last - first;
+    };
+    for (const int threads : {1, 2, 5}) {
+        Partial total;
+        pieces.clear();
+        run_until_bad(plan, kernel, 10'000, {16, 1, true}, threads,
+                      {.interrupt = [] { return false; }}, total);
+        CHECK(total.count == 10'000);
+        check_all_once(10'000);
+    }
+}
+
+// What kernels take for a block, of whatever shape, is bounded; or it is as few samples as a kernel
 // can compute at once.
 void blocks_of_kernels() {
     for (const index_t classes :
          {index_t{1}, index_t{10}, index_t{128}, index_t{129}, index_t{2048}, index_t{65'536},
-          index_t{65'537}, index_t{262'144}, max_piece_elements, 4 * max_piece_elements})
+          index_t{65'537}, index_t{262'144}, max_wide_elements, 4 * max_wide_elements})
         for (const auto& [N, D] :
              {std::pair<index_t, index_t>{1, 1}, {1000, 1}, {3, 100}, {2, 600}})
             for (const auto& order : {std::array{0, 1, 2}, std::array{0, 2, 1}, std::array{2, 1, 0},
@@ -108,12 +156,12 @@ void blocks_of_kernels() {
                 const Plan plan = plan_of({N, classes, D}, order);
                 const index_t of_softmax = softmax_block(plan);
                 CHECK(of_softmax >= 1 && of_softmax <= block_size);
-                CHECK(of_softmax * classes <= max_piece_elements ||
+                CHECK(of_softmax * classes <= max_wide_elements ||
                       of_softmax == (by_rows(plan) ? 1 : lanes));
                 for (const index_t size : {2, 4, 8}) {
                     const index_t of_writer = one_hot_block(plan, size);
                     CHECK(of_writer >= 1 && of_writer <= block_size);
-                    CHECK(of_writer * classes <= max_piece_elements || of_writer <= lanes);
+                    CHECK(of_writer * classes <= max_wide_elements || of_writer <= lanes);
                 }
             }
 }
@@ -143,6 +191,8 @@ void pieces_of_a_row() {
 int main() {
     pieces_of_samples();
     no_piece_after_a_bad_label();
+    a_block_is_abandoned();
+    a_block_that_takes_long();
     blocks_of_kernels();
     pieces_of_a_row();
     return failures() != 0;

@@ -107,6 +107,7 @@ void take_losses(const Plan& plan, const TakenLosses<Real>& taken, Partial& part
 // Is the SumGroup of an instruction set.
 inline index_t sum_group(const Record& record, const index_t* samples, index_t count, bool smooths,
                          Partial& partial) {
+    const index_t before = partial.count;
     for_each_block(0, count, block_size, [&](index_t first, index_t some) {
         alignas(cache_line) double values[block_size], weights[block_size];
         index_t kept = 0;
@@ -124,7 +125,7 @@ inline index_t sum_group(const Record& record, const index_t* samples, index_t c
             0, kept, nullptr, values, smooths ? nullptr : of_samples, of_samples, range};
         add_losses<double>(taken, true, partial);
     });
-    return count - partial.count;
+    return count - (partial.count - before);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

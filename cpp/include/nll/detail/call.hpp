@@ -87,17 +87,19 @@ inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, con
 // The loss and the gradient come of one sweep where they need the same precision: neither depends
 // on whether the other is asked for.
 inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
+    const Options& options = call.options;
+    const double enough = kernels.own_max_scale;
     return run_loss(call, [&](Plan& plan, DType dtype) {
         std::optional<SmoothingWeights> weights;
-        if (plan.smooths()) weights.emplace(plan);
+        if (plan.smooths()) weights.emplace(plan, options);
         const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
-            return run_softmax(some, chosen, *call.arrays[target], call.fresh, call.options);
+            return run_softmax(some, chosen, *call.arrays[target], call.fresh, options);
         };
         const SoftmaxKernels& of_loss =
-            kernels_for(kernels, plan, dtype, max_loss_scale(plan, kernels.own_max_scale));
+            kernels_for(kernels, plan, dtype, max_loss_scale(plan, options, enough));
         if (!plan.has(gradient)) return run(plan, of_loss);
-        const SoftmaxKernels& of_gradient = kernels_for(
-            kernels, plan, plan.dtype[input], max_grad_scale(plan, kernels.own_max_scale));
+        const SoftmaxKernels& of_gradient =
+            kernels_for(kernels, plan, plan.dtype[input], max_grad_scale(plan, options, enough));
         if (!call.wants_loss || of_loss.sweep == of_gradient.sweep) return run(plan, of_gradient);
         Plan loss = plan;
         loss.data[gradient] = nullptr;

@@ -142,24 +142,31 @@ inline void check_weight(const Options& options, index_t classes) {
         throw std::invalid_argument("weight has shape (" + std::to_string(weight.size) +
                                     ",), but there are " + std::to_string(classes) +
                                     (classes == 1 ? " class" : " classes"));
+    const auto for_each_class = [&](auto&& visit) {
+        parallel::Interruptible interruptible(options.interrupt);
+        for_each_block(0, classes, block_size, [&](index_t first, index_t count) {
+            for (index_t c = first; c < first + count; ++c) visit(c);
+            interruptible.ask();
+        });
+    };
     if (weight.dtype == DType::int64 || weight.dtype == DType::uint64) {
         constexpr std::uint64_t limit = std::uint64_t{1} << 53;
-        for (index_t c = 0; c < classes; ++c) {
+        for_each_class([&](index_t c) {
             const auto bits = static_cast<const std::uint64_t*>(weight.data)[c * weight.stride];
             const bool negative = weight.dtype == DType::int64 && bits >> 63;
             if ((negative ? 0 - bits : bits) > limit)
                 throw_beyond_doubles("weight", &c, 1, bits, weight.dtype);
-        }
+        });
     }
     if (weight.dtype != DType::float64 || options.label_smoothing == 0) return;
-    for (index_t c = 0; c < classes; ++c) {
+    for_each_class([&](index_t c) {
         const double value = static_cast<const double*>(weight.data)[c * weight.stride];
         const double size = std::fabs(value);
         if (size != 0 && size < infinity && !(size >= 0x1p-500 && size <= 0x1p500))
             throw std::invalid_argument("weight[" + std::to_string(c) + "] is " + text(value) +
                                         "; with label_smoothing, weights are 0, infinite, or of "
                                         "2^-500 to 2^500");
-    }
+    });
 }
 
 inline void check_options(const Options& options, index_t classes) {

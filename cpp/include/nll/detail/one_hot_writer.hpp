@@ -26,7 +26,7 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
     return samples.rank <= 2 && samples.axis[0].stride[gradient] == plan.classes * inner &&
            plan.class_stride[gradient] == inner &&
            (samples.rank == 1 || samples.stride(gradient) == 1) && inner <= block_size &&
-           inner * plan.classes <= max_piece_elements;
+           inner * plan.classes <= max_wide_elements;
 }
 
 // Returns how many samples are written at a time, at most block_size: what a buffer holds, at least
@@ -36,7 +36,7 @@ inline index_t one_hot_block(const Plan& plan, index_t element_size) {
     index_t inner;
     if (!is_stretch(plan, inner)) {
         if (plan.samples.stride(gradient) == 1)
-            return std::clamp(max_piece_elements / row, lanes, block_size);
+            return std::clamp(max_wide_elements / row, lanes, block_size);
         inner = 1;
     }
     const index_t fitting = buffer_bytes / std::min(buffer_bytes, row * element_size);
@@ -141,7 +141,7 @@ private:
             buffer_copy_ = {stretch, buffer_, bytes_of<Scalar>(size)};
             return;
         }
-        for (index_t at = 0; at < size; at += buffer_size)
+        for (index_t at = 0; at < size && !plan_.is_abandoned(); at += buffer_size)
             stream(stretch + at, buffer_, bytes_of<Scalar>(std::min(buffer_size, size - at)));
         finish_streams();
         enter(stretch);
@@ -154,6 +154,7 @@ private:
         Class place[block_size];
         for (index_t i = 0; i < count; ++i) place[i] = static_cast<Class>(classes[i]);
         for (index_t c = 0; c < plan_.classes; ++c) {
+            if (plan_.is_abandoned()) return;
             Scalar* const plane = to + c * plan_.class_stride[gradient];
             Scalar* const part = streams ? buffer_ : plane;
             for (index_t i = 0; i < count; ++i)
@@ -177,9 +178,13 @@ private:
         const index_t stride = plan_.samples.stride(gradient);
         if (class_stride == 1) {
             for (index_t i = 0; i < count; ++i)
-                std::fill_n(to + i * stride, plan_.classes, Scalar{});
+                for_each_block(0, plan_.classes, max_piece_elements,
+                               [&](index_t first, index_t classes) {
+                                   if (plan_.is_abandoned()) return;
+                                   std::fill_n(to + i * stride + first, classes, Scalar{});
+                               });
         } else {
-            for (index_t c = 0; c < plan_.classes; ++c)
+            for (index_t c = 0; c < plan_.classes && !plan_.is_abandoned(); ++c)
                 for (index_t i = 0; i < count; ++i) to[c * class_stride + i * stride] = Scalar{};
         }
     }

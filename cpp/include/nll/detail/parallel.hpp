@@ -45,15 +45,70 @@ struct State {
     std::atomic<bool> serial_child{false};  // forked, and set_num_threads not yet called
 };
 inline State state;
-inline thread_local bool lost_team = false;  // this thread forked: its OpenMP team stayed behind
-inline thread_local int proven_team = 1;     // a team that this thread has had
+
+// Holds what a thread keeps from one call to the next, until it ends: a call need neither ask for
+// memory nor have a large stack.
+struct OfThread {
+    bool lost_team = false;  // this thread forked: its OpenMP team stayed behind
+    int proven_team = 1;     // a team that this thread has had
+    alignas(cache_line) std::byte memory[thread_memory_bytes];  // for the variables of a kernel
+};
+
+// Finds it by a key of POSIX threads. A thread_local variable of a library that was loaded at run
+// time is allocated when it is first met, and where there is no memory for it the process ends.
+class KeptByThreads {
+public:
+    KeptByThreads(const KeptByThreads&) = delete;
+    KeptByThreads& operator=(const KeptByThreads&) = delete;
+
+#if defined(NLL_HAS_FORK)
+    KeptByThreads()
+        : has_key_(pthread_key_create(
+                       &key_, [](void* kept) { delete static_cast<OfThread*>(kept); }) == 0) {}
+    ~KeptByThreads() {
+        if (has_key_) pthread_key_delete(key_);
+    }
+    // Returns the calling thread's, or nullptr if it has none yet.
+    OfThread* get() const {
+        return has_key_ ? static_cast<OfThread*>(pthread_getspecific(key_)) : local().get();
+    }
+    // Returns the calling thread's, or nullptr if there is no memory for it.
+    OfThread* get_or_make() const {
+        if (OfThread* const own = get()) return own;
+        std::unique_ptr<OfThread> made(new (std::nothrow) OfThread);
+        if (!has_key_) return (local() = std::move(made)).get();
+        if (!made || pthread_setspecific(key_, made.get()) != 0) return nullptr;
+        return made.release();
+    }
+#else
+    KeptByThreads() = default;
+    OfThread* get() const { return local().get(); }
+    OfThread* get_or_make() const {
+        if (!local()) local().reset(new (std::nothrow) OfThread);
+        return local().get();
+    }
+#endif
+
+private:
+    static std::unique_ptr<OfThread>& local() {  // where there is no key
+        thread_local std::unique_ptr<OfThread> kept;
+        return kept;
+    }
+#if defined(NLL_HAS_FORK)
+    pthread_key_t key_{};
+    bool has_key_;
+#endif
+};
+inline const KeptByThreads kept_by_threads;
 
 #if defined(NLL_HAS_FORK)
 inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] {
     state.busy = false;
     state.serial_child = true;
-    lost_team = true;
-    proven_team = 1;
+    if (OfThread* const own = kept_by_threads.get()) {
+        own->lost_team = true;
+        own->proven_team = 1;
+    }
 });
 #endif
 
@@ -116,8 +171,11 @@ inline void set_limit(int threads) {
     state.serial_child = false;
 }
 
-// Tells whether so many threads more can be created now.
+// Tells whether so many threads more can be created now, with some memory beside their stacks.
 inline bool can_create(int threads) {
+    constexpr std::size_t enough = 64 << 10;
+    const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[enough]);
+    if (!memory) return false;
     std::mutex gate;
     std::vector<std::thread> created;
     bool possible = true;
@@ -154,23 +212,14 @@ private:
     std::chrono::steady_clock::time_point asked_ = std::chrono::steady_clock::now();
 };
 
-// Returns the calling thread's memory for the variables of a kernel, (thread_memory_bytes,), or
-// nullptr if it cannot be had. It is kept until the thread ends: a call need neither ask for it nor
-// have a large stack.
-inline void* thread_memory() {
-    constexpr auto alignment = std::align_val_t{cache_line};
-    struct Release {
-        void operator()(void* memory) const { ::operator delete(memory, alignment); }
-    };
-    thread_local std::unique_ptr<void, Release> kept;
-    if (!kept) kept.reset(::operator new(thread_memory_bytes, alignment, std::nothrow));
-    return kept.get();
+// Returns what the calling thread keeps.
+inline OfThread& require_of_thread() {
+    OfThread* const own = kept_by_threads.get_or_make();
+    if (!own) throw std::bad_alloc();
+    return *own;
 }
-inline void* require_thread_memory() {
-    void* const memory = thread_memory();
-    if (!memory) throw std::bad_alloc();
-    return memory;
-}
+// Returns the calling thread's memory for the variables of a kernel, (thread_memory_bytes,).
+inline void* require_thread_memory() { return require_of_thread().memory; }
 
 // Calls work(first, last, part) for [0, count) in pieces of `piece`, and merge(total, part) for
 // every thread's part. Neither may throw. Which thread does which piece is left to chance, and a
@@ -183,13 +232,19 @@ inline void* require_thread_memory() {
 // A region of OpenMP lets no exception through and no unwinding. So the calling thread asks
 // interrupt() between two regions, every 50 ms: interrupt() may throw, and Python may unwind the
 // thread there, as it does to end daemon threads.
+//
+// abandon: nullptr where a piece takes a few milliseconds. Otherwise others do the work, while the
+// calling thread has nothing to do but to ask; it sets *abandon if the call is to stop, and work
+// may then return soon with anything for its result.
 template <class Part, class Work, class Merge>
 void reduce(Part& total, index_t count, index_t piece, int threads, bool (*interrupt)(),
-            Work&& work, Merge&& merge) {
+            Work&& work, Merge&& merge, std::atomic<bool>* abandon = nullptr) {
     using Clock = std::chrono::steady_clock;
     std::atomic<index_t> next{0};
     std::atomic<bool> stop{false}, pause{false};
-    total.memory = require_thread_memory();
+    [[maybe_unused]] OfThread& own = require_of_thread();
+    total.memory = own.memory;
+    if (!interrupt) abandon = nullptr;
 
     // Takes pieces until none is left, or stop or pause is set. The thread that watches the clock
     // sets pause when it is time to ask.
@@ -212,6 +267,31 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
             asked = Clock::now();
         }
     };
+    // Does what one of several threads has to do.
+    std::mutex merging;
+    const auto take_share = [&](bool watch, Clock::time_point asked) noexcept {
+        const DefaultFloatingPoint environment;  // which a thread does not inherit
+        OfThread* const its = kept_by_threads.get_or_make();
+        const std::unique_ptr<Part> part(new (std::nothrow) Part);  // not on its stack
+        if (!its || !part) return;
+        part->memory = its->memory;
+        take_pieces(*part, watch, asked);
+        const std::lock_guard one_at_a_time(merging);
+        merge(total, *part);
+    };
+    // Runs region(watch, asked) once in a fresh thread, and asks meanwhile. Throws
+    // std::system_error if there is no thread.
+    const auto run_beside = [&](auto&& region) {
+        auto done = std::async(std::launch::async, region, false, Clock::time_point{});
+        try {
+            while (done.wait_for(patience) != std::future_status::ready)
+                if (interrupt && interrupt()) throw Interrupted();
+        } catch (...) {
+            stop = true;  // before done is waited for
+            if (abandon) *abandon = true;
+            throw;
+        }
+    };
 
 #if defined(_OPENMP)
     threads = static_cast<int>(std::min<index_t>(threads, (count + piece - 1) / piece));
@@ -219,34 +299,18 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         struct Idle {
             ~Idle() { state.busy = false; }
         } const idle_again;
-        if (threads <= proven_team || can_create(threads - 1)) {
-            std::mutex merging;
+        const bool beside = own.lost_team || abandon;  // a fresh thread gets a team of its own
+        if (beside ? can_create(threads) : threads <= own.proven_team || can_create(threads - 1)) {
             const auto region = [&](bool watch, Clock::time_point asked) {
 #pragma omp parallel num_threads(threads)
-                {
-                    const DefaultFloatingPoint environment;  // which a thread does not inherit
-                    const std::unique_ptr<Part> part(new (std::nothrow) Part);  // not on its stack
-                    if (part) part->memory = thread_memory();
-                    if (part && part->memory) {
-                        take_pieces(*part, watch && omp_get_thread_num() == 0, asked);
-                        const std::lock_guard one_at_a_time(merging);
-                        merge(total, *part);
-                    }
-                }
+                take_share(watch && omp_get_thread_num() == 0, asked);
             };
             try {
-                if (!lost_team) {
-                    proven_team = threads;
+                if (beside) {
+                    run_beside(region);
+                } else {
+                    own.proven_team = threads;
                     run(interrupt != nullptr, region);
-                } else {  // from a fresh thread, which gets a team of its own
-                    auto done = std::async(std::launch::async, region, false, Clock::time_point{});
-                    try {
-                        while (done.wait_for(patience) != std::future_status::ready)
-                            if (interrupt && interrupt()) throw Interrupted();
-                    } catch (...) {
-                        stop = true;  // before done is waited for
-                        throw;
-                    }
                 }
                 if (stop || next >= count) return;  // else no thread had memory: serially, below
             } catch (const std::system_error&) {
@@ -256,8 +320,15 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
     }
 #else
     static_cast<void>(threads);
-    static_cast<void>(merge);
 #endif
+    if (abandon) {
+        try {
+            run_beside(take_share);
+            if (stop || next >= count) return;  // else no thread had memory
+        } catch (const std::system_error&) {
+            // No thread to be had: in this one, below.
+        }
+    }
     run(interrupt != nullptr && count > piece,
         [&](bool watch, Clock::time_point asked) { take_pieces(total, watch, asked); });
 }

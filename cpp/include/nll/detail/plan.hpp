@@ -2,6 +2,7 @@
 // One call, type-erased: what the kernels read, what they write, and what they find.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -60,6 +61,9 @@ struct Plan {
     const double *class_weights = nullptr, *finite_weights = nullptr;
     SoftmaxResult softmax_result{};  // of a call without labels
     Team* team = nullptr;            // of a row that all threads share
+    // Points at what is set when a call is to stop in the middle of a block. A kernel of blocks
+    // that take long looks at it, and then does nothing more.
+    const std::atomic<bool>* abandon = nullptr;
 
     bool moments = false;            // the partial gets its sums of squares, too
     const Record* record = nullptr;  // in place of any sum but that of weights
@@ -90,6 +94,7 @@ struct Plan {
     bool weighs() const { return weight || has(sample_weight); }
     double all_class_weights() const { return class_weight_sum + infinite_weight; }
     bool smooths() const { return label_smoothing != 0; }
+    bool is_abandoned() const { return abandon && abandon->load(std::memory_order_relaxed); }
 };
 
 // Collects what is found in a range of samples. Partials merge in any order with the same result.

@@ -22,9 +22,26 @@ inline Kernel label_check() { return check_labels; }
 #endif
 
 // Says how work is cut: a kernel's block of samples, and what a sample costs in elements.
+// takes_long: a block may take more than the few milliseconds of a piece.
 struct Grain {
     index_t block, elements;
+    bool takes_long = false;
 };
+
+// Tells whether blocks of a long call take long, too: they have more elements than a piece should
+// have, or classes so far apart that one may be the first to touch a lot of memory.
+inline bool takes_long(const Plan& plan, index_t block) {
+    if (plan.samples.count * plan.classes <= max_unwatched_elements) return false;
+    if (plan.classes > max_piece_elements / std::clamp(plan.samples.count, index_t{1}, block))
+        return true;
+    for (const Operand operand : {input, gradient}) {
+        if (!plan.has(operand)) continue;
+        const index_t apart = absolute(plan.class_stride[operand]);
+        const index_t bytes = std::min(apart, page_bytes) * size_of(plan.dtype[operand]);
+        if (plan.classes > max_block_span / std::clamp<index_t>(bytes, 1, page_bytes)) return true;
+    }
+    return false;
+}
 
 // Runs a kernel over [0, count) on so many threads, until a label is bad.
 inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, Grain grain, int threads,
@@ -32,15 +49,22 @@ inline void run_until_bad(const Plan& plan, Kernel kernel, index_t count, Grain 
     if (count == 0) return;
     const index_t stoppable = max_piece_elements / std::max<index_t>(grain.elements, 1);
     const index_t fair = count / (threads * pieces_per_thread);
-    const index_t piece = std::min({fair, stoppable, max_piece_samples});
-    parallel::reduce(
-        total, count, std::max(piece / grain.block, index_t{1}) * grain.block, threads,
-        options.interrupt,
-        [&](index_t first, index_t last, Partial& part) {
-            kernel(plan, first, last, part);
-            return part.bad_sample < 0;
-        },
-        [](Partial& sum, const Partial& part) { merge(sum, part); });
+    const index_t blocks = std::min({fair, stoppable, max_piece_samples}) / grain.block;
+    const index_t piece = std::max(blocks, index_t{1}) * grain.block;
+    const auto reduce = [&](const Plan& some, std::atomic<bool>* abandon) {
+        parallel::reduce(
+            total, count, piece, threads, options.interrupt,
+            [&](index_t first, index_t last, Partial& part) {
+                kernel(some, first, last, part);
+                return part.bad_sample < 0;
+            },
+            [](Partial& sum, const Partial& part) { merge(sum, part); }, abandon);
+    };
+    if (!grain.takes_long || !options.interrupt) return reduce(plan, nullptr);
+    std::atomic<bool> abandon{false};
+    Plan stoppable_plan = plan;
+    stoppable_plan.abandon = &abandon;
+    reduce(stoppable_plan, &abandon);
 }
 
 // Throws for the lowest bad label. The walk, which ended at some bad one, need not have been in C
@@ -102,7 +126,8 @@ inline Partial run_samples(const Plan& plan, Kernel kernel, const Array& target_
 inline Partial run_elements(const Plan& plan, Kernel kernel, index_t block, index_t min_parallel,
                             const Array& target_array, const Options& options) {
     const bool pays = plan.samples.count * std::max<index_t>(plan.classes, 1) >= min_parallel;
-    return run(plan, kernel, {block, plan.classes}, pays, target_array, options);
+    const Grain grain{block, plan.classes, takes_long(plan, block)};
+    return run(plan, kernel, grain, pays, target_array, options);
 }
 
 // Runs parts of a row on all threads of a call.

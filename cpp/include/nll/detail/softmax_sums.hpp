@@ -119,7 +119,7 @@ public:
     template <class Scalar> void write_log_sums(const Plan& plan, index_t first) {
         for (index_t i = 0; i < count; ++i) {
             log[i] += center[i];
-            if (log[i] == log[i]) continue;
+            if (log[i] == log[i] || plan.is_abandoned()) continue;
             log[i] = static_cast<double>(pivot[i]);
             plan.samples.for_each(input, first + i, 1, [&](index_t, index_t offset) {
                 const Scalar* from = plan.pointer<const Scalar>(input) + offset;

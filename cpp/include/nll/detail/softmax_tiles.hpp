@@ -23,7 +23,7 @@ inline namespace NLL_INSTRUCTION_SET {
 // call can be stopped.
 inline index_t tiles_block(const Plan& plan) {
     const index_t classes = std::max<index_t>(plan.classes, 1);
-    const index_t least = 64 * classes <= max_piece_elements ? 64 : lanes;
+    const index_t least = 64 * classes <= max_wide_elements ? 64 : lanes;
     return std::clamp<index_t>(max_block_elements / classes / 64 * 64, least, block_size);
 }
 
@@ -106,6 +106,7 @@ private:
     // Calls visit(first, classes) for the parts of a range of classes, loaded one by one.
     template <class Visit> void for_each_part(index_t begin, index_t classes, Visit&& visit) {
         for_each_block(begin, begin + classes, part_, [&](index_t first, index_t count) {
+            if (plan_.is_abandoned()) return;
             if (!whole_) reader_.load(tile_, first, count);
             visit(first, count);
         });

@@ -433,30 +433,41 @@ inline namespace NLL_INSTRUCTION_SET {
 
 // ---------------------------------------------------------------- groups
 
+// Calls visit(first, last) for [0, count) in pieces, and asks whether to stop in between.
+template <class Visit>
+void for_each_piece(index_t count, parallel::Interruptible& interruptible, Visit&& visit) {
+    for_each_block(0, count, max_piece_samples, [&](index_t first, index_t samples) {
+        visit(first, first + samples);
+        interruptible.ask();
+    });
+}
+
 // Reads the groups of all samples, (samples.count,), in their order. The group array is the losses'
 // operand of `samples`. Throws for the first in C order that is not in [0, groups).
-inline void load_groups(const Samples& samples, const Array& group, index_t groups, index_t* to) {
-    if (samples.count == 0) return;
+inline void load_groups(const Samples& samples, const Array& group, index_t groups, index_t* to,
+                        parallel::Interruptible& interruptible) {
     index_t bad_position = std::numeric_limits<index_t>::max();
     std::array<index_t, max_rank> bad;
     std::uint64_t bad_group = 0;
     const index_t stride = samples.stride(losses);
-    samples.for_each_run(0, samples.count, [&](const Samples::Run& run) {
-        visit_integer(group.dtype, [&]<class Label>() {
-            const Label* from = static_cast<const Label*>(group.data) + run.offset[losses];
-            for (index_t i = 0; i < run.length; ++i)
-                to[run.begin + i] = static_cast<index_t>(from[i * stride]);
+    for_each_piece(samples.count, interruptible, [&](index_t first, index_t last) {
+        samples.for_each_run(first, last - first, [&](const Samples::Run& run) {
+            visit_integer(group.dtype, [&]<class Label>() {
+                const Label* from = static_cast<const Label*>(group.data) + run.offset[losses];
+                for (index_t i = 0; i < run.length; ++i)
+                    to[first + run.begin + i] = static_cast<index_t>(from[i * stride]);
+            });
         });
+        for (index_t i = first; i < last; ++i) {
+            if (to[i] >= 0 && to[i] < groups) continue;
+            std::array<index_t, max_rank> coordinate;
+            const index_t place = position(samples, i, coordinate);
+            if (place >= bad_position) continue;
+            bad_position = place;
+            bad = coordinate;
+            bad_group = static_cast<std::uint64_t>(to[i]);
+        }
     });
-    for (index_t i = 0; i < samples.count; ++i) {
-        if (to[i] >= 0 && to[i] < groups) continue;
-        std::array<index_t, max_rank> coordinate;
-        const index_t place = position(samples, i, coordinate);
-        if (place >= bad_position) continue;
-        bad_position = place;
-        bad = coordinate;
-        bad_group = static_cast<std::uint64_t>(to[i]);
-    }
     if (bad_position == std::numeric_limits<index_t>::max()) return;
     std::string message = "group";
     for (int a = 0; a < samples.target_rank; ++a)
@@ -473,27 +484,40 @@ inline index_t group_of(const Record& record, index_t sample) {
 }
 
 // Returns the samples that have a group, in the order of their groups.
-inline std::vector<index_t> by_group(const Record& record, index_t count, index_t groups) {
+inline std::vector<index_t> by_group(const Record& record, index_t count, index_t groups,
+                                     parallel::Interruptible& interruptible) {
     std::vector<index_t> order;
     order.reserve(static_cast<std::size_t>(count));
     bool sorted = true;
-    for (index_t i = 0; i < count; ++i) {
-        if (record.by_class && record.groups[i] < 0) continue;  // an ignored sample has no class
-        sorted &= order.empty() || group_of(record, order.back()) <= group_of(record, i);
-        order.push_back(i);
-    }
+    for_each_piece(count, interruptible, [&](index_t first, index_t last) {
+        for (index_t i = first; i < last; ++i) {
+            if (record.by_class && record.groups[i] < 0) continue;  // an ignored one has no class
+            sorted &= order.empty() || group_of(record, order.back()) <= group_of(record, i);
+            order.push_back(i);
+        }
+    });
     if (sorted) return order;
     if (groups > 4 * count) {
-        std::sort(order.begin(), order.end(),
-                  [&](index_t a, index_t b) { return group_of(record, a) < group_of(record, b); });
+        index_t compared = 0;
+        std::sort(order.begin(), order.end(), [&](index_t a, index_t b) {
+            if (++compared % max_piece_samples == 0) interruptible.ask();
+            return group_of(record, a) < group_of(record, b);
+        });
         return order;
     }
+    const auto kept = static_cast<index_t>(order.size());
+    const auto for_each_kept = [&](auto&& visit) {
+        for_each_piece(kept, interruptible, [&](index_t first, index_t last) {
+            for (index_t at = first; at < last; ++at) visit(order[static_cast<std::size_t>(at)]);
+        });
+    };
     std::vector<index_t> end(static_cast<std::size_t>(groups) + 1);
-    for (const index_t i : order) ++end[static_cast<std::size_t>(group_of(record, i)) + 1];
+    for_each_kept([&](index_t i) { ++end[static_cast<std::size_t>(group_of(record, i)) + 1]; });
     std::partial_sum(end.begin(), end.end(), end.begin());
     std::vector<index_t> ordered(order.size());
-    for (const index_t i : order)
+    for_each_kept([&](index_t i) {
         ordered[static_cast<std::size_t>(end[static_cast<std::size_t>(group_of(record, i))]++)] = i;
+    });
     return ordered;
 }
 
@@ -506,20 +530,25 @@ struct OfGroup {
 // Returns what the noted samples, in the order of their groups, add up to in each of these.
 inline std::vector<OfGroup> sum_groups(const State::Kind& kind, const Record& record,
                                        const std::vector<index_t>& order, DType dtype,
-                                       const Options& options) {
+                                       const Options& options,
+                                       parallel::Interruptible& interruptible) {
+    static_assert(max_piece_samples % block_size == 0);  // pieces are blocks of the whole
     std::vector<OfGroup> sums;
     const DefaultFloatingPoint environment;
-    parallel::Interruptible interruptible(options.interrupt);
     for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
         const index_t group = group_of(record, order[first]);
-        while (last < order.size() && group_of(record, order[last]) == group) ++last;
+        while (last < order.size() && group_of(record, order[last]) == group)
+            if (++last % max_piece_samples == 0) interruptible.ask();
         Partial partial;
-        const index_t skipped =
-            group_sum()(record, order.data() + first, static_cast<index_t>(last - first),
-                        options.label_smoothing != 0, partial);
+        index_t skipped = 0;
+        const index_t* const samples = order.data() + first;
+        for_each_piece(static_cast<index_t>(last - first), interruptible,
+                       [&](index_t begin, index_t end) {
+                           skipped += group_sum()(record, samples + begin, end - begin,
+                                                  options.label_smoothing != 0, partial);
+                       });
         sums.push_back({static_cast<std::size_t>(group), State(kind)});
         StateAccess::add(sums.back().state, partial, {skipped, dtype, record.weights != nullptr});
-        interruptible.ask();
     }
     return sums;
 }
@@ -579,14 +608,16 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     const std::unique_ptr<double[]> weights(weighted ? new double[size] : nullptr);
     const std::unique_ptr<index_t[]> group_numbers(new index_t[size]);
     const Record record{values.get(), weights.get(), group_numbers.get(), to.group == nullptr};
+    parallel::Interruptible interruptible(options.interrupt);
     if (to.group)
         load_groups(samples_of({&from, &labels, to.group, nullptr, nullptr}, axis, input),
-                    *to.group, groups, record.groups);
+                    *to.group, groups, record.groups, interruptible);
     call.record = &record;
     run(call);
     if (groups == 0) return;
-    const std::vector<index_t> order = by_group(record, samples, groups);
-    std::vector<OfGroup> sums = sum_groups(to.states[0].kind(), record, order, dtype, options);
+    const std::vector<index_t> order = by_group(record, samples, groups, interruptible);
+    std::vector<OfGroup> sums =
+        sum_groups(to.states[0].kind(), record, order, dtype, options, interruptible);
     const auto hold = lock();  // asks for no signal: who waits here may have what that waits for
     add_groups(to.states, sums);
 }

@@ -93,15 +93,26 @@ inline constexpr index_t min_parallel_exps = 16384;
 // Pieces of work a thread: one that is held up holds up little.
 inline constexpr index_t pieces_per_thread = 8;
 
-// Elements of a piece: a few milliseconds, after which a call can be stopped. Samples of a piece:
-// its first block is gathered without prefetch, 1 % of so many.
-inline constexpr index_t max_piece_elements = index_t{1} << 22;
+// Elements of a piece, after which a call can be stopped: a millisecond, or ten where losses in
+// double are smoothed. Samples of a piece: its first block is gathered without prefetch, 1 % of so
+// many.
+inline constexpr index_t max_piece_elements = index_t{1} << 20;
 inline constexpr index_t max_piece_samples = 32768;
+
+// Elements of a block of planes that is as wide as it should be; of more classes it is narrow.
+inline constexpr index_t max_wide_elements = index_t{1} << 22;
+
+// Elements of a call that ends soon enough by itself. Where a larger one has blocks that take
+// longer than a piece should, a thread that does nothing else asks for signals, which costs 0.1 ms.
+inline constexpr index_t max_unwatched_elements = index_t{1} << 24;
+
+// Bytes that a block may span: 45 ms, where it is the first to touch them.
+inline constexpr index_t max_block_span = index_t{1} << 27;
 
 // Classes of a row from which all threads share it where samples are fewer than they; and those
 // from which it is always shared, so that a call can be stopped in the middle of it.
 inline constexpr index_t min_shared_classes = 16 * chunk_size;
-inline constexpr index_t max_unshared_classes = max_piece_elements;
+inline constexpr index_t max_unshared_classes = max_wide_elements;
 
 // Chunks of a shared row whose sums are held at a time, 0.5 MiB.
 inline constexpr index_t max_chunks_held = 8192;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "labels.hpp"
+#include "parallel.hpp"
 #include "rounding.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -21,12 +22,15 @@ inline void load_class_weights(const Plan& plan, index_t first, index_t count, d
     });
 }
 
-// Calls visit(weight) for each class.
-template <class Visit> void for_each_class_weight(const Plan& plan, Visit&& visit) {
+// Calls visit(weight) for each class, and asks whether to stop.
+template <class Visit>
+void for_each_class_weight(const Plan& plan, const Options& options, Visit&& visit) {
+    parallel::Interruptible interruptible(options.interrupt);
     for_each_block(0, plan.classes, block_size, [&](index_t first, index_t count) {
         double weights[block_size];
         load_class_weights(plan, first, count, weights);
         for (index_t c = 0; c < count; ++c) visit(weights[c]);
+        interruptible.ask();
     });
 }
 
@@ -35,9 +39,9 @@ class SmoothingWeights {
 public:
     // Points the plan at its weights, which are copied unless they are contiguous doubles, and sums
     // them into it.
-    explicit SmoothingWeights(Plan& plan) {
+    SmoothingWeights(Plan& plan, const Options& options) {
         ExactSum sum;
-        for_each_class_weight(plan, [&](double weight) {
+        for_each_class_weight(plan, options, [&](double weight) {
             if (std::fabs(weight) < infinity) add(sum, weight);
             else plan.infinite_weight += weight;
         });
@@ -46,21 +50,22 @@ public:
         if (plan.weight.dtype == DType::float64 && plan.weight.stride == 1) {
             plan.class_weights = static_cast<const double*>(plan.weight.data);
         } else {
-            copy_ = load(plan);
+            copy_ = load(plan, options);
             plan.class_weights = copy_.get();
         }
         plan.finite_weights = plan.class_weights;
         if (plan.infinite_weight == 0) return;
-        finite_ = load(plan);
+        finite_ = load(plan, options);
         for (index_t c = 0; c < plan.classes; ++c)
             finite_[c] = std::fabs(finite_[c]) < infinity ? finite_[c] : 0;
         plan.finite_weights = finite_.get();
     }
 
 private:
-    static std::unique_ptr<double[]> load(const Plan& plan) {
+    static std::unique_ptr<double[]> load(const Plan& plan, const Options& options) {
         std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
-        load_class_weights(plan, 0, plan.classes, weights.get());
+        double* to = weights.get();
+        for_each_class_weight(plan, options, [&](double weight) { *to++ = weight; });
         return weights;
     }
     std::unique_ptr<double[]> copy_, finite_;
@@ -150,10 +155,32 @@ inline void multiply_sample_weights(const Plan& plan, index_t first, index_t cou
     });
 }
 
+// Returns the largest of of_block(first, count, memory) over blocks of all samples, and 0; `memory`
+// is that of a thread. It must not throw. NaN counts as nothing, since no precision matters to it.
+template <class OfBlock>
+double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_block) {
+    struct Largest {
+        double value = 0;
+        void* memory = nullptr;
+    } largest;
+    const index_t count = plan.samples.count;
+    const int threads = count < min_parallel_samples ? 1 : parallel::limit(options.num_threads);
+    const index_t fair = count / (threads * pieces_per_thread) / block_size * block_size;
+    parallel::reduce(
+        largest, count, std::clamp(fair, block_size, max_piece_samples), threads, options.interrupt,
+        [&](index_t first, index_t last, Largest& part) {
+            for_each_block(first, last, block_size, [&](index_t begin, index_t samples) {
+                part.value = std::max(part.value, of_block(begin, samples, part.memory));
+            });
+            return true;
+        },
+        [](Largest& all, const Largest& part) { all.value = std::max(all.value, part.value); });
+    return largest.value;
+}
+
 // Returns a bound of the magnitudes of the kept samples' own weights: that of their type, if it is
-// at most `enough`, or the largest there is. NaN counts as nothing, since no precision matters to
-// it.
-inline double max_sample_weight(const Plan& plan, double enough) {
+// at most `enough`, or the largest there is.
+inline double max_sample_weight(const Plan& plan, const Options& options, double enough) {
     if (!plan.has(sample_weight)) return 1;
     return visit_real(plan.dtype[sample_weight], [&]<class T>() {
         double of_type = infinity;
@@ -161,17 +188,21 @@ inline double max_sample_weight(const Plan& plan, double enough) {
         else if constexpr (std::integral<T>) of_type = 0x1p64;
         else if constexpr (!std::same_as<T, double>) of_type = 0x1p128;
         if (of_type <= enough) return of_type;
-        double max = 0;
         const T* from = plan.pointer<const T>(sample_weight);
-        Partial of_labels;  // a bad one is another sweep's to report
-        for_each_block(0, plan.samples.count, block_size, [&](index_t first, index_t count) {
+        struct Variables {
             index_t classes[block_size];
-            if (load_classes(plan, first, count, classes, of_labels) < 0) return;
+        };
+        return max_of_blocks(plan, options, [&](index_t first, index_t count, void* memory) {
+            double max = 0;
+            auto& at = construct_in<Variables>(memory);
+            Partial of_labels;  // a bad one is another sweep's to report
+            if (load_classes(plan, first, count, at.classes, of_labels) < 0) return max;
             plan.samples.for_each(sample_weight, first, count, [&](index_t i, index_t offset) {
-                if (classes[i] != ignored) max = std::max(max, std::fabs(to_double(from[offset])));
+                if (at.classes[i] != ignored)
+                    max = std::max(max, std::fabs(to_double(from[offset])));
             });
+            return max;
         });
-        return max;
     });
 }
 
