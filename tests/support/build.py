@@ -17,7 +17,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
 
 
-def run(*command: object, cwd: Path | None = None, timeout: float = 600, **environment: str) -> str:
+def run(*command: object, cwd: Path | None = None, timeout: float = 1200, **environment: str) -> str:
     """Run a command and return what it printed; fail with that if it fails."""
     done = subprocess.run(
         [str(part) for part in command],
