@@ -549,7 +549,7 @@ def test_unreduced_grad_output_is_refused(change, error, message):
     [
         pytest.param(np.ones((2, 4)), ValueError, r"grad_output.*\(2, 4\)", id="array"),
         pytest.param(np.ones(1), ValueError, r"grad_output.*\(1,\)", id="array-of-one"),
-        pytest.param(1j, TypeError, r"grad_output.*complex", id="complex"),
+        pytest.param(1j, TypeError, r"grad_output.*1j", id="complex"),
         pytest.param("1", TypeError, r"grad_output", id="text"),
         pytest.param(None, TypeError, r"grad_output", id="none"),
         pytest.param(np.datetime64(1, "s"), TypeError, r"grad_output", id="date"),

@@ -11,24 +11,9 @@ from pathlib import Path
 import pytest
 
 import nll
-from support.build import ROOT, BackgroundBuild
+from support.build import ROOT, BackgroundBuild, run
 
 pytestmark = pytest.mark.skipif(not (ROOT / "cpp").is_dir(), reason="installed without the sources")
-
-
-def run(*command: object, cwd: Path | None = None, **env: str) -> str:
-    """Run a command and return what it printed; fail with that if it fails."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")

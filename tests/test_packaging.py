@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tomllib
@@ -18,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import nll
+from support.build import ROOT, run
 
-ROOT = Path(__file__).resolve().parent.parent
 CONSUMER = ROOT / "tests/consumer"
 LINUX = sys.platform == "linux"
 MODULE = Path(nll._core.__file__)
@@ -29,21 +28,6 @@ OPENMP = ["-fopenmp"] if nll.build_info()["openmp"] else []
 
 needs_sources = pytest.mark.skipif(not (ROOT / "cpp").is_dir(), reason="installed without the sources")
 needs_elf = pytest.mark.skipif(not LINUX, reason="reads ELF files and loads them as Linux does")
-
-
-def run(*command: object, **environment: str) -> str:
-    """Run a command and return what it printed; fail with that if it fails."""
-    done = subprocess.run(
-        [str(part) for part in command],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-4000:]}"
-    return done.stdout
 
 
 def project() -> dict:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A CMake build that goes on beside the tests: `python -m support.build` configures, builds and installs."""
+"""Commands that must succeed, and a CMake build that goes on beside the tests.
+
+`python -m support.build` configures, builds and installs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,22 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
+
+
+def run(*command: object, cwd: Path | None = None, timeout: float = 1200, **environment: str) -> str:
+    """Run a command and return what it printed; fail with that if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
 
 
 class BackgroundBuild:
