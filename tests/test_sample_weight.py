@@ -197,6 +197,45 @@ def test_weights_of_ignored_samples_change_no_precision(odd, rng):
     assert states[0] == states[1]
 
 
+@pytest.mark.parametrize("classes", [10, MAX_SEQUENTIAL_CLASSES + 1])
+@pytest.mark.parametrize("large", [2.0**21, 2.0**200, 2.0**600], ids=["2^21", "2^200", "2^600"])
+def test_a_large_weight_changes_no_other_sample(large, classes, any_loss, dtype, rng):
+    """Exponents of a few samples need a wider precision: it is theirs alone, whatever batch they are in."""
+    count = BLOCK_SIZE + 40
+    input, target = any_loss.random_input(rng, (count, classes), dtype), random_target(rng, count, classes)
+    own = rng.uniform(0.5, 2, count)
+    own[rng.choice(count, 7, replace=False)] = large
+    weight = rng.uniform(0.5, 2, classes)
+    grad_output = rng.normal(size=count)
+
+    def results(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        chosen = {"sample_weight": own[rows], "reduction": "none"}
+        losses = any_loss.value(input[rows], target[rows], weight, **chosen)
+        return losses, any_loss.backward(grad_output[rows], input[rows], target[rows], weight, **chosen)
+
+    together = results(slice(None))
+    alone = [results(slice(i, i + 1)) for i in range(count)]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert_same_bits(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("large", [2.0**21, 2.0**200, 2.0**600], ids=["2^21", "2^200", "2^600"])
+@pytest.mark.parametrize("label_smoothing", [0, 0.1])
+def test_a_large_weight_changes_no_state_of_other_batches(large, label_smoothing, dtype, rng):
+    """Sums have the same bytes, whatever the batches: also where their samples' weights differ by much."""
+    input, target = rng.normal(scale=8, size=(200, 10)).astype(dtype), random_target(rng, 200, 10)
+    own = np.ones(200)
+    own[150] = large
+    states = []
+    for cut in (200, 100, 151, 37):
+        accumulator = nll.LossAccumulator("cross_entropy", label_smoothing=label_smoothing)
+        for first in range(0, 200, cut):
+            rows = slice(first, first + cut)
+            accumulator.update(input[rows], target[rows], sample_weight=own[rows])
+        states.append(accumulator.to_bytes())
+    assert len(set(states)) == 1
+
+
 def test_weight_of_0_is_not_ignored(any_loss):
     """It counts, and 0 times infinity is NaN."""
     input = np.array([[-np.inf, 0.0], [-1.0, -2.0]])

@@ -243,19 +243,6 @@ template <class Scalar> struct Data {
             label_smoothing = bytes.pick({0.1, 1.0});
     }
 
-    // Tells whether samples' own weights are so large that a call with them needs a wider precision
-    // of cross-entropy than one without: then the losses of batches are not those of one call.
-    bool has_wide_weights() const {
-        double of_classes = 1, of_samples = 1;
-        for (const double w : class_weight) of_classes = std::max(of_classes, std::fabs(w));
-        for (const float w : sample_weight)
-            of_samples = std::max(of_samples, static_cast<double>(std::fabs(w)));
-        const double limit = std::same_as<Scalar, nll::bfloat16> ? 0x1p20 : 0x1p500;
-        const bool matters =
-            function == LossFunction::cross_entropy && !std::same_as<Scalar, double>;
-        return matters && of_classes < 0x1p500 && !(of_classes * of_samples < limit);
-    }
-
     // Calls visit(input, target, group, options) for samples [first, first + count).
     template <class Visit>
     decltype(auto) with_rows(index_t first, index_t count, Visit&& visit) const {
@@ -318,7 +305,6 @@ template <class Scalar> void require_batches(Bytes& bytes, std::vector<State>& s
         REQUIRE(fuzz::same(found.total_weight, one.total_weight));
     }
     states.push_back(whole);
-    if (data.has_wide_weights()) return;
 
     State merged = data.empty_state();
     std::vector<State> of_groups(static_cast<std::size_t>(data.groups), merged);

@@ -11,6 +11,7 @@
 #include "finish.hpp"
 #include "gradient_memory.hpp"
 #include "kernels.hpp"
+#include "precision.hpp"
 #include "run.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -75,32 +76,26 @@ inline Partial run_softmax(Plan& plan, const SoftmaxKernels& kernels, const Arra
     return partial;
 }
 
-// Chooses the kernels whose precision a result of this dtype needs: exponentials that are taken as
-// nothing must not matter where they are scaled with up to `scale`. Smoothing's terms may cancel.
-inline const SoftmaxKernels& kernels_for(const CrossEntropyKernels& kernels, const Plan& plan,
-                                         DType dtype, double scale) {
-    if (dtype == DType::float64 || !(scale < Single::max_scale)) return kernels.as_double;
-    const bool own = dtype == plan.dtype[input] && scale < kernels.own_max_scale;
-    return own && !plan.smooths() ? kernels.own : kernels.as_single;
-}
-
 // The loss and the gradient come of one sweep where they need the same precision: neither depends
 // on whether the other is asked for.
 inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& call) {
     const Options& options = call.options;
-    const double enough = kernels.own_max_scale;
     return run_loss(call, [&](Plan& plan, DType dtype) {
         std::optional<SmoothingWeights> weights;
         if (plan.smooths()) weights.emplace(plan, options);
-        const auto run = [&](Plan& some, const SoftmaxKernels& chosen) {
-            return run_softmax(some, chosen, *call.arrays[target], call.fresh, options);
+        const double class_factor = max_class_factor(plan, options);
+        const KernelsByFactor of_loss(kernels, plan, dtype, class_factor);
+        const KernelsByFactor of_gradient(kernels, plan, plan.dtype[input],
+                                          class_factor * max_grad_factor(plan));
+        const double most =
+            max_factor(plan, options, std::min(of_loss.first_limit(), of_gradient.first_limit()));
+        const auto run = [&](Plan& some, const KernelsByFactor& chosen) {
+            some.by_factor = &chosen;
+            return run_softmax(some, chosen.up_to(most), *call.arrays[target], call.fresh, options);
         };
-        const SoftmaxKernels& of_loss =
-            kernels_for(kernels, plan, dtype, max_loss_scale(plan, options, enough));
         if (!plan.has(gradient)) return run(plan, of_loss);
-        const SoftmaxKernels& of_gradient =
-            kernels_for(kernels, plan, plan.dtype[input], max_grad_scale(plan, options, enough));
-        if (!call.wants_loss || of_loss.sweep == of_gradient.sweep) return run(plan, of_gradient);
+        if (!call.wants_loss || of_loss.same_up_to(most, of_gradient))
+            return run(plan, of_gradient);
         Plan loss = plan;
         loss.data[gradient] = nullptr;
         Partial partial = run(loss, of_loss);

@@ -92,14 +92,26 @@ template <class Precision>
     return (log_sum.center - x) + log_sum.log;
 }
 
-// Returns the smoothed loss. loss: of the target, without its weight. smoothing: Σ w·(x - shift)
-// over finite weights. An infinite one makes the loss infinite: log S - x_c is more than 0.
-inline double smoothed_loss(const Plan& plan, double loss, double weight, double smoothing,
-                            const LogSumExp& log_sum, double shift) {
-    const double of_all = plan.class_weight_sum * negative_log_softmax(log_sum, shift) - smoothing +
-                          plan.infinite_weight;
+// Returns Σ w·(log S - x) over all classes, in units of Precision::smoothing_unit. terms: Σ
+// w·(x - shift) over finite weights. An infinite one makes it infinite: log S - x_c is more than 0.
+template <class Precision>
+double smoothing_sum(const Plan& plan, double terms, const LogSumExp& log_sum, double shift) {
+    constexpr double unit = Precision::smoothing_unit;
+    return plan.class_weight_sum * (negative_log_softmax(log_sum, shift) / unit) - terms +
+           plan.infinite_weight;
+}
+// Tells whether its two parts are so alike that their difference has too few digits: all weight is
+// on a class of probability 1, whose logit is far from the shift.
+template <class Precision>
+bool cancels(const Plan& plan, double sum, const LogSumExp& log_sum, double shift) {
+    const double part = plan.class_weight_sum * negative_log_softmax(log_sum, shift);
+    return !Precision::exact && std::fabs(sum) < 0x1p-20 * std::fabs(part);
+}
+// Returns the smoothed loss. loss: of the target, without its weight. sum: of all classes.
+template <class Precision>
+double smoothed_loss(const Plan& plan, double loss, double weight, double sum) {
     const double share = plan.label_smoothing / static_cast<double>(plan.classes);
-    return (1 - plan.label_smoothing) * weight * loss + share * of_all;
+    return (1 - plan.label_smoothing) * weight * loss + (share * Precision::smoothing_unit) * sum;
 }
 
 // ---------------------------------------------------------------- gradient

@@ -36,6 +36,10 @@ struct Record {
     bool by_class;    // groups are to become the samples' classes
 };
 
+inline namespace NLL_INSTRUCTION_SET {
+class KernelsByFactor;
+}
+
 struct Plan {
     Samples samples;
     index_t classes;
@@ -59,8 +63,9 @@ struct Plan {
     // For label smoothing: the class weights, (C,), and these with 0 for those that are not finite;
     // nullptr without weights.
     const double *class_weights = nullptr, *finite_weights = nullptr;
-    SoftmaxResult softmax_result{};  // of a call without labels
-    Team* team = nullptr;            // of a row that all threads share
+    SoftmaxResult softmax_result{};              // of a call without labels
+    Team* team = nullptr;                        // of a row that all threads share
+    const KernelsByFactor* by_factor = nullptr;  // where samples need different precisions
     // Points at what is set when a call is to stop in the middle of a block. A kernel of blocks
     // that take long looks at it, and then does nothing more.
     const std::atomic<bool>* abandon = nullptr;
@@ -107,8 +112,10 @@ struct Partial {
     index_t bad_position = std::numeric_limits<index_t>::max();  // the lowest, in target's C order
     index_t bad_sample = -1;
     std::uint64_t bad_label = 0;
-    void* memory = nullptr;                // of the thread, for a kernel's variables (parallel.hpp)
-    std::unique_ptr<std::byte[]> scratch;  // a kernel's, kept from one range to the next
+    void* memory = nullptr;  // of the thread, for a kernel's variables (parallel.hpp)
+    // A kernel's, kept from one range to the next, and its bytes.
+    std::unique_ptr<std::byte[]> scratch;
+    index_t scratch_bytes = 0;
 };
 
 // Constructs the variables of a kernel in the memory of its thread, (thread_memory_bytes,).

@@ -33,8 +33,10 @@ inline index_t softmax_block(const Plan& plan) {
 // Returns memory of so many bytes, kept in the partial from one range of samples to the next; or
 // nullptr, if it cannot be had.
 inline void* scratch(Partial& partial, index_t bytes) {
-    if (bytes > 0 && !partial.scratch)
+    if (bytes > partial.scratch_bytes) {
         partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(bytes)]);
+        partial.scratch_bytes = partial.scratch ? bytes : 0;
+    }
     return bytes > 0 ? partial.scratch.get() : nullptr;
 }
 // Without that of rows' exponentials they are computed twice; without that of a block's results

@@ -105,35 +105,6 @@ private:
     alignas(cache_line) double grad_outputs_[block_size];
 };
 
-// Return bounds, at least 1, of what a loss is multiplied with: its weight; and a gradient's
-// softmax: its weight, times the gradient of its loss, over the divisor. A bound of at most
-// `enough` need not be close.
-inline double max_loss_scale(const Plan& plan, const Options& options, double enough) {
-    double max = 1;
-    if (plan.weight)
-        for_each_class_weight(plan, options, [&](double w) { max = std::max(max, std::fabs(w)); });
-    return max * std::max(1.0, max_sample_weight(plan, options, enough / max));
-}
-inline double max_grad_scale(const Plan& plan, const Options& options, double enough) {
-    double max = std::max(1.0, std::fabs(plan.grad_output));
-    if (plan.has(grad_output)) {
-        struct Variables {
-            double grad_outputs[block_size];
-        };
-        const auto of_block = [&](index_t first, index_t count, void* memory) {
-            auto& at = construct_in<Variables>(memory);
-            load_grad_output(plan, first, count, at.grad_outputs);
-            double most = 0;
-            for (index_t i = 0; i < count; ++i)
-                most = std::max(most, std::fabs(at.grad_outputs[i]));
-            return most;
-        };
-        max = std::max(max, max_of_blocks(plan, options, of_block));
-    }
-    const double factor = max / std::min(1.0, std::fabs(plan.divisor));
-    return max_loss_scale(plan, options, enough / factor) * factor;
-}
-
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace NLL_HIDDEN detail
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

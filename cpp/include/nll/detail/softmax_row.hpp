@@ -186,16 +186,16 @@ private:
             c < plan_.classes ? from + c * plan_.class_stride[input]
                               : from + plan_.samples.stride(input) + (c - plan_.classes));
     }
-    // Returns Σ w·(x - shift) of a chunk, of which nothing is lost.
+    // Returns Σ w·(x - shift) of a chunk, in smoothing units; nothing of it is lost.
     double sum_smoothing(const Scalar* from, index_t first, index_t classes, const Shift& shift) {
+        constexpr double unit = Precision::smoothing_unit;
         const Real* __restrict logits = load(from, first, classes);
-        const double center = shift.shift(0);
+        const double center = shift.shift(0) / unit;
         const double* __restrict weights = plan_.finite_weights;
+        const auto term = [&](index_t c) { return logits[c] / unit - center; };
+        const auto weighted = [&](index_t c) { return weights[first + c] * term(c); };
         const auto sum =
-            weights
-                ? compensated_sum(
-                      classes, [&](index_t c) { return weights[first + c] * (logits[c] - center); })
-                : compensated_sum(classes, [&](index_t c) { return logits[c] - center; });
+            weights ? compensated_sum(classes, weighted) : compensated_sum(classes, term);
         return compensated_total(sum.sum, sum.error);
     }
 

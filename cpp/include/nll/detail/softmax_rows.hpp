@@ -54,7 +54,7 @@ public:
                 sums_.pivot[i] = row_.logit_at(from_[i], targets[i]);  // now it is in a cache
             }
             exclude_pivots(targets, block.ignores);
-            sums_.take_losses(plan_, block, first);
+            sums_.template take_losses<Scalar>(plan_, block, first);
             if (!plan_.has(gradient)) return;
             alignas(cache_line) Scale softmax_scale[max_tile_samples];
             alignas(cache_line) Scalar entry[max_tile_samples];

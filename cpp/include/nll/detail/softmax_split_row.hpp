@@ -40,7 +40,7 @@ public:
         }
         Row row(plan_, construct_in<Space>(memory_));
         sum_up({static_cast<double>(row.logit_at(from_, c)), c / chunk_size});
-        total_.take_losses(plan_, block, 0);
+        total_.template take_losses<Scalar>(plan_, block, 0);
         if (!to_) return;
         Scale softmax_scale[lanes];
         Scalar entry;

@@ -84,14 +84,19 @@ public:
         }
     }
     // Computes the losses of samples of a block, from `at` on.
+    template <class Scalar>
     void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block, index_t at) {
         take_logs();
         double* losses = block.losses + at;
         for (index_t i = 0; i < count; ++i)
             losses[i] = negative_log_softmax({center[i], log[i]}, pivot[i]);
-        for (index_t i = 0; i < count && plan.smooths(); ++i)
-            losses[i] = smoothed_loss(plan, losses[i], block.class_weight(at + i), smoothing[i],
-                                      {center[i], log[i]}, shift.shift(i));
+        for (index_t i = 0; i < count && plan.smooths(); ++i) {
+            const LogSumExp log_sum{center[i], log[i]};
+            double all = smoothing_sum<Precision>(plan, smoothing[i], log_sum, shift.shift(i));
+            if (cancels<Precision>(plan, all, log_sum, shift.shift(i)))
+                all = sum_smoothing_again<Scalar>(plan, block.first + at + i);
+            losses[i] = smoothed_loss<Precision>(plan, losses[i], block.class_weight(at + i), all);
+        }
         for (index_t i = 0; i < count && block.ignores; ++i)
             losses[i] = block.classes[at + i] == ignored ? 0.0 : losses[i];
     }
@@ -130,6 +135,29 @@ public:
             });
         }
         write_losses(plan, first, count, log);
+    }
+
+    // Returns Σ w·(log S - x) of a sample's classes, each term about its largest logit, which is
+    // finite.
+    template <class Scalar> static double sum_smoothing_again(const Plan& plan, index_t sample) {
+        double sum = 0;
+        plan.samples.for_each(input, sample, 1, [&](index_t, index_t offset) {
+            const Scalar* from = plan.pointer<const Scalar>(input) + offset;
+            const auto logit = [&](index_t c) {
+                return to_double(from[c * plan.class_stride[input]]);
+            };
+            index_t largest = 0;
+            for (index_t c = 0; c < plan.classes; ++c)
+                if (logit(c) > logit(largest)) largest = c;
+            const double max = logit(largest);
+            double rest = 0;
+            for (index_t c = 0; c < plan.classes; ++c)
+                if (c != largest) rest += exp_double(logit(c) - max, 0);
+            const double log = log_quotient<Double>(1 + rest, 1, rest);
+            const TermWeights weights(plan, 0);
+            for (index_t c = 0; c < plan.classes; ++c) sum += weights[c] * ((max - logit(c)) + log);
+        });
+        return sum + plan.infinite_weight;
     }
 
     index_t count = 0, width = 0;  // samples, and these in whole lanes

@@ -49,7 +49,7 @@ public:
     void cross_entropy(SoftmaxBlock<Precision>& block) {
         for_each_tile(block.first, block.count, [&](index_t first, index_t) {
             sum_up(block.classes + first, block.ignores);
-            sums_.take_losses(plan_, block, first);
+            sums_.template take_losses<Scalar>(plan_, block, first);
             if (plan_.has(gradient)) write_gradient(block, first);
         });
     }
@@ -225,7 +225,7 @@ private:
             sums_.add(i, first / chunk_size, sums.sum[i], Precision::exact ? sums.error[i] : 0.0);
         }
     }
-    // Adds Σ w·(x - shift) of a chunk.
+    // Adds Σ w·(x - shift) of a chunk, in smoothing units.
     void sum_smoothing(index_t begin, index_t classes) {
         LaneSums<Precision::exact>& sums = lane_sums_;
         sums.begin(tile_.width);
@@ -234,7 +234,8 @@ private:
             const Real* tile = reader_.tile();
             const index_t pitch = reader_.pitch();
             sums.add_each(count, [&](index_t c, index_t i) {
-                return weights[c] * (tile[c * pitch + i] - sums_.shift.shift(i));
+                const double unit = Precision::smoothing_unit;
+                return weights[c] * (tile[c * pitch + i] / unit - sums_.shift.shift(i) / unit);
             });
         });
         sums.finish();

@@ -178,34 +178,6 @@ double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_bloc
     return largest.value;
 }
 
-// Returns a bound of the magnitudes of the kept samples' own weights: that of their type, if it is
-// at most `enough`, or the largest there is.
-inline double max_sample_weight(const Plan& plan, const Options& options, double enough) {
-    if (!plan.has(sample_weight)) return 1;
-    return visit_real(plan.dtype[sample_weight], [&]<class T>() {
-        double of_type = infinity;
-        if constexpr (std::same_as<T, float16>) of_type = 0x1p16;
-        else if constexpr (std::integral<T>) of_type = 0x1p64;
-        else if constexpr (!std::same_as<T, double>) of_type = 0x1p128;
-        if (of_type <= enough) return of_type;
-        const T* from = plan.pointer<const T>(sample_weight);
-        struct Variables {
-            index_t classes[block_size];
-        };
-        return max_of_blocks(plan, options, [&](index_t first, index_t count, void* memory) {
-            double max = 0;
-            auto& at = construct_in<Variables>(memory);
-            Partial of_labels;  // a bad one is another sweep's to report
-            if (load_classes(plan, first, count, at.classes, of_labels) < 0) return max;
-            plan.samples.for_each(sample_weight, first, count, [&](index_t i, index_t offset) {
-                if (at.classes[i] != ignored)
-                    max = std::max(max, std::fabs(to_double(from[offset])));
-            });
-            return max;
-        });
-    });
-}
-
 // Pads the weights of a block, (count,), with zeros and adds them to the partial's total. Returns
 // their range.
 inline BlockRange<double> add_weights(double* weights, index_t count, Partial& partial) {

@@ -36,12 +36,13 @@ inline double compensated_total(double sum, double error) {
     return std::fabs(sum) < infinity ? sum + error : sum;
 }
 
-// Holds high + low, about 106 bits. Beside an infinite high the low part is 0.
+// Holds high + low, about 106 bits. The low part is 0 where its own computation has no finite
+// result, as beside an infinite high.
 struct DoubleDouble {
     double high, low = 0;
 };
 inline DoubleDouble with_defined_low(double high, double low) {
-    return {high, low == low ? low : 0.0};
+    return {high, std::fabs(low) < infinity ? low : 0.0};
 }
 
 // Returns a - b without any rounding.

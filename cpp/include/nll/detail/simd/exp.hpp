@@ -45,6 +45,7 @@ struct Single {
     static constexpr float max_unshifted = 350;  // a largest logit that needs no shift
     static constexpr float max_unclamped = 500;  // a logit whose exponential has meaning
     static constexpr float depth = 900;          // below the shift, from which e^x is taken as 0
+    static constexpr double smoothing_unit = 1;  // of Σ w·(x - shift)
 
     // Returns what was seen in either of two lanes.
     static float join(float a, float b) { return a < b ? b : a; }
@@ -62,6 +63,8 @@ struct Double {
     using Scale = DoubleDouble;
     static constexpr bool exact = true, fused = false;
     static constexpr double negligible = 0, max_scale = infinity;
+    // So that the terms of the lowest numbers, which mask classes, have a sum.
+    static constexpr double smoothing_unit = 0x1p64;
 };
 
 // Says what exponentials of `width` samples are relative to: e^x is computed as

@@ -21,6 +21,7 @@ struct Bfloat16 {
     static constexpr bool exact = false, fused = false;
     static constexpr double negligible = 0x1p-160;
     static constexpr double max_scale = 0x1p20;
+    static constexpr double smoothing_unit = 1;
     // Largest logits that need no shift: their exponentials and the sum's are normal numbers.
     static constexpr float min_unshifted = -32, max_unshifted = 19.5f;
     static constexpr float depth = 149;  // below the shift: what is less counts as that, 2^-215
