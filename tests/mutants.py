@@ -5,11 +5,12 @@
     python tests/mutants.py --only certified      # those whose name this regular expression finds
     python tests/mutants.py --list
 
-mutants.toml lists them: {file: [mutant]}. A mutant replaces `old`, which stands once in its file, by `new`; `breaks` says
-what is wrong then; or `equivalent`, why no test can tell. `by` names the tests that are run until one fails, the cheapest
-first: programs of tests/cpp, compiled alone; those with `library:` before them, linked with the compiled library, of
-which that is built again that the mutant changes; files of pytest, which import the package as it was changed, with the
-installed module unless the mutant is in C++. With `@x86-64-v4` a program is built for that instruction set.
+mutants.toml lists them: {file: [mutant]}. A mutant replaces `old`, which stands once in its file, by `new`; `breaks`
+says what is wrong then; or `equivalent`, why no test can tell. `by` names the tests that are run until one fails, the
+cheapest first: programs of tests/cpp, compiled alone; those with `library:` before them, linked with the compiled
+library, of which that is built again that the mutant changes; files of pytest, which import the package as it was
+changed, with the installed module unless the mutant is in C++. With `@x86-64-v4` a program is built for that
+instruction set.
 
 It exits with 1 if a mutant survives that is not called equivalent, or an equivalent one does not, or if one cannot be
 compiled. Every test that is used has to pass first with nothing changed. All of it happens in a copy of the tree.
@@ -26,7 +27,6 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,11 +81,14 @@ class Tree:
 
     def __post_init__(self) -> None:
         for name in COPIED:
-            source, to = ROOT / name, self.path / name
-            if source.is_dir():
-                shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-            else:
-                shutil.copy2(source, to)
+            source = ROOT / name
+            for file in [source] if source.is_file() else source.rglob("*"):
+                to = self.path / file.relative_to(ROOT)
+                if not file.is_file() or {".so", ".pyc"} & {file.suffix}:
+                    continue
+                if not to.exists() or to.read_bytes() != file.read_bytes():  # else what is built of it is good
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, to)
         self.built = self.path / "build"
         self.package = self.path / "python/nll"
         self.use_installed_module()
@@ -214,16 +217,14 @@ def passes(test: str, is_cpp: bool, tree: Tree) -> None:
         raise SystemExit(f"{test} fails with nothing changed:\n{problem}") from problem
 
 
-def in_order(mutants: list[Mutant]) -> Iterator[Mutant]:
-    """Put those together that change what the same objects are built of, since each change builds them again."""
-    return iter(sorted(mutants, key=lambda mutant: (":" in "".join(mutant.by), mutant.file)))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="NAME", help="a regular expression that finds it")
     parser.add_argument("--list", action="store_true", help="show them, and stop")
     parser.add_argument("--jobs", type=int, default=1, help="trees in which mutants are tried at the same time")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="for the copies, to be used again as they are built"
+    )
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests with nothing changed first")
     chosen = parser.parse_args()
     mutants = [mutant for mutant in load() if re.search(chosen.only, mutant.name)]
@@ -233,10 +234,13 @@ def main() -> int:
         for mutant in mutants:
             print(f"{mutant.name:40} {mutant.file}\n    {mutant.breaks or 'equivalent: ' + mutant.equivalent}")
         return 0
-    return run(mutants, chosen.jobs, chosen.unchecked)
+    if chosen.keep:
+        return run(mutants, chosen.jobs, chosen.unchecked, chosen.keep.resolve())
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        return run(mutants, chosen.jobs, chosen.unchecked, Path(scratch))
 
 
-def run(mutants: list[Mutant], jobs: int, unchecked: bool) -> int:
+def run(mutants: list[Mutant], jobs: int, unchecked: bool, scratch: Path) -> int:
     import nll
 
     POLITE.update(os.environ)
@@ -247,26 +251,25 @@ def run(mutants: list[Mutant], jobs: int, unchecked: bool) -> int:
     runnable = [m for m in mutants if not any("@" in test and test.partition("@")[2] != machine for test in m.by)]
     begin = time.monotonic()
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
-        trees = [Tree(Path(scratch, str(i)), built_for) for i in range(min(jobs, len(runnable)) or 1)]
-        needed = sorted({(test, not m.file.endswith(".py")) for m in runnable for test in m.by})
-        for test, is_cpp in [] if unchecked else needed:
-            passes(test, is_cpp, trees[0])
-        free = list(trees)
+    trees = [Tree(scratch / str(i), built_for) for i in range(min(jobs, len(runnable)) or 1)]
+    needed = sorted({(test, not m.file.endswith(".py")) for m in runnable for test in m.by})
+    for test, is_cpp in [] if unchecked else needed:
+        passes(test, is_cpp, trees[0])
+    free = list(trees)
 
-        def attempt(mutant: Mutant) -> tuple[bool, str, float]:
-            tree = free.pop()
-            since = time.monotonic()
-            try:
-                return (*trial(mutant, tree), time.monotonic() - since)
-            finally:
-                free.append(tree)
+    def attempt(mutant: Mutant) -> tuple[bool, str, float]:
+        tree = free.pop()
+        since = time.monotonic()
+        try:
+            return (*trial(mutant, tree), time.monotonic() - since)
+        finally:
+            free.append(tree)
 
-        ordered = list(in_order(runnable))
-        with ThreadPoolExecutor(len(trees)) as pool:
-            for mutant, (good, what, seconds) in zip(ordered, pool.map(attempt, ordered), strict=True):
-                wrong += not good
-                print(f"{'' if good else 'WRONG: '}{mutant.name} {what} ({seconds:.0f} s)", flush=True)
+    ordered = sorted(runnable, key=lambda mutant: any(test.startswith("library:") for test in mutant.by))
+    with ThreadPoolExecutor(len(trees)) as pool:
+        for mutant, (good, what, seconds) in zip(ordered, pool.map(attempt, ordered), strict=True):
+            wrong += not good
+            print(f"{'' if good else 'WRONG: '}{mutant.name} {what} ({seconds:.0f} s)", flush=True)
     killed = sum(not mutant.equivalent for mutant in runnable)
     print(
         f"{len(runnable)} mutants in {time.monotonic() - begin:.0f} s, {wrong} of them wrong: {killed} to be killed, "

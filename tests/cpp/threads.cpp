@@ -3,6 +3,7 @@
 // region, after a fork, and in any floating-point environment.
 #include <nll/nll.hpp>
 
+#include <array>
 #include <atomic>
 #include <cfenv>
 #include <random>
@@ -12,6 +13,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
 #endif
 
 #include "check.hpp"
@@ -110,6 +114,46 @@ void rounding_modes(double expected) {
     }
 }
 
+// Threads that a call creates, and its own, begin in the environment of whoever calls: another
+// rounding mode, and where the processor has them, subnormals that are read and written as zeros.
+void environments_of_new_threads() {
+    std::vector<double> tiny(8 * samples), weight(8, 0x1.5p-700);
+    for (index_t i = 0; i < 8 * samples; ++i)
+        tiny[static_cast<std::size_t>(i)] = -0x1p-1074 * static_cast<double>(1 + i % 1000);
+    const Options weighted{.weight = View<const double, 1>{weight.data(), {8}},
+                           .reduction = Reduction::mean};
+    const auto results = [&](int threads) {
+        Options options = weighted;
+        options.num_threads = threads;
+        const View<const double, 2> small{tiny.data(), {samples, 8}};
+        return std::array{cross_entropy(input_view, target_view,
+                                        {.dtype = DType::float64, .num_threads = threads})
+                              .value,
+                          nll_loss(small, target_view, options).value,
+                          cross_entropy(small, target_view, options).value};
+    };
+    const auto expected = results(1);
+    CHECK(expected[1] > 0 && expected[1] < 0x1p-1022);
+    for (const int threads : {1, 3})
+        for (const int mode : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+            bool same = false, stayed = false;
+            std::thread([&] {
+                std::fesetround(mode);
+#if defined(__SSE__)
+                const unsigned flushes = 0x8040, set = _mm_getcsr() | flushes;
+                _mm_setcsr(set);
+                const auto found = results(threads);
+                stayed = (_mm_getcsr() & ~0x3fu) == (set & ~0x3fu);
+#else
+                const auto found = results(threads);
+                stayed = std::fegetround() == mode;
+#endif
+                same = std::equal(found.begin(), found.end(), expected.begin(), same_bits);
+            }).join();
+            CHECK(same && stayed);
+        }
+}
+
 void interrupted() {
     static std::atomic<int> asked;
     const float one = -1;
@@ -165,6 +209,7 @@ int main() {
     a_bad_label_ends_the_call();
     lowest_bad_label_in_any_order();
     rounding_modes(expected);
+    environments_of_new_threads();
     interrupted();
     forked(expected);
     CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) ==
