@@ -50,6 +50,14 @@ class Mutant:
     breaks: str = ""
     equivalent: str = ""
 
+    @property
+    def is_cpp(self) -> bool:
+        return not self.file.endswith(".py")
+
+    def builds_library(self) -> bool:
+        """Tell whether its tests need the library, or the module, as it has changed them."""
+        return self.is_cpp and any(test.startswith(("library:", "tests/")) for test in self.by)
+
     def apply(self, text: str) -> str:
         """Return the text of its file with the change."""
         count = text.count(self.old)
@@ -197,7 +205,7 @@ def trial(mutant: Mutant, tree: Tree) -> tuple[bool, str]:
     path.write_text(mutant.apply(original.decode()), "utf-8")
     try:
         for test in mutant.by:
-            tree.test(test, is_cpp=not mutant.file.endswith(".py"))
+            tree.test(test, is_cpp=mutant.is_cpp)
         return bool(mutant.equivalent), "survives"
     except Failed as failure:
         reason = str(failure).strip().splitlines()
@@ -252,7 +260,7 @@ def run(mutants: list[Mutant], jobs: int, unchecked: bool, scratch: Path) -> int
     begin = time.monotonic()
     wrong = 0
     trees = [Tree(scratch / str(i), built_for) for i in range(min(jobs, len(runnable)) or 1)]
-    needed = sorted({(test, not m.file.endswith(".py")) for m in runnable for test in m.by})
+    needed = sorted({(test, m.is_cpp) for m in runnable for test in m.by})
     for test, is_cpp in [] if unchecked else needed:
         passes(test, is_cpp, trees[0])
     free = list(trees)
@@ -265,7 +273,7 @@ def run(mutants: list[Mutant], jobs: int, unchecked: bool, scratch: Path) -> int
         finally:
             free.append(tree)
 
-    ordered = sorted(runnable, key=lambda mutant: any(test.startswith("library:") for test in mutant.by))
+    ordered = sorted(runnable, key=Mutant.builds_library)
     with ThreadPoolExecutor(len(trees)) as pool:
         for mutant, (good, what, seconds) in zip(ordered, pool.map(attempt, ordered), strict=True):
             wrong += not good

@@ -179,7 +179,7 @@ void empty_means() {
     const View<const float, 2> input{data.data(), {2, 3}};
     std::vector<float> gradient(6, 7);
     const View<float, 2> to{gradient.data(), {2, 3}};
-    const double opposite[] = {1, -1, 0}, infinite[] = {HUGE_VAL, 1, 0};
+    const double opposite[] = {1, -1, 0}, infinite[] = {HUGE_VAL, 0, 0};
     Options options{.weight = View<const double, 1>{opposite, {3}}, .empty = Empty::zero};
     const Loss loss = nll_loss_value_and_grad(input, target, to, options);
     CHECK(same_bits(loss.value, 0.0) && loss.total_weight == 0 && loss.count == 2);
@@ -257,6 +257,24 @@ void errors_leave_everything() {
               nll_loss(input3, target, View<float, 1>{losses.data(), {3}});
           }).starts_with("target[1]"));
     CHECK(gradient == before && losses == std::vector<float>(3, 7));
+
+    // Nothing of the blocks before the one that has the bad label.
+    const std::vector<float> many_rows(2000 * 3, -1);
+    std::vector<std::uint8_t> many_labels(2000, 1);
+    many_labels.back() = 3;
+    std::vector<float> many(2000 * 3, 7);
+    const View<const float, 2> rows{many_rows.data(), {2000, 3}};
+    const View<const std::uint8_t, 1> of_rows{many_labels.data(), {2000}};
+    const Options sum{.reduction = Reduction::sum, .num_threads = 1};
+    for (const auto run : {nll_loss<const float, 2, const std::uint8_t, float>,
+                           cross_entropy<const float, 2, const std::uint8_t, float>})
+        CHECK(message_of<std::out_of_range>([&] {
+                  run(rows, of_rows, View<float, 1>{many.data(), {2000}}, {.num_threads = 1});
+              }).starts_with("target[1999] is 3"));
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss_backward(1.0, of_rows, View<float, 2>{many.data(), {2000, 3}}, sum);
+          }).starts_with("target[1999] is 3"));
+    CHECK(many == std::vector<float>(2000 * 3, 7));
 
     labels[1] = 1;
     const auto invalid = [&](const Options& options) {

@@ -5,6 +5,7 @@
 #include <nll/detail/weights.hpp>
 
 #include <cfenv>
+#include <random>
 #include <vector>
 
 #include "check.hpp"
@@ -114,13 +115,17 @@ void slices_of_products(int span, int unit) {
 
 // Factors just below 2, whose products are just below 4.
 template <class Value> void largest_products() {
-    alignas(64) Value a[block_size];
-    alignas(64) double b[block_size];
-    for (index_t i = 0; i < block_size; ++i) {
-        a[i] = 2 - power<Value>(1 - format_of<Value>.precision) * static_cast<Value>(2 * i + 1);
-        b[i] = 2 - 0x1p-52 * static_cast<double>(i % 7);
+    std::mt19937_64 random(3);
+    std::uniform_real_distribution<double> little(0x1p-10, 0x1p-6);
+    for (int round = 0; round < 20; ++round) {
+        alignas(64) Value a[block_size];
+        alignas(64) double b[block_size];
+        for (index_t i = 0; i < block_size; ++i) {
+            a[i] = static_cast<Value>(2 - little(random));
+            b[i] = 2 - little(random);
+        }
+        check_products(a, b, block_size);
     }
-    check_products(a, b, block_size);
 }
 
 // One factor of 53 bits, anywhere, among those that have float's 24: its product alone is rounded.
@@ -139,6 +144,19 @@ template <class Value> void one_long_factor() {
                 b[at] += last;
                 check_products(a, b, count);
             }
+}
+
+// Blocks whose first or second slices have an odd sum of as many bits as can be: 511 numbers of
+// `bits` bits just below a power of 2.
+void slices_full_of_bits() {
+    for (const int top : {1, -43, -86})
+        for (int bits = 20; bits <= 53; ++bits) {
+            std::vector<double> block(block_size,
+                                      std::ldexp(1.0, top) - std::ldexp(1.0, top - bits));
+            std::vector<double> away(block_size, -std::ldexp(1.0, top));
+            block[0] = 1, away[0] = -1;
+            check_pair<double>(block, away);
+        }
 }
 
 void every_span(int last) {
@@ -237,6 +255,7 @@ int main() {
         slices_of_products(span, -42);
         slices_of_products(span, -85);
     }
+    slices_full_of_bits();
     largest_products<float>();
     largest_products<double>();
     one_long_factor<float>();
