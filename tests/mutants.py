@@ -279,9 +279,11 @@ def run(mutants: list[Mutant], jobs: int, unchecked: bool, scratch: Path) -> int
             wrong += not good
             print(f"{'' if good else 'WRONG: '}{mutant.name} {what} ({seconds:.0f} s)", flush=True)
     killed = sum(not mutant.equivalent for mutant in runnable)
+    used = os.times()
     print(
-        f"{len(runnable)} mutants in {time.monotonic() - begin:.0f} s, {wrong} of them wrong: {killed} to be killed, "
-        f"{len(runnable) - killed} equivalent; {len(mutants) - len(runnable)} are for other processors"
+        f"{len(runnable)} mutants, {wrong} of them wrong: {killed} to be killed, {len(runnable) - killed} equivalent; "
+        f"{len(mutants) - len(runnable)} are for other processors. {time.monotonic() - begin:.0f} s, "
+        f"{used.children_user + used.children_system:.0f} s of a processor"
     )
     return wrong != 0
 
