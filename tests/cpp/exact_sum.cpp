@@ -243,6 +243,10 @@ void digits_one_too_large() {
             CHECK(same_bits(rounded_quotient(a, b, format_of<double>), number));
             // q is a tie of float that would go up to the even number.
             CHECK(same_bits(rounded_quotient(a, b, format_of<float>), number - 0x80));
+            ExactSum less;  // than b by 1: the first digit is 0, and not 1
+            for (const auto& [digit, exponent] : {std::pair{std::uint64_t{1}, 95}, {low - 1, 0}})
+                add(less, digit, exponent, false);
+            CHECK(same_bits(rounded_quotient(less, b, format_of<double>), 1.0));
         }
 }
 
