@@ -514,6 +514,23 @@ def test_out_in_the_place_of_input_is_refused():
     assert_all_refuse([nll_loss_backward, nll_loss_value_and_grad], arguments, ValueError, r"out.*input")
 
 
+def test_out_over_an_input_that_is_copied():
+    memory = np.zeros((2, 3, 4), np.float32)
+    swapped = memory.view(memory.dtype.newbyteorder())
+    assert_all_refuse(INTO_OUT, valid() | {"input": swapped, "out": memory}, ValueError, "out shares memory with input")
+
+
+def test_out_whose_memory_is_too_hard_to_compare(monkeypatch):
+    """It counts as shared."""
+
+    def give_up(*arrays: np.ndarray, max_work: int) -> bool:
+        raise np.exceptions.TooHardError
+
+    monkeypatch.setattr(np, "shares_memory", give_up)
+    strided = np.empty((4, 3, 4), np.float32)[::2]
+    assert_all_refuse(INTO_OUT, valid() | {"out": strided}, ValueError, "out (has elements that share|shares) memory")
+
+
 @pytest.mark.parametrize("function", INTO_OUT, ids=lambda f: f.__name__)
 def test_out_interleaved_with_input_shares_nothing(function):
     """Overlap is what numpy.shares_memory says, not whether the extents meet."""

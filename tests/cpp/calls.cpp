@@ -136,6 +136,98 @@ template <class Label> void label_types() {
           "target[2] is 3, outside [0, 3) (ignore_index is -100)");
 }
 
+// Ends of the ranges that arguments have: the last that is taken, and the first that is not.
+void limits_of_arguments() {
+    const float row[] = {-1, -2, -3};
+    const View<const float, 1> sample{row, {3}};
+    const std::int64_t one = 1, last = std::numeric_limits<std::int64_t>::max();
+    const auto loss_of = [&](const std::int64_t& label, const Options& options) {
+        return nll_loss(sample, View<const std::int64_t, 0>{&label, {}}, options).value;
+    };
+    CHECK(loss_of(one, {}) == 2 && loss_of(one, {.axis = 0}) == 2 &&
+          loss_of(one, {.axis = -1}) == 2);
+    CHECK(loss_of(last, {.index_base = last - 2}) == 3);
+    CHECK(message_of<std::out_of_range>([&] { loss_of(one, {.index_base = -5}); }) ==
+          "target is 1, outside [-5, -2) (ignore_index is -100)");
+    // Less a negative base it would wrap to class 2.
+    const std::uint64_t beyond = std::uint64_t{0} - 3;
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss(sample, View<const std::uint64_t, 0>{&beyond, {}}, {.index_base = -5});
+          }) == "target is 18446744073709551613, outside [-5, -2) (ignore_index is -100)");
+    const std::uint8_t label = 1, unlike = 156;  // -100 in 8 bits
+    float loss = 7, zero = 0;
+    nll_loss(View<const float, 2>{row, {1, 3}}, View<const std::uint8_t, 1>{&label, {1}},
+             View<float, 1>{&loss, {1}, {0}}, {});  // whose stride is not used
+    CHECK(loss == 2);
+    nll_loss(View<const float, 2>{&zero, {1, 1}}, View<const std::uint8_t, 1>{&label, {1}},
+             View<float, 1>{&loss, {1}}, {.index_base = 1});
+    CHECK(same_bits(loss, 0.0));
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss(sample, View<const std::uint8_t, 0>{&unlike, {}});
+          }) == "target is 156, outside [0, 3) (ignore_index is -100)");
+    const double large[] = {1, 0x1p501, 1};
+    CHECK(message_of<std::invalid_argument>([&] {
+              cross_entropy(sample, View<const std::int64_t, 0>{&one, {}},
+                            {.weight = View<const double, 1>{large, {3}}, .label_smoothing = 0.1});
+          }).starts_with("weight[1] is 6.5"));
+}
+
+// What a total weight of nothing, and one that is infinite, make of a mean and its gradient.
+void empty_means() {
+    const std::uint8_t labels[] = {0, 1};
+    const View<const std::uint8_t, 1> target{labels, {2}};
+    const View<const float, 2> input{data.data(), {2, 3}};
+    std::vector<float> gradient(6, 7);
+    const View<float, 2> to{gradient.data(), {2, 3}};
+    const double opposite[] = {1, -1, 0}, infinite[] = {HUGE_VAL, 0, 0};
+    Options options{.weight = View<const double, 1>{opposite, {3}}, .empty = Empty::zero};
+    const Loss loss = nll_loss_value_and_grad(input, target, to, options);
+    CHECK(same_bits(loss.value, 0.0) && loss.total_weight == 0 && loss.count == 2);
+    for (const float entry : gradient) CHECK(same_bits(entry, 0.0));
+    options.empty = Empty::nan;
+    CHECK(nll_loss_value_and_grad(input, target, to, options).value == -HUGE_VAL);
+    CHECK(gradient[0] == -HUGE_VAL && gradient[4] == HUGE_VAL && same_bits(gradient[1], 0.0));
+    options.weight = View<const double, 1>{infinite, {3}};
+    for (const Empty empty : {Empty::nan, Empty::zero, Empty::raise}) {
+        options.empty = empty;
+        CHECK(std::isnan(nll_loss(input, target, options).value));
+        CHECK(nll_loss(input, target, {.empty = empty}).value == 3);
+    }
+    // Ignored samples have no weight, in a table and out of it.
+    const std::vector<double> many(600, 2);
+    const std::vector<float> row(2 * 600, -1);
+    for (const index_t classes : {3, 600})
+        CHECK(nll_loss(View<const float, 2>{row.data(), {2, classes}}, target,
+                       {.weight = View<const double, 1>{many.data(), {classes}}, .ignore_index = 1})
+                  .total_weight == 2);
+}
+
+// Logits of ln 2 and 0 have probabilities 2/3 and 1/3; smoothing takes 0.3 of the loss to both.
+void smoothing() {
+    const double logits[] = {std::log(2.0), 0}, of_classes[] = {3, 5}, own[] = {0.5};
+    const std::uint8_t label = 1;
+    const View<const double, 2> input{logits, {1, 2}};
+    const View<const std::uint8_t, 1> target{&label, {1}};
+    const Array of_samples(View<const double, 1>{own, {1}});
+    Options options{.reduction = Reduction::sum, .label_smoothing = 0.3};
+    double gradient[2];
+    const View<double, 2> to{gradient, {1, 2}};
+    const auto near = [](double value, double expected) {
+        return std::fabs(value - expected) <= 1e-15 * std::fabs(expected);
+    };
+    const double of_zero = std::log(1.5), of_one = std::log(3.0);
+    double loss = cross_entropy_value_and_grad(input, target, to, options).value;
+    CHECK(near(loss, 0.85 * of_one + 0.15 * of_zero));
+    CHECK(near(gradient[0], 2 / 3. - 0.15) && near(gradient[1], 1 / 3. - 0.85));
+    options.weight = View<const double, 1>{of_classes, {2}};
+    options.sample_weight = &of_samples;
+    loss = cross_entropy_value_and_grad(input, target, to, options).value;
+    CHECK(near(loss, 0.5 * (0.85 * 5 * of_one + 0.15 * 3 * of_zero)));
+    const double all = 0.5 * (0.85 * 5 + 0.15 * 3);
+    CHECK(near(gradient[0], all * 2 / 3 - 0.5 * 0.15 * 3));
+    CHECK(near(gradient[1], all / 3 - 0.5 * 0.85 * 5));
+}
+
 void strided_windows() {
     std::vector<float> big(2 * 4 * 6 * 8);
     for (std::size_t i = 0; i < big.size(); ++i) big[i] = -static_cast<float>(i);
@@ -165,6 +257,24 @@ void errors_leave_everything() {
               nll_loss(input3, target, View<float, 1>{losses.data(), {3}});
           }).starts_with("target[1]"));
     CHECK(gradient == before && losses == std::vector<float>(3, 7));
+
+    // Nothing of the blocks before the one that has the bad label.
+    const std::vector<float> many_rows(2000 * 3, -1);
+    std::vector<std::uint8_t> many_labels(2000, 1);
+    many_labels.back() = 3;
+    std::vector<float> many(2000 * 3, 7);
+    const View<const float, 2> rows{many_rows.data(), {2000, 3}};
+    const View<const std::uint8_t, 1> of_rows{many_labels.data(), {2000}};
+    const Options sum{.reduction = Reduction::sum, .num_threads = 1};
+    for (const auto run : {nll_loss<const float, 2, const std::uint8_t, float>,
+                           cross_entropy<const float, 2, const std::uint8_t, float>})
+        CHECK(message_of<std::out_of_range>([&] {
+                  run(rows, of_rows, View<float, 1>{many.data(), {2000}}, {.num_threads = 1});
+              }).starts_with("target[1999] is 3"));
+    CHECK(message_of<std::out_of_range>([&] {
+              nll_loss_backward(1.0, of_rows, View<float, 2>{many.data(), {2000, 3}}, sum);
+          }).starts_with("target[1999] is 3"));
+    CHECK(many == std::vector<float>(2000 * 3, 7));
 
     labels[1] = 1;
     const auto invalid = [&](const Options& options) {
@@ -221,6 +331,9 @@ int main() {
     label_types<std::uint64_t>();
     label_types<long long>();
     sample_weights();
+    limits_of_arguments();
+    empty_means();
+    smoothing();
     strided_windows();
     errors_leave_everything();
     return failures() != 0;

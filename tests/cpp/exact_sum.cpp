@@ -102,6 +102,19 @@ void products_are_exact() {
     CHECK(same_bits(rounded(least, format_of<double>), -infinity));
 }
 
+void products_of_specials_are_ieee() {
+    const auto product_of = [](double a, double b) {
+        ExactSum sum;
+        add(sum, 1.0);
+        add_product(sum, a, b);
+        return rounded(sum, format_of<double>);
+    };
+    CHECK(std::isnan(product_of(0, infinity)) && std::isnan(product_of(-infinity, 0)));
+    CHECK(product_of(infinity, -0x1p-1074) == -infinity);
+    CHECK(product_of(-infinity, -infinity) == infinity);
+    CHECK(std::isnan(product_of(nan, 0)) && std::isnan(product_of(infinity, nan)));
+}
+
 bool same_sum(const ExactSum& a, const ExactSum& b) {
     ExactSum difference = a;
     ExactSum negative;
@@ -118,7 +131,8 @@ template <class Real> void slices_are_exact() {
     constexpr int precision = format_of<Real>.precision;
     const Real largest = static_cast<Real>(2) - std::ldexp(static_cast<Real>(1), 1 - precision);
     for (int span = 0; span <= 70; ++span)
-        for (const int low : {-110, -30, 0, 50})
+        for (const int low : {-110, -30, 0, 50, -900, -420, 330, 900}) {
+            if (sizeof(Real) == 4 && std::abs(low) > 110) continue;
             for (const bool worst : {false, true}) {
                 alignas(64) Real a[block_size];
                 alignas(64) double b[block_size];
@@ -145,6 +159,7 @@ template <class Real> void slices_are_exact() {
                     }
                 }
             }
+        }
 }
 
 // q is a/b rounded to nearest if no neighbour n has |a - n·b| < |a - q·b|, which ExactSums tell
@@ -191,6 +206,48 @@ void quotients_are_nearest() {
         add_product(a, q, one), add_product(a, q, two);
         CHECK(same_bits(rounded_quotient(a, b, format_of<double>), q));
     }
+}
+
+// Quotients 1 + d + 2^-precision ± 2^-beside, d 0 or the last digit of 1: at a tie of the format,
+// and beside it by less than any digit of a quotient tells.
+void quotients_beside_ties() {
+    for (const Format format :
+         {format_of<float16>, format_of<bfloat16>, format_of<float>, format_of<double>})
+        for (const double divisor : {1.0, 3.0, -5.0, 0x1.000001p40, 0x1.fffffffffffffp-700})
+            for (const double last : {0.0, std::ldexp(1.0, 1 - format.precision)})
+                for (const double sign : {1.0, -1.0, 0.0})
+                    for (const int beside : {60, 63, 64, 65, 66, 80, 96, 97, 128, 160, 200, 300}) {
+                        ExactSum a, b;
+                        add(b, divisor);
+                        const double tie = std::ldexp(1.0, -format.precision);
+                        for (const double part : {1.0, last, tie, std::ldexp(sign, -beside)})
+                            add_product(a, part, divisor);
+                        const bool up = sign == 0 ? last != 0 : sign > 0;
+                        CHECK(same_bits(rounded_quotient(a, b, format),
+                                        1 + last + (up ? 2 * tie : 0)));
+                    }
+}
+
+// Quotients q - 1/b, whose first guess of a digit is one too large though two digits of b agree:
+// Knuth's step D6, that one of 2^31 random quotients needs.
+void digits_one_too_large() {
+    for (const std::uint64_t q : {0x80000180u, 0x80000380u, 0xfffffe80u, 0xc0000980u})
+        for (const std::uint64_t low : {1u, 2u, 0x80000001u, 0xffffffffu}) {
+            ExactSum a, b;
+            for (const auto& [digit, exponent] : {std::pair{std::uint64_t{1}, 95}, {low, 0}}) {
+                add(b, digit, exponent, false);
+                add(a, digit * q, exponent, false);
+            }
+            add(a, std::uint64_t{1}, 0, true);
+            const auto number = static_cast<double>(q);
+            CHECK(same_bits(rounded_quotient(a, b, format_of<double>), number));
+            // q is a tie of float that would go up to the even number.
+            CHECK(same_bits(rounded_quotient(a, b, format_of<float>), number - 0x80));
+            ExactSum less;  // than b by 1: the first digit is 0, and not 1
+            for (const auto& [digit, exponent] : {std::pair{std::uint64_t{1}, 95}, {low - 1, 0}})
+                add(less, digit, exponent, false);
+            CHECK(same_bits(rounded_quotient(less, b, format_of<double>), 1.0));
+        }
 }
 
 void rounds_once() {
@@ -253,9 +310,12 @@ int main() {
     cancels_to_nothing();
     many_carries();
     products_are_exact();
+    products_of_specials_are_ieee();
     slices_are_exact<float>();
     slices_are_exact<double>();
     quotients_are_nearest();
+    quotients_beside_ties();
+    digits_one_too_large();
     rounds_once();
     merging_keeps_specials();
     specials_are_ieee();

@@ -222,6 +222,9 @@ void kinds_do_not_mix() {
     const double doubles[] = {1, 2, 3};
     CHECK(State(LossFunction::nll_loss, View<const std::int8_t, 1>{integers, {3}}).kind() ==
           State(LossFunction::nll_loss, View<const double, 1>{doubles, {3}}).kind());
+    const double zero[] = {0}, negative_zero[] = {-0.0};
+    CHECK(State(LossFunction::nll_loss, View<const double, 1>{zero, {1}}).kind() ==
+          State(LossFunction::nll_loss, View<const double, 1>{negative_zero, {1}}).kind());
     CHECK(message_of<std::invalid_argument>([] { State(LossFunction::nll_loss, {}, 0.1); }) ==
           "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
     CHECK(message_of<std::invalid_argument>([] { State(LossFunction::cross_entropy, {}, 2); }) ==
@@ -231,6 +234,20 @@ void kinds_do_not_mix() {
               add_cross_entropy(state, data.rows(0, 9), data.labels(0, 9),
                                 {.label_smoothing = 0.5});
           }) == "the call is not of the state's kind: label_smoothing is 0.5, not 0");
+}
+
+void dtypes_of_losses() {
+    const auto dtype_of = [](std::initializer_list<DType> added) {
+        State state(LossFunction::nll_loss);
+        for (const DType dtype : added)
+            add_nll_loss(state, data.rows(0, 1), data.labels(0, 1), {.dtype = dtype});
+        return state.dtype();
+    };
+    constexpr DType half = DType::float16, brain = DType::bfloat16;
+    CHECK(dtype_of({}) == DType::float64 && dtype_of({DType::float64, half}) == DType::float64);
+    CHECK(dtype_of({half, half}) == half && dtype_of({brain}) == brain);
+    CHECK(dtype_of({half, brain}) == DType::float32 && dtype_of({brain, half}) == DType::float32);
+    CHECK(dtype_of({brain, DType::float32}) == DType::float32);
 }
 
 void errors_leave_the_state() {
@@ -463,6 +480,7 @@ int main() {
     standard_errors();
     perplexities();
     kinds_do_not_mix();
+    dtypes_of_losses();
     errors_leave_the_state();
     groups();
     every_flipped_bit_is_seen();

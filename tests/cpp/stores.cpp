@@ -150,14 +150,22 @@ template <class Visit> void for_each_sample(const Plan& plan, Visit&& visit) {
                           [&](index_t i, index_t offset) { visit(i, offset); });
 }
 
-// The parts of a block that are streamed between other work are those that it was asked for.
+// Returns elements that nobody has touched.
+template <class Scalar> std::vector<Scalar> untouched_elements(index_t size) {
+    std::vector<Scalar> elements(size);
+    std::memset(static_cast<void*>(elements.data()), static_cast<int>(untouched),
+                size * sizeof(Scalar));
+    return elements;
+}
+
+// The parts of a block that are streamed between other work are those that it was asked for. In
+// memory there is room for `padding` more classes.
 template <class Scalar>
 void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int, 3>& order,
-                      Store store, bool differ) {
-    const index_t N = shape[0], C = shape[1], D = shape[2];
-    const auto strides = strides_of(shape, order);
-    Guarded<Scalar> memory(N * C * D, below(33));
-    if (store == Store::entries_only) std::fill_n(memory.data(), N * C * D, Scalar{});
+                      index_t padding, Store store, bool differ) {
+    const index_t N = shape[0], C = shape[1], D = shape[2], size = N * (C + padding) * D;
+    const auto strides = strides_of({N, C + padding, D}, order);
+    Guarded<Scalar> memory(size, below(33));
     const std::vector<std::int32_t> no_labels(N * D);
     const std::vector<double> weight(C, 1.0);
     const Array of_gradient(View<Scalar, 3>{memory.data(), shape, strides});
@@ -170,11 +178,13 @@ void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int,
     const std::vector<index_t> classes = random_classes<Scalar>(N * D, C);
     std::vector<double> weights(N * D);
     for (double& w : weights) w = differ ? 0.25 * static_cast<double>(below(100)) : 1;
-    std::vector<Scalar> expected(N * C * D, Scalar{});
+    std::vector<Scalar> expected = untouched_elements<Scalar>(size);
     for_each_sample(plan, [&](index_t i, index_t offset) {
-        if (classes[i] != ignored)
-            expected[offset + classes[i] * plan.class_stride[gradient]] =
-                from_double<Scalar>(2 * weights[i]);
+        for (index_t c = 0; c < C; ++c) {
+            const index_t at = offset + c * plan.class_stride[gradient];
+            expected[at] = c == classes[i] ? from_double<Scalar>(2 * weights[i]) : Scalar{};
+            if (store == Store::entries_only) memory.data()[at] = Scalar{};
+        }
     });
     OneHotWriter<Scalar> writer(plan);
     const index_t block = writer.block();
@@ -193,16 +203,17 @@ void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int,
 // A loop's way with the writer: rows in chunks, or tiles of a block in parts of their classes.
 template <class Scalar>
 void whole_gradient(const std::array<index_t, 3>& shape, const std::array<int, 3>& order,
-                    Store store, bool by_rows, bool stages) {
-    const index_t N = shape[0], C = shape[1], D = shape[2];
-    Guarded<Scalar> memory(N * C * D, below(33));
+                    index_t padding, Store store, bool by_rows, bool stages) {
+    const index_t N = shape[0], C = shape[1], D = shape[2], size = N * (C + padding) * D;
+    Guarded<Scalar> memory(size, below(33));
     const std::vector<std::int32_t> no_labels(N * D);
-    const Array of_gradient(View<Scalar, 3>{memory.data(), shape, strides_of(shape, order)});
+    const Array of_gradient(
+        View<Scalar, 3>{memory.data(), shape, strides_of({N, C + padding, D}, order)});
     const Array of_target(View<const std::int32_t, 2>{no_labels.data(), {N, D}});
     const Options options;
     Plan plan({nullptr, &of_target, nullptr, nullptr, &of_gradient}, 1, options);
     plan.store = store;
-    std::vector<Scalar> expected(N * C * D);
+    std::vector<Scalar> expected = untouched_elements<Scalar>(size);
     for_each_sample(plan, [&](index_t i, index_t offset) {
         for (index_t c = 0; c < C; ++c)
             expected[offset + c * plan.class_stride[gradient]] = numbered<Scalar>(i * C + c);
@@ -247,16 +258,17 @@ void whole_gradient(const std::array<index_t, 3>& shape, const std::array<int, 3
 template <class Scalar> void gradients() {
     one_hot_rows<Scalar>();
     for (const auto& shape : shapes)
-        for (const auto& order : orders) {
-            for (const Store store : {Store::cached, Store::streamed, Store::entries_only})
-                for (const bool differ : {false, true})
-                    one_hot_gradient<Scalar>(shape, order, store, differ);
-            for (const Store store : {Store::cached, Store::streamed}) {
-                whole_gradient<Scalar>(shape, order, store, true, false);
-                whole_gradient<Scalar>(shape, order, store, false, false);
-                whole_gradient<Scalar>(shape, order, store, false, true);
+        for (const auto& order : orders)
+            for (const index_t padding : {0, 3}) {
+                for (const Store store : {Store::cached, Store::streamed, Store::entries_only})
+                    for (const bool differ : {false, true})
+                        one_hot_gradient<Scalar>(shape, order, padding, store, differ);
+                for (const Store store : {Store::cached, Store::streamed}) {
+                    whole_gradient<Scalar>(shape, order, padding, store, true, false);
+                    whole_gradient<Scalar>(shape, order, padding, store, false, false);
+                    whole_gradient<Scalar>(shape, order, padding, store, false, true);
+                }
             }
-        }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 // region, after a fork, and in any floating-point environment.
 #include <nll/nll.hpp>
 
+#include <array>
 #include <atomic>
 #include <cfenv>
 #include <random>
@@ -12,6 +13,9 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
+#if defined(__SSE__)
+#include <xmmintrin.h>
 #endif
 
 #include "check.hpp"
@@ -110,6 +114,59 @@ void rounding_modes(double expected) {
     }
 }
 
+// Rounds so, and where the processor can, reads and writes subnormals as zeros.
+void set_environment(int rounding_mode) {
+    std::fesetround(rounding_mode);
+#if defined(__SSE__)
+    _mm_setcsr(_mm_getcsr() | 0x8040);
+#endif
+}
+// Tells of numbers that depend on it.
+std::array<double, 4> environment() {
+    volatile double one = 1, tiny = 0x1p-60, least = 0x1p-1074;
+    return {one + tiny, -one - tiny, least + least, least * one};
+}
+
+// A call has the same results, and threads come back with what they had, if its own thread, or
+// those that it finds waiting for work, are in another environment.
+void environments_of_threads() {
+    std::vector<double> tiny(8 * samples), weight(8, 0x1.5p-700);
+    for (std::size_t i = 0; i < tiny.size(); ++i)
+        tiny[i] = -0x1p-1074 * static_cast<double>(1 + i % 1000);
+    const View<const double, 2> small{tiny.data(), {samples, 8}};
+    const auto results = [&](int threads) {
+        const Options weighted{.weight = View<const double, 1>{weight.data(), {8}},
+                               .num_threads = threads};
+        double gradient[8];
+        const std::uint8_t zero = 0;
+        nll_loss_backward(0x1p-1060, View<const std::uint8_t, 1>{&zero, {1}},
+                          View<double, 2>{gradient, {1, 8}}, {.reduction = Reduction::sum});
+        const Options wide{.dtype = DType::float64, .num_threads = threads};
+        return std::array{cross_entropy(input_view, target_view, wide).value,
+                          nll_loss(small, target_view, weighted).value,
+                          cross_entropy(small, target_view, weighted).value, gradient[0]};
+    };
+    const auto expected = results(1);
+    CHECK(expected[1] > 0 && expected[1] < 0x1p-1022 && expected[3] == -0x1p-1060);
+    for (const int threads : {1, 3})
+        for (const int mode : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+            bool same = false, stayed = false;
+            std::thread([&] {
+                set_environment(mode);
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+                set_environment(mode);
+#endif
+                const auto before = environment();
+                const auto found = results(threads);
+                stayed = std::equal(before.begin(), before.end(), environment().begin(), same_bits);
+                same = std::equal(found.begin(), found.end(), expected.begin(), same_bits);
+            }).join();
+            CHECK(same);
+            CHECK(stayed);
+        }
+}
+
 void interrupted() {
     static std::atomic<int> asked;
     const float one = -1;
@@ -133,12 +190,14 @@ void interrupted() {
 void forked(double expected) {
 #if defined(__unix__) || defined(__APPLE__)
     CHECK(same_bits(loss_with(2), expected));
+    const int two = get_num_threads(2);  // 1 without OpenMP
     const pid_t child = fork();
     if (child == 0) {
         alarm(60);  // ends a child that hangs
         bool good = get_num_threads(2) == 1 && same_bits(loss_with(2), expected);
         set_num_threads(2);
-        good = good && same_bits(loss_with(0), expected) && same_bits(loss_with(3), expected);
+        good = good && get_num_threads(0) == two && same_bits(loss_with(0), expected) &&
+               same_bits(loss_with(3), expected);
         _exit(good ? 0 : 1);
     }
     int status = -1;
@@ -165,6 +224,7 @@ int main() {
     a_bad_label_ends_the_call();
     lowest_bad_label_in_any_order();
     rounding_modes(expected);
+    environments_of_threads();
     interrupted();
     forked(expected);
     CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) ==
