@@ -78,7 +78,8 @@ struct Compensated {
 // The number high + low. Where low has no finite result, as beside an infinite high, it is 0.
 struct DoubleDouble {
     double high, low;
-    DoubleDouble(double high, double low = 0) : high(high), low(std::fabs(low) < infinity ? low : 0) {}
+    DoubleDouble(double high, double low = 0)
+        : high(high), low(std::fabs(low) < infinity ? low : 0) {}
 };
 inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
     const double high = a.high + b.high;
