@@ -306,6 +306,16 @@ def test_gradient_of_class_weights_that_add_to_0():
     np.testing.assert_equal(gradient, [[-INFINITY, INFINITY], [-INFINITY, INFINITY]])
 
 
+@pytest.mark.parametrize("grad_output", [INFINITY, -INFINITY])
+def test_gradient_of_an_infinite_grad_output(grad_output, dtype):
+    """A probability of e^-740 is one, too: infinity times it is no NaN."""
+    logits = np.array([[0, -740], [0, -740], [30, -700]]).astype(dtype)
+    grads = np.array([grad_output, 1, grad_output]).astype(dtype)
+    gradient = nll.cross_entropy_backward(grads, logits, [0, 1, 1], reduction="none")
+    np.testing.assert_equal(gradient[[0, 2]], np.array([[-1, 1], [1, -1]]) * grad_output)
+    np.testing.assert_equal(gradient[1], [1, -1])
+
+
 @pytest.mark.parametrize("size", [2.0**-501, 2.0**501, 2.0**1023, 5e-324])
 def test_smoothing_says_which_weights_it_serves(size):
     logits = np.zeros((2, 3))

@@ -515,39 +515,14 @@ void with_softmax(Exps exps, const std::vector<double>& x, index_t pivot, Visit&
     else visit(reference::Softmax<reference::Double>(x.data(), classes, pivot));
 }
 
-// Bounds what a loss is multiplied with, as the choice of the precision does: the bound of a type
-// serves if it is at most `enough`.
-double loss_scale(const Problem& problem, const std::vector<Sample>& samples, double enough) {
-    double of_classes = 1, of_samples = 0;
-    for (index_t c = 0; problem.weight && c < problem.classes(); ++c)
-        of_classes = std::max(of_classes, std::fabs(problem.weight->get(c)));
-    if (!problem.sample_weight) return of_classes;
-    const DType dtype = problem.sample_weight->array.dtype;
-    const double of_type = dtype == DType::float16   ? 0x1p16
-                           : dtype == DType::float64 ? infinity
-                           : nll::is_floating(dtype) ? 0x1p128
-                                                     : 0x1p64;
-    if (of_type <= enough / of_classes) return of_classes * of_type;
-    for (const Sample& sample : samples)
-        if (sample.kept) of_samples = std::max(of_samples, std::fabs(sample.sample_weight));
-    return of_classes * std::max(1.0, of_samples);
-}
-double gradient_scale(const Problem& problem, const std::vector<Sample>& samples, double divisor,
-                      double enough) {
-    double largest = std::max(1.0, std::fabs(problem.grad_output));
-    if (problem.grad_outputs) largest = 1;
-    for (index_t s = 0; problem.grad_outputs && s < problem.samples(); ++s)
-        largest = std::max(largest, std::fabs(problem.grad_outputs->get(s)));
-    const double factor = largest / std::min(1.0, std::fabs(divisor));
-    return loss_scale(problem, samples, enough / factor) * factor;
-}
-double enough_for(DType input) { return input == DType::bfloat16 ? 0x1p20 : 0x1p500; }
-Exps exps_for(const Problem& problem, DType result, double scale) {
+// Returns the precision that a sample needs, by what all samples' results are multiplied with, and
+// its own by: see detail/precision.hpp.
+Exps exps_for(const Problem& problem, DType result, double common, double factor) {
     const DType input = problem.input->array.dtype;
     const bool smooths = problem.options.label_smoothing != 0;
-    if (input == DType::float64 || result == DType::float64 || !(scale < 0x1p500))
+    if (input == DType::float64 || result == DType::float64 || factor >= 0x1p500 / common)
         return Exps::as_double;
-    return input == DType::bfloat16 && result == input && scale < 0x1p20 && !smooths
+    return input == DType::bfloat16 && result == input && factor < 0x1p20 / common && !smooths
                ? Exps::bfloat16
                : Exps::single;
 }
@@ -674,9 +649,12 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
         weight_sizes += std::fabs(weights.back());
     }
 
-    const Exps of_loss = exps_for(problem, dtype, loss_scale(problem, samples, enough_for(own)));
-    const Exps of_gradient =
-        exps_for(problem, own, gradient_scale(problem, samples, divisor, enough_for(own)));
+    double of_classes = 1;
+    for (index_t c = 0; problem.weight && c < problem.classes(); ++c)
+        of_classes = std::max(of_classes, std::fabs(problem.weight->get(c)));
+    const double of_calls =
+        std::max(1.0, problem.grad_outputs ? 1.0 : std::fabs(problem.grad_output)) /
+        std::min(1.0, std::fabs(divisor));
     const auto relative_error = [](Exps exps) {
         return exps == Exps::as_double ? 0x1p-51L : 0x1p-30L;
     };
@@ -707,6 +685,11 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
             continue;
         }
         const std::vector<double> x = logits_of(problem, s);
+        const auto at_least_1 = [](double number) { return std::max(1.0, std::fabs(number)); };
+        const double factor = at_least_1(problem.sample_weight ? sample.sample_weight : 1.0) *
+                              at_least_1(problem.grad_outputs ? grad_output : 1.0);
+        const Exps of_loss = exps_for(problem, dtype, of_classes, factor);
+        const Exps of_gradient = exps_for(problem, own, of_classes * of_calls, factor);
         if (smoothing == 0) {
             with_softmax(of_loss, x, sample.c, [&](const auto& softmax) { take(softmax.loss()); });
             if (problem.function != Function::value && !is_zero)
@@ -728,7 +711,7 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
         const long double of_target = v * (1 - smoothing) * weights[t] * nls[t];
         const long double loss = of_target + v * share * of_all;
         const long double largest = std::fabs(of_target) + std::fabs(v * share * sizes);
-        const bool is_extreme = exceeds_doubles({of_target, sizes, v * sizes});
+        const bool is_extreme = exceeds_doubles({of_target, sizes, share * sizes, v * sizes});
         total.smoothed += loss;
         total.error += is_extreme ? infinity : largest * relative_error(of_loss);
         expected.losses[i] = {

@@ -46,18 +46,13 @@ inline void load_factors(const Plan& plan, index_t first, index_t count, double*
     }
 }
 
-// Returns a bound of the factors that samples have of their own: that of their type, if it is less
-// than `enough`, or the largest there is.
+// Returns a bound of the factors that samples have of their own: that of integers, if it is less
+// than `enough`, or the largest there is. (Floats of any type may be infinite.)
 inline double max_factor(const Plan& plan, const Options& options, double enough) {
     if (!plan.has(sample_weight) && !plan.has(grad_output)) return 1;
-    double of_types = 1;
-    for (const Operand operand : {sample_weight, grad_output})
-        if (plan.has(operand))
-            visit_real(plan.dtype[operand], [&]<class T>() {
-                if constexpr (std::same_as<T, float16>) of_types *= 0x1p16;
-                else if constexpr (std::integral<T>) of_types *= 0x1p64;
-                else of_types *= std::same_as<T, double> ? infinity : 0x1p128;
-            });
+    double of_types = plan.has(grad_output) ? infinity : 1;
+    if (plan.has(sample_weight))
+        of_types *= is_floating(plan.dtype[sample_weight]) ? infinity : 0x1p64;
     if (of_types < enough) return of_types;
     return max_of_blocks(plan, options, [&](index_t first, index_t count, void*) {
         double max = 1;
