@@ -50,7 +50,8 @@ template <class Precision> struct RowLanes {
     bool in_range() const { return all_in_range<Precision>(seen); }
 };
 
-// Computes e^(x - shift)·scale of logits, (classes,), whole lanes. Adds them to `row` (Double adds
+// Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes; of Single whole lanes
+// alone. Adds them to `row` (Double adds
 // nothing), and stores them to exps, (paired(classes),), unless that is nullptr; `smooths`: adds
 // w·(x - shift), too, which is of Single alone. Prefetches a line row_ahead bytes on, and one from
 // `far_ahead` on with every line or less.
@@ -63,7 +64,6 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
                                    [[maybe_unused]] const TermWeights& weights = {}) {
     static_assert(Precision::fused || !smooths);
     using Real = typename Precision::Real;
-    using Exp = typename Precision::Exp;
     const ExpShift<Precision, 1> shift = row_shift;  // its own memory, which no store changes
     RowLanes<Precision> found = row;
     [[maybe_unused]] Vec sum[lanes / Vec::size], smoothing[lanes / Vec::size];
@@ -103,12 +103,10 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
         } else {
             NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                 const auto exp = shift.template exp<clamped>(pair[l], 0, found.seen[l]);
-                Exp next = 0;
-                if constexpr (size == pair_size)
-                    next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
+                const auto next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
                 if constexpr (keeps) {
                     exps[c + l] = exp;
-                    if constexpr (size == pair_size) exps[c + lanes + l] = next;
+                    exps[c + lanes + l] = next;
                 }
                 if constexpr (!Precision::exact) found.sum[l] += static_cast<double>(exp + next);
             }
@@ -117,10 +115,11 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
     index_t c = 0;
     for (; c + pair_size <= classes; c += pair_size)
         compute(c, std::integral_constant<index_t, pair_size>());
-    if (c < classes) {
-        compute(c, std::integral_constant<index_t, lanes>());
-        if constexpr (keeps) std::fill_n(exps + c + lanes, lanes, Exp{0});
-    }
+    if constexpr (Precision::fused)
+        if (c < classes) {
+            compute(c, std::integral_constant<index_t, lanes>());
+            if constexpr (keeps) std::fill_n(exps + c + lanes, lanes, 0.0);
+        }
     if constexpr (Precision::fused)
         for (int l = 0; l < lanes; l += Vec::size) {
             sum[l / Vec::size].store(found.sum + l);
@@ -322,14 +321,18 @@ template <class Real, class Scalar>
 [[gnu::noinline]] void subtract_log_sum(const Real* logits, index_t classes,
                                         const LogSumExp& log_sum, Scalar* __restrict to) {
     const auto write = [&](const Real* __restrict from, auto&& subtract) {
-        if (static_cast<const void*>(from) == to)
-            for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(to[c]));
-        else
-            for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(from[c]));
+        if constexpr (std::same_as<Scalar, Real>)
+            if (from == to) {
+                for (index_t c = 0; c < classes; ++c)
+                    to[c] = rounded_entry<Scalar>(subtract(to[c]));
+                return;
+            }
+        for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(from[c]));
     };
     const double center = log_sum.center, log = log_sum.log;
-    if (center == 0) write(logits, [&](auto x) { return to_double(x) - log; });
-    else write(logits, [&](auto x) { return (to_double(x) - center) - log; });
+    if (std::same_as<Scalar, Real> && center == 0)
+        write(logits, [&](Real x) { return static_cast<double>(x) - log; });
+    else write(logits, [&](Real x) { return (static_cast<double>(x) - center) - log; });
 }
 
 // Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i] - smoothing[i]·weights[c], rounded. scale,

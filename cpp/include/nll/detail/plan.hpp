@@ -36,9 +36,7 @@ struct Record {
     bool by_class;    // groups are to become the samples' classes
 };
 
-inline namespace NLL_INSTRUCTION_SET {
 class KernelsByFactor;
-}
 
 struct Plan {
     Samples samples;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "softmax_block.hpp"
+#include "weight_passes.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
@@ -65,6 +66,8 @@ inline double max_factor(const Plan& plan, const Options& options, double enough
     });
 }
 
+}  // namespace NLL_INSTRUCTION_SET
+
 // Holds the kernels of samples whose own factors are below a limit, below another, and beyond.
 class KernelsByFactor {
 public:
@@ -103,6 +106,8 @@ private:
     std::array<double, 2> limits_;
 };
 
+inline namespace NLL_INSTRUCTION_SET {
+
 // Runs a kernel of each sample, on ranges of samples that have the same.
 template <Kernel SoftmaxKernels::* kernel>
 void run_by_factor(const Plan& plan, index_t first, index_t last, Partial& partial) {
@@ -124,11 +129,12 @@ void run_by_factor(const Plan& plan, index_t first, index_t last, Partial& parti
     run_to(last);
 }
 
+}  // namespace NLL_INSTRUCTION_SET
+
 inline SoftmaxKernels KernelsByFactor::up_to(double most) const {
     if (level(1) == level(most)) return of(1);
     return {run_by_factor<&SoftmaxKernels::sweep>, run_by_factor<&SoftmaxKernels::split_rows>};
 }
 
-}  // namespace NLL_INSTRUCTION_SET
 }  // namespace NLL_HIDDEN detail
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -43,7 +43,7 @@ public:
         return converted<Real>(from[c * plan_.class_stride[input]]);
     }
     // Returns the largest logit of classes [first, last), chunk by chunk; the first of equal ones.
-    Pivot find_max(const Scalar* from, index_t first, index_t last) {
+    [[gnu::noinline]] Pivot find_max(const Scalar* from, index_t first, index_t last) {
         Pivot max{-infinity, 0};
         for_each_block(first, last, chunk_size, [&](index_t begin, index_t classes) {
             const double of_chunk = max_of(load(from, begin, classes), classes);
@@ -78,8 +78,8 @@ public:
         return chunk;
     }
     // Adds up the chunk of the pivot of a sample again, without it.
-    void exclude_again(const Scalar* from, const Exp* kept, index_t i,
-                       SoftmaxSums<Precision>& sums) {
+    [[gnu::noinline]] void exclude_again(const Scalar* from, const Exp* kept, index_t i,
+                                         SoftmaxSums<Precision>& sums) {
         const index_t first = sums.pivot_chunk_of[i] * chunk_size;
         const index_t classes = std::min(chunk_size, plan_.classes - first);
         const Exp* exps = exps_of(from, first, classes, sums.shift_of(i), kept);
@@ -93,7 +93,8 @@ public:
         return kept ? kept + first : store_exps(from, first, classes, shift, nullptr, NoBetween());
     }
     // Writes the results of classes [first, first + classes). exps: theirs; log_softmax needs none.
-    void write(const Result& row, const Exp* exps, index_t first, index_t classes) {
+    [[gnu::noinline]] void write(const Result& row, const Exp* exps, index_t first,
+                                 index_t classes) {
         Scalar* to = writer_.place_row(row.to, first);
         if (row.from) {
             subtract_log_sum(load(row.from, first, classes), classes, row.log_sum, to);
@@ -107,7 +108,7 @@ public:
         if (target >= 0 && target < classes) to[target] = row.entry;
         writer_.commit_row(row.to, first, classes, to);
     }
-    void write_zeros(Scalar* row, index_t first, index_t classes) {
+    [[gnu::noinline]] void write_zeros(Scalar* row, index_t first, index_t classes) {
         Scalar* to = writer_.place_row(row, first);
         std::fill_n(to, classes, Scalar{});
         writer_.commit_row(row, first, classes, to);
@@ -162,7 +163,8 @@ private:
                     compute_whole(logits + at, at, whole, std::bool_constant<Precision::fused>());
                 else compute_whole(logits + at, at, whole, std::false_type());
             });
-            compute(last, end, padded(rest), std::true_type(), std::false_type());
+            const index_t padded_rest = Precision::fused ? padded(rest) : paired(rest);
+            compute(last, end, padded_rest, std::true_type(), std::false_type());
             const TermWeights weights(plan_, first + end);
             for (index_t c = 0; c < rest && smooths; ++c)
                 row.smoothing[c % lanes] += weights[c] * (last[c] - shift.shift(0));

@@ -173,7 +173,7 @@ private:
             [&](index_t first, index_t classes) { row_.write_zeros(to_[i], first, classes); });
     }
     // Writes a row of results with the next group, or now.
-    void write_or_defer(index_t i, const typename Row::Result& result) {
+    [[gnu::noinline]] void write_or_defer(index_t i, const typename Row::Result& result) {
         if (result.from ? plan_.class_stride[input] == 1 : kept_ != nullptr) {
             write_deferred(i, plan_.classes);
             deferred_[i] = result;
@@ -197,7 +197,7 @@ private:
         void operator()(index_t end) const { rows.write_deferred(i, end); }
     };
     // Writes deferred row i up to class `end` at least, in whole cache lines.
-    void write_deferred(index_t i, index_t end) {
+    [[gnu::noinline]] void write_deferred(index_t i, index_t end) {
         constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
         const typename Row::Result& row = deferred_[i];
         const auto place =

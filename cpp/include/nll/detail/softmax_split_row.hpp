@@ -113,7 +113,7 @@ private:
         return max;
     }
     // Computes the sums of the row at hand, and takes the pivot out of them.
-    void sum_up(const Pivot& pivot) {
+    [[gnu::noinline]] void sum_up(const Pivot& pivot) {
         total_.begin(1);
         total_.clear();
         total_.pivot[0] = static_cast<typename Precision::Real>(pivot.logit);

@@ -74,7 +74,7 @@ public:
     }
 
     // Computes log Σ e^x of each sample, in two parts.
-    void take_logs() {
+    [[gnu::noinline]] void take_logs() {
         for (index_t i = 0; i < width; ++i) {
             const LogSumExp log_sum =
                 log_sum_exp<Precision>(sum[i], error[i], exp_pivot[i], others[i],
@@ -85,7 +85,8 @@ public:
     }
     // Computes the losses of samples of a block, from `at` on.
     template <class Scalar>
-    void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block, index_t at) {
+    [[gnu::noinline]] void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block,
+                                       index_t at) {
         take_logs();
         double* losses = block.losses + at;
         for (index_t i = 0; i < count; ++i)
@@ -103,8 +104,8 @@ public:
     // Computes what the gradients of samples of a block, from `at` on, are made of: the factors of
     // exponentials, (width,), and the entries at targets, (count,).
     template <class Scalar>
-    void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block, index_t at,
-                     Scale* softmax_scale, Scalar* entry) const {
+    [[gnu::noinline]] void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block,
+                                       index_t at, Scale* softmax_scale, Scalar* entry) const {
         for (index_t i = 0; i < count; ++i) {
             const Scale inverse = inverse_sum<Scale>(exp_pivot[i], others[i]);
             softmax_scale[i] = block.total_scale[at + i] * inverse;
@@ -121,7 +122,7 @@ public:
     }
     // Writes log Σ e^x of samples from `first` on; where there is no softmax, what the largest
     // logit says.
-    template <class Scalar> void write_log_sums(const Plan& plan, index_t first) {
+    template <class Scalar> [[gnu::noinline]] void write_log_sums(const Plan& plan, index_t first) {
         for (index_t i = 0; i < count; ++i) {
             log[i] += center[i];
             if (log[i] == log[i] || plan.is_abandoned()) continue;
@@ -139,7 +140,8 @@ public:
 
     // Returns Σ w·(log S - x) of a sample's classes, each term about its largest logit, which is
     // finite.
-    template <class Scalar> static double sum_smoothing_again(const Plan& plan, index_t sample) {
+    template <class Scalar>
+    [[gnu::noinline]] static double sum_smoothing_again(const Plan& plan, index_t sample) {
         double sum = 0;
         plan.samples.for_each(input, sample, 1, [&](index_t, index_t offset) {
             const Scalar* from = plan.pointer<const Scalar>(input) + offset;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "labels.hpp"
-#include "parallel.hpp"
 #include "rounding.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -21,55 +20,6 @@ inline void load_class_weights(const Plan& plan, index_t first, index_t count, d
         for (index_t c = 0; c < count; ++c) weights[c] = to_double(data[c * plan.weight.stride]);
     });
 }
-
-// Calls visit(weight) for each class, and asks whether to stop.
-template <class Visit>
-void for_each_class_weight(const Plan& plan, const Options& options, Visit&& visit) {
-    parallel::Interruptible interruptible(options.interrupt);
-    for_each_block(0, plan.classes, block_size, [&](index_t first, index_t count) {
-        double weights[block_size];
-        load_class_weights(plan, first, count, weights);
-        for (index_t c = 0; c < count; ++c) visit(weights[c]);
-        interruptible.ask();
-    });
-}
-
-// Holds the class weights that label smoothing reads for every sample, as doubles.
-class SmoothingWeights {
-public:
-    // Points the plan at its weights, which are copied unless they are contiguous doubles, and sums
-    // them into it.
-    SmoothingWeights(Plan& plan, const Options& options) {
-        ExactSum sum;
-        for_each_class_weight(plan, options, [&](double weight) {
-            if (std::fabs(weight) < infinity) add(sum, weight);
-            else plan.infinite_weight += weight;
-        });
-        plan.class_weight_sum = rounded(sum, format_of<double>);
-        if (!plan.weight) return;
-        if (plan.weight.dtype == DType::float64 && plan.weight.stride == 1) {
-            plan.class_weights = static_cast<const double*>(plan.weight.data);
-        } else {
-            copy_ = load(plan, options);
-            plan.class_weights = copy_.get();
-        }
-        plan.finite_weights = plan.class_weights;
-        if (plan.infinite_weight == 0) return;
-        finite_ = load(plan, options);
-        for (index_t c = 0; c < plan.classes; ++c)
-            finite_[c] = std::fabs(finite_[c]) < infinity ? finite_[c] : 0;
-        plan.finite_weights = finite_.get();
-    }
-
-private:
-    static std::unique_ptr<double[]> load(const Plan& plan, const Options& options) {
-        std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
-        double* to = weights.get();
-        for_each_class_weight(plan, options, [&](double weight) { *to++ = weight; });
-        return weights;
-    }
-    std::unique_ptr<double[]> copy_, finite_;
-};
 
 // Points at the finite class weights from some class on; without weights, at as many ones as a pair
 // of lanes has, again and again.
@@ -153,29 +103,6 @@ inline void multiply_sample_weights(const Plan& plan, index_t first, index_t cou
             weights[i] = classes[i] == ignored ? 0.0 : weights[i] * to_double(from[offset]);
         });
     });
-}
-
-// Returns the largest of of_block(first, count, memory) over blocks of all samples, and 0; `memory`
-// is that of a thread. It must not throw. NaN counts as nothing, since no precision matters to it.
-template <class OfBlock>
-double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_block) {
-    struct Largest {
-        double value = 0;
-        void* memory = nullptr;
-    } largest;
-    const index_t count = plan.samples.count;
-    const int threads = count < min_parallel_samples ? 1 : parallel::limit(options.num_threads);
-    const index_t fair = count / (threads * pieces_per_thread) / block_size * block_size;
-    parallel::reduce(
-        largest, count, std::clamp(fair, block_size, max_piece_samples), threads, options.interrupt,
-        [&](index_t first, index_t last, Largest& part) {
-            for_each_block(first, last, block_size, [&](index_t begin, index_t samples) {
-                part.value = std::max(part.value, of_block(begin, samples, part.memory));
-            });
-            return true;
-        },
-        [](Largest& all, const Largest& part) { all.value = std::max(all.value, part.value); });
-    return largest.value;
 }
 
 // Pads the weights of a block, (count,), with zeros and adds them to the partial's total. Returns

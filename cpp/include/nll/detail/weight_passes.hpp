@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: BSD-3-Clause
+// Passes over all weights of a call before its sweeps. They ask for signals, and those over samples
+// run on threads where that pays. No kernel includes this.
+#pragma once
+
+#include "parallel.hpp"
+#include "weights.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE {
+namespace NLL_HIDDEN detail {
+inline namespace NLL_INSTRUCTION_SET {
+
+// Calls visit(weight) for each class, and asks whether to stop.
+template <class Visit>
+void for_each_class_weight(const Plan& plan, const Options& options, Visit&& visit) {
+    parallel::Interruptible interruptible(options.interrupt);
+    for_each_block(0, plan.classes, block_size, [&](index_t first, index_t count) {
+        double weights[block_size];
+        load_class_weights(plan, first, count, weights);
+        for (index_t c = 0; c < count; ++c) visit(weights[c]);
+        interruptible.ask();
+    });
+}
+
+// Holds the class weights that label smoothing reads for every sample, as doubles.
+class SmoothingWeights {
+public:
+    // Points the plan at its weights, which are copied unless they are contiguous doubles, and sums
+    // them into it.
+    SmoothingWeights(Plan& plan, const Options& options) {
+        ExactSum sum;
+        for_each_class_weight(plan, options, [&](double weight) {
+            if (std::fabs(weight) < infinity) add(sum, weight);
+            else plan.infinite_weight += weight;
+        });
+        plan.class_weight_sum = rounded(sum, format_of<double>);
+        if (!plan.weight) return;
+        if (plan.weight.dtype == DType::float64 && plan.weight.stride == 1) {
+            plan.class_weights = static_cast<const double*>(plan.weight.data);
+        } else {
+            copy_ = load(plan, options);
+            plan.class_weights = copy_.get();
+        }
+        plan.finite_weights = plan.class_weights;
+        if (plan.infinite_weight == 0) return;
+        finite_ = load(plan, options);
+        for (index_t c = 0; c < plan.classes; ++c)
+            finite_[c] = std::fabs(finite_[c]) < infinity ? finite_[c] : 0;
+        plan.finite_weights = finite_.get();
+    }
+
+private:
+    static std::unique_ptr<double[]> load(const Plan& plan, const Options& options) {
+        std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
+        double* to = weights.get();
+        for_each_class_weight(plan, options, [&](double weight) { *to++ = weight; });
+        return weights;
+    }
+    std::unique_ptr<double[]> copy_, finite_;
+};
+
+// Returns the largest of of_block(first, count, memory) over blocks of all samples, and 0; `memory`
+// is that of a thread. It must not throw. NaN counts as nothing, since no precision matters to it.
+template <class OfBlock>
+double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_block) {
+    struct Largest {
+        double value = 0;
+        void* memory = nullptr;
+    } largest;
+    const index_t count = plan.samples.count;
+    const int threads = count < min_parallel_samples ? 1 : parallel::limit(options.num_threads);
+    const index_t fair = count / (threads * pieces_per_thread) / block_size * block_size;
+    parallel::reduce(
+        largest, count, std::clamp(fair, block_size, max_piece_samples), threads, options.interrupt,
+        [&](index_t first, index_t last, Largest& part) {
+            for_each_block(first, last, block_size, [&](index_t begin, index_t samples) {
+                part.value = std::max(part.value, of_block(begin, samples, part.memory));
+            });
+            return true;
+        },
+        [](Largest& all, const Largest& part) { all.value = std::max(all.value, part.value); });
+    return largest.value;
+}
+
+}  // namespace NLL_INSTRUCTION_SET
+}  // namespace NLL_HIDDEN detail
+}  // namespace nll::inline NLL_VERSION_NAMESPACE
