@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -587,6 +588,7 @@ LIMIT = 336 << 20  # bytes that a worker may use
 def client(tmp_path_factory):
     distributed = pytest.importorskip("distributed", exc_type=ImportError)
     with (
+        mock.patch.dict(os.environ),  # where a cluster leaves OMP_NUM_THREADS=1 for whoever comes next
         dask.config.set({"distributed.admin.system-monitor.gil.enabled": False}),
         distributed.LocalCluster(
             n_workers=3,
