@@ -168,14 +168,18 @@ inline bool read(py::handle object, std::optional<DType>& dtype) {
 }
 
 // Reads one of the words, which stand in the order of the enum. Literals in Python code are
-// interned, so that looking at addresses suffices.
-template <class Choice, std::size_t count> class InternedWords {
+// interned: their addresses are the same. Words that a program has read are compared.
+template <class Choice, std::size_t count> class Words {
 public:
-    explicit InternedWords(const char* const (&words)[count]) {
+    explicit Words(const char* const (&words)[count]) {
         for (std::size_t i = 0; i < count; ++i) word_[i] = PyUnicode_InternFromString(words[i]);
     }
     bool read(py::handle object, Choice& choice) const {
-        const auto* const found = std::find(word_, word_ + count, object.ptr());
+        const auto* found = std::find(word_, word_ + count, object.ptr());
+        if (found == word_ + count && PyUnicode_CheckExact(object.ptr()))
+            found = std::find_if(word_, word_ + count, [&](PyObject* word) {
+                return PyUnicode_Compare(object.ptr(), word) == 0;
+            });
         choice = static_cast<Choice>(found - word_);
         return found != word_ + count;
     }
@@ -185,12 +189,12 @@ private:
 };
 
 inline bool read(py::handle object, Reduction& reduction) {
-    static const InternedWords<Reduction, 3> words({"none", "sum", "mean"});
+    static const Words<Reduction, 3> words({"none", "sum", "mean"});
     return words.read(object, reduction);
 }
 
 inline bool read(py::handle object, Empty& empty) {
-    static const InternedWords<Empty, 3> words({"nan", "zero", "raise"});
+    static const Words<Empty, 3> words({"nan", "zero", "raise"});
     return words.read(object, empty);
 }
 
