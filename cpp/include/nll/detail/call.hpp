@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // A call from its arguments to its result: check, plan, run, finish.
 //
-//     axis    = check_arguments(arrays)                      checks.hpp
-//     plan    = Plan(arrays, axis)                           plan.hpp, samples.hpp
-//     before a gradient: check all labels, Σ weight          weights.hpp, finish.hpp
-//     partial = run(plan, kernel)                            run.hpp -> nll_loss.hpp,
-//     cross_entropy.hpp loss    = loss_of(partial)                             finish.hpp
+//     axis    = check_arguments(arrays)      checks.hpp
+//     plan    = Plan(arrays, axis)           plan.hpp, samples.hpp
+//     before a gradient: labels, Σ weight    weights.hpp, finish.hpp
+//     kernels of each sample's precision     precision.hpp
+//     partial = run(plan, kernel)            run.hpp -> nll_loss.hpp, softmax.hpp
+//     loss    = loss_of(partial)             finish.hpp
 #pragma once
 
 #include "finish.hpp"

@@ -51,16 +51,6 @@ template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& ter
     return {sum[0], error[0]};
 }
 
-// Returns Σ term(c) over c < classes, each addition rounded.
-template <class Term> double plain_lane_sum(index_t classes, Term&& term) {
-    double sum[lanes] = {};
-    const index_t whole = classes / lanes * lanes;
-    for (index_t c = 0; c < whole; c += lanes)
-        for (int l = 0; l < lanes; ++l) sum[l] += term(c + l);
-    for (index_t c = whole; c < classes; ++c) sum[c - whole] += term(c);
-    return add_lanes(sum);
-}
-
 // Returns the sum of all exponentials but those equal to the pivot's. exps: (classes,), whole
 // pairs.
 template <class Exp>
@@ -101,21 +91,6 @@ template <class Real>
     for (index_t c = 0; c < classes; ++c) {
         const Real* __restrict from = logits + c * pitch;
         for (index_t i = 0; i < samples; ++i) max[i] = max[i] < from[i] ? from[i] : max[i];
-    }
-}
-
-// Adds term(c, i) of classes [0, classes) to sums, (samples,), one after the other. samples: whole
-// lanes, some of which stay in registers.
-template <class Term>
-void add_classes(index_t classes, index_t samples, Term&& term, double* __restrict sums) {
-    for (index_t first = 0; first < samples; first += lanes) {
-        double sum[lanes];
-        std::copy_n(sums + first, lanes, sum);
-        for (index_t c = 0; c < classes; ++c) {
-            NLL_ONE_GROUP_OF_LANES;
-            for (int l = 0; l < lanes; ++l) sum[l] += static_cast<double>(term(c, first + l));
-        }
-        std::copy_n(sum, lanes, sums + first);
     }
 }
 

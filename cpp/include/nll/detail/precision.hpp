@@ -55,7 +55,7 @@ inline double max_factor(const Plan& plan, const Options& options, double enough
     if (plan.has(sample_weight))
         of_types *= is_floating(plan.dtype[sample_weight]) ? infinity : 0x1p64;
     if (of_types < enough) return of_types;
-    return max_of_blocks(plan, options, [&](index_t first, index_t count, void*) {
+    return max_of_blocks(plan, options, [&](index_t first, index_t count) {
         double max = 1;
         for_each_block(first, first + count, factors_block, [&](index_t begin, index_t some) {
             double factors[factors_block];

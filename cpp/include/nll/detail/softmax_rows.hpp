@@ -148,12 +148,10 @@ private:
     }
     // Sums row i of the group; its largest logit becomes the pivot.
     void sum_row_and_find_max(index_t i) {
-        sum_row(i, [&, max = -infinity](index_t first, index_t classes) mutable {
-            if (first == 0) max = -infinity;
+        sum_row(i, [&](index_t first, index_t classes) {
             const Pivot of_chunk = row_.find_max(from_[i], first, first + classes);
-            if (first > 0 && !(of_chunk.logit > max)) return;
-            max = of_chunk.logit;
-            sums_.pivot[i] = static_cast<typename Precision::Real>(max);
+            if (first > 0 && !(of_chunk.logit > sums_.pivot[i])) return;
+            sums_.pivot[i] = static_cast<typename Precision::Real>(of_chunk.logit);
             sums_.pivot_chunk_of[i] = of_chunk.chunk;
         });
     }

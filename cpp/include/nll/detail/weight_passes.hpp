@@ -59,8 +59,8 @@ private:
     std::unique_ptr<double[]> copy_, finite_;
 };
 
-// Returns the largest of of_block(first, count, memory) over blocks of all samples, and 0; `memory`
-// is that of a thread. It must not throw. NaN counts as nothing, since no precision matters to it.
+// Returns the largest of of_block(first, count) over blocks of all samples, and 0. It must not
+// throw. NaN counts as nothing, since no precision matters to it.
 template <class OfBlock>
 double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_block) {
     struct Largest {
@@ -74,7 +74,7 @@ double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_bloc
         largest, count, std::clamp(fair, block_size, max_piece_samples), threads, options.interrupt,
         [&](index_t first, index_t last, Largest& part) {
             for_each_block(first, last, block_size, [&](index_t begin, index_t samples) {
-                part.value = std::max(part.value, of_block(begin, samples, part.memory));
+                part.value = std::max(part.value, of_block(begin, samples));
             });
             return true;
         },
