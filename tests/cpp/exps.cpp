@@ -109,25 +109,21 @@ template <class Precision> struct Computed {
     bool accepted = false;
 };
 
-// Computes a row, whole pairs of lanes, of which the last pair is clamped in any case, as it is
-// where classes fill up no pair.
+// Computes a row, whole pairs of lanes; `clamps_last`: of which the last pair is clamped in any
+// case, as it is where classes fill up no pair.
 template <bool clamped, class Precision>
 Computed<Precision> compute_row(const Reals<Precision>& logits, const RowShift<Precision>& shift,
                                 bool clamps_last = false) {
     const auto classes = static_cast<index_t>(logits.size());
-    const index_t last = clamps_last ? pair_size : 0;
+    const index_t whole = classes - (clamps_last ? pair_size : 0);
+    const LastClasses<Precision> last(logits.data() + whole, classes - whole);
     const auto* ahead = reinterpret_cast<const std::byte*>(logits.data());
     Computed<Precision> found;
     found.exps.resize(logits.size());
     RowLanes<Precision> kept, added;
-    const auto compute = [&]<bool clamps>(index_t first, index_t count) {
-        exps_of_row<clamps, true>(logits.data() + first, count, shift, ahead,
-                                  found.exps.data() + first, kept);
-        exps_of_row<clamps, false>(logits.data() + first, count, shift, ahead,
-                                   static_cast<typename Precision::Exp*>(nullptr), added);
-    };
-    compute.template operator()<clamped>(0, classes - last);
-    compute.template operator()<true>(classes - last, last);
+    exps_of_row<clamped, true>(logits.data(), whole, last, shift, ahead, found.exps.data(), kept);
+    exps_of_row<clamped, false>(logits.data(), whole, last, shift, ahead,
+                                static_cast<typename Precision::Exp*>(nullptr), added);
     for (int l = 0; l < lanes; ++l) {
         CHECK(same_bits(kept.sum[l], added.sum[l]) || kept.sum[l] != kept.sum[l]);
         found.sum += kept.sum[l];

@@ -89,7 +89,8 @@ void every_sample_once() {
         CHECK(times == 1 && place >= 0 && place < samples.count);
 }
 
-// A run may be found from any sample, as writers of tiles do; for_each tells each offset.
+// A run may be found from any sample, as writers of tiles do; for_each tells each offset, whichever
+// samples it is asked for.
 void runs_from_anywhere() {
     const std::vector<index_t> shape{1 + below(5), 1 + below(5), 1 + below(5), 1 + below(5)};
     const Array of_gradient = array_of(shape);
@@ -98,16 +99,19 @@ void runs_from_anywhere() {
         samples_of({nullptr, &of_target, nullptr, nullptr, &of_gradient}, 1, gradient);
     index_t visited = 0;
     for (const Operand operand : {target, gradient})
-        samples.for_each(operand, 0, samples.count, [&](index_t i, index_t offset) {
-            std::array<index_t, max_rank> at;
-            const Samples::Run run = samples.run_from(i, at);
-            CHECK(run.offset[operand] == offset && run.length > 0 &&
-                  i + run.length <= samples.count);
-            const index_t last = i + run.length - 1;
-            CHECK(samples.run_from(last, at).offset[operand] ==
-                  offset + (run.length - 1) * samples.stride(operand));
-            ++visited;
-        });
+        for (index_t first = 0, count; first < samples.count; first += count) {
+            count = std::min(samples.count - first, 1 + below(40));
+            samples.for_each(operand, first, count, [&](index_t i, index_t offset) {
+                std::array<index_t, max_rank> at;
+                const Samples::Run run = samples.run_from(first + i, at);
+                CHECK(run.offset[operand] == offset && run.length > 0 &&
+                      first + i + run.length <= samples.count);
+                const index_t last = first + i + run.length - 1;
+                CHECK(samples.run_from(last, at).offset[operand] ==
+                      offset + (run.length - 1) * samples.stride(operand));
+                ++visited;
+            });
+        }
     CHECK(visited == 2 * samples.count);
 }
 

@@ -86,7 +86,8 @@ double sum_of_row(std::vector<typename Precision::Real> logits, typename Precisi
     logits.resize(classes, -std::numeric_limits<typename Precision::Real>::infinity());
     std::vector<typename Precision::Exp> exps(classes);
     RowLanes<Precision> row;
-    exps_of_row<true, true>(logits.data(), classes, ExpShift<Precision, 1>(&max, 1),
+    exps_of_row<true, true>(logits.data(), classes, LastClasses<Precision>(),
+                            ExpShift<Precision, 1>(&max, 1),
                             reinterpret_cast<const std::byte*>(logits.data()), exps.data(), row);
     if constexpr (!Precision::exact) return add_lanes(row.sum);
     const auto sum = compensated_sum(classes, [&](index_t c) { return exps[c]; });

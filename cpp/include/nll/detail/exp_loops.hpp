@@ -50,13 +50,28 @@ template <class Precision> struct RowLanes {
     bool in_range() const { return all_in_range<Precision>(seen); }
 };
 
-// Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes; of Single whole lanes
-// alone. Adds them to `row` (Double adds
-// nothing), and stores them to exps, (paired(classes),), unless that is nullptr; `smooths`: adds
-// w·(x - shift), too, which is of Single alone. Prefetches a line row_ahead bytes on, and one from
-// `far_ahead` on with every line or less.
+// Holds the last classes of a row, fewer than a pair of lanes, filled up with -inf.
+template <class Precision> struct LastClasses {
+    using Real = typename Precision::Real;
+    index_t count = 0;  // (count,): whole pairs of lanes, of Single whole lanes
+    alignas(cache_line) Real logits[pair_size];
+
+    LastClasses() = default;
+    template <class Scalar> LastClasses(const Scalar* from, index_t classes) {
+        count = Precision::fused ? padded(classes) : paired(classes);
+        for (index_t c = 0; c < pair_size; ++c)
+            logits[c] =
+                c < classes ? converted<Real>(from[c]) : -std::numeric_limits<Real>::infinity();
+    }
+};
+
+// Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes, and then of `last`,
+// clamped. Adds them to `row` (Double adds nothing), and stores them to exps, (paired(classes),),
+// unless that is nullptr; `smooths`: adds w·(x - shift) of logits, too, which is of Single alone.
+// Prefetches a line row_ahead bytes on, and one from `far_ahead` on with every line or less.
 template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Precision>
 [[gnu::noinline]] void exps_of_row(const Scalar* __restrict logits, index_t classes,
+                                   const LastClasses<Precision>& last,
                                    const ExpShift<Precision, 1>& row_shift,
                                    const std::byte* far_ahead,
                                    typename Precision::Exp* __restrict exps,
@@ -72,25 +87,21 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
             sum[l / Vec::size] = Vec::load(found.sum + l);
             smoothing[l / Vec::size] = Vec::load(found.smoothing + l);
         }
-    // A pair of lanes, or the last half of one.
-    const auto compute = [&](index_t c, auto group) __attribute__((always_inline)) {
+    // Computes the exponentials of a pair of lanes, or of one, from class c on.
+    const auto compute = [&](const auto* from, index_t c, auto group, auto clamps,
+                             auto adds_terms) __attribute__((always_inline)) {
         constexpr index_t size = group.value;
-        for (index_t half = 0; half < size; half += lanes) {
-            prefetch(logits + c + half + row_ahead / index_t{sizeof(Scalar)});
-            prefetch_far(far_ahead);
-            far_ahead += lanes * sizeof(Scalar);
-        }
         [[maybe_unused]] Real converted_pair[size];
         const Real* pair = converted_pair;
-        if constexpr (std::same_as<Scalar, Real>) pair = logits + c;
+        if constexpr (std::same_as<decltype(from), const Real*>) pair = from;
         else
-            for (int l = 0; l < size; ++l) converted_pair[l] = converted<Real>(logits[c + l]);
+            for (int l = 0; l < size; ++l) converted_pair[l] = converted<Real>(from[l]);
         if constexpr (Precision::fused) {
             NLL_UNROLL for (int l = 0; l < size; l += Vec::size) {
-                const Vec x = shift.template shifted<clamped>(pair + l, 0);
-                const ExpParts parts = shift.template parts<clamped>(x);
+                const Vec x = shift.template shifted<clamps>(pair + l, 0);
+                const ExpParts parts = shift.template parts<clamps>(x);
                 if constexpr (keeps) (parts.power * parts.fraction).store(exps + c + l);
-                if constexpr (smooths) {
+                if constexpr (adds_terms) {
                     Vec& terms = smoothing[l % lanes / Vec::size];
                     terms = terms + Vec::load(weights.of_pair(c) + l) * x;
                 }
@@ -99,11 +110,11 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
             }
             if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < size; half += lanes)
-                    raise_seen<clamped>(pair + half, found.seen);
+                    raise_seen<clamps>(pair + half, found.seen);
         } else {
             NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-                const auto exp = shift.template exp<clamped>(pair[l], 0, found.seen[l]);
-                const auto next = shift.template exp<clamped>(pair[lanes + l], 0, found.seen[l]);
+                const auto exp = shift.template exp<clamps>(pair[l], 0, found.seen[l]);
+                const auto next = shift.template exp<clamps>(pair[lanes + l], 0, found.seen[l]);
                 if constexpr (keeps) {
                     exps[c + l] = exp;
                     exps[c + lanes + l] = next;
@@ -112,14 +123,23 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
             }
         }
     };
-    index_t c = 0;
-    for (; c + pair_size <= classes; c += pair_size)
-        compute(c, std::integral_constant<index_t, pair_size>());
-    if constexpr (Precision::fused)
-        if (c < classes) {
-            compute(c, std::integral_constant<index_t, lanes>());
-            if constexpr (keeps) std::fill_n(exps + c + lanes, lanes, 0.0);
+    constexpr index_t group = Precision::fused ? index_t{lanes} : pair_size;
+    for (index_t c = 0; c < classes; c += pair_size) {
+        for (index_t half = 0; half < pair_size; half += lanes) {
+            prefetch(logits + c + half + row_ahead / index_t{sizeof(Scalar)});
+            prefetch_far(far_ahead);
+            far_ahead += lanes * sizeof(Scalar);
         }
+        compute(logits + c, c, std::integral_constant<index_t, pair_size>(),
+                std::bool_constant<clamped>(), std::bool_constant<smooths>());
+    }
+    for (index_t c = 0; c < last.count; c += group)
+        compute(last.logits + c, classes + c, std::integral_constant<index_t, group>(),
+                std::true_type(), std::false_type());
+    if constexpr (keeps) {
+        const index_t end = classes + last.count;
+        std::fill_n(exps + end, paired(end) - end, typename Precision::Exp{0});
+    }
     if constexpr (Precision::fused)
         for (int l = 0; l < lanes; l += Vec::size) {
             sum[l / Vec::size].store(found.sum + l);

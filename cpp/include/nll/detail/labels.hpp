@@ -81,11 +81,12 @@ inline index_t load_classes(const Plan& plan, index_t first, index_t count, inde
         for (;;) {
             index_t kept = 0;
             bool bad = false;
-            plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
-                kept += load_run(plan.pointer<const Label>(target) + run.offset[target],
-                                 plan.samples.stride(target), run.length, plan, classes + run.begin,
-                                 bad);
-            });
+            plan.samples.for_each_run_of(
+                target, first, count, [&](index_t begin, index_t length, index_t offset) {
+                    kept +=
+                        load_run(plan.pointer<const Label>(target) + offset,
+                                 plan.samples.stride(target), length, plan, classes + begin, bad);
+                });
             if (!bad) return kept;
             if (note_bad<Label>(plan, first, count, partial)) return -1;
             // Another thread has mended the label since: read the block again.

@@ -54,13 +54,13 @@ inline double max_sample_weight(const Plan& plan, const Options& options) {
         const index_t stride = plan.samples.stride(sample_weight);
         return max_of_blocks(plan, options, [&](index_t first, index_t count) {
             double max[4] = {1, 1, 1, 1};  // each waits for itself
-            plan.samples.for_each_run(first, count, [&](const Samples::Run& run) {
-                const T* const from = data + run.offset[sample_weight];
-                for (index_t i = 0; i < run.length; ++i) {
-                    const double size = std::fabs(to_double(from[i * stride]));
-                    max[i % 4] = max[i % 4] < size ? size : max[i % 4];
-                }
-            });
+            plan.samples.for_each_run_of(
+                sample_weight, first, count, [&](index_t, index_t length, index_t offset) {
+                    for (index_t i = 0; i < length; ++i) {
+                        const double size = std::fabs(to_double(data[offset + i * stride]));
+                        max[i % 4] = max[i % 4] < size ? size : max[i % 4];
+                    }
+                });
             return std::max(std::max(max[0], max[1]), std::max(max[2], max[3]));
         });
     });

@@ -35,8 +35,9 @@ struct Samples {
     };
 
     index_t count;
-    int rank;                         // >= 1
-    std::array<Axis, max_rank> axis;  // outermost first
+    int rank;                            // >= 1
+    std::array<Axis, max_rank> axis;     // outermost first
+    std::array<bool, operands> one_run;  // of all samples, for the operand alone
     int target_rank;
     std::array<Place, max_rank> place;
 
@@ -76,15 +77,27 @@ struct Samples {
             }
         }
     }
-    // Calls visit(i, run.offset[operand] + ...): the offset of each of the samples, in their order.
+    // Calls visit(begin, length, offset) for the runs of samples [first, first + count) that one
+    // operand reaches by its stride, whatever the others do: they may be longer.
+    template <class Visit>
+    void for_each_run_of(Operand operand, index_t first, index_t count, Visit&& visit) const {
+        if (one_run[operand]) return visit(index_t{0}, count, first * stride(operand));
+        for_each_run(first, count,
+                     [&](const Run& run) { visit(run.begin, run.length, run.offset[operand]); });
+    }
+    // Calls visit(i, offset): that of each of the samples in the operand, in their order.
     template <class Visit>
     void for_each(Operand operand, index_t first, index_t count, Visit&& visit) const {
-        for_each_run(first, count, [&](const Run& run) {
-            for (index_t i = 0; i < run.length; ++i)
-                visit(run.begin + i, run.offset[operand] + i * stride(operand));
+        for_each_run_of(operand, first, count, [&](index_t begin, index_t length, index_t offset) {
+            for (index_t i = 0; i < length; ++i) visit(begin + i, offset + i * stride(operand));
         });
     }
 };
+
+// Tells whether an operand reaches both axes by the stride of the inner one.
+inline bool merges_into(const Samples::Axis& outer, const Samples::Axis& inner, int operand) {
+    return outer.stride[operand] == inner.extent * inner.stride[operand];
+}
 
 // Orders the samples of these arrays (nullptr: not part of the call) by `leading`'s memory. The
 // class axis of input and gradient is `axis`.
@@ -119,7 +132,7 @@ inline Samples samples_of(const std::array<const Array*, operands>& arrays, int 
         if (next.extent == 1) continue;
         bool merges = samples.rank > 0;
         for (int o = 0; merges && o < operands; ++o)
-            merges = samples.axis[samples.rank - 1].stride[o] == next.extent * next.stride[o];
+            merges = merges_into(samples.axis[samples.rank - 1], next, o);
         if (merges) {
             const index_t outer = samples.axis[samples.rank - 1].extent;
             samples.axis[samples.rank - 1] = {outer * next.extent, next.stride};
@@ -128,6 +141,10 @@ inline Samples samples_of(const std::array<const Array*, operands>& arrays, int 
         }
     }
     if (samples.rank == 0) samples.axis[samples.rank++] = {1, {}};
+    samples.one_run.fill(true);
+    for (int a = 1; a < samples.rank; ++a)
+        for (int o = 0; o < operands; ++o)
+            samples.one_run[o] &= merges_into(samples.axis[a - 1], samples.axis[a], o);
     return samples;
 }
 

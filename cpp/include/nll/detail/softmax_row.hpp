@@ -132,42 +132,33 @@ private:
                                      const Shift& shift, Exp* kept, Between&& between,
                                      bool smooths = false) {
         RowLanes<Precision> row;
-        const auto compute = [&](const auto* logits, index_t at, index_t count, auto clamped,
-                                 auto smoothed) {
-            if (count == 0) return;
-            const std::byte* ahead = far_ahead(from, first + at);
-            const TermWeights weights(plan_, first + at);
-            if (kept)
-                exps_of_row<clamped, true, smoothed>(logits, count, shift, ahead, kept + at, row,
-                                                     weights);
-            else
-                exps_of_row<clamped, false, smoothed>(logits, count, shift, ahead, kept, row,
-                                                      weights);
-        };
-        const auto compute_whole = [&](const auto* logits, index_t at, index_t count,
-                                       auto smoothed) {
-            if (shift.clamps()) compute(logits, at, count, std::true_type(), smoothed);
-            else compute(logits, at, count, std::false_type(), smoothed);
-        };
         const auto compute_all = [&](const auto* logits) {
-            // The last classes, filled up with what is to be clamped: early, since loads of a few
-            // numbers that were just stored one by one would wait.
+            // The last classes are copied early, since loads of a few numbers that were just stored
+            // one by one would wait.
             const index_t rest = classes % pair_size, end = classes - rest;
-            alignas(cache_line) Real last[pair_size];
-            std::fill_n(last, pair_size, -std::numeric_limits<Real>::infinity());
-            for (index_t c = 0; c < rest; ++c) last[c] = converted<Real>(logits[end + c]);
+            const LastClasses<Precision> last(logits + end, rest), none{};
             for_each_block(0, classes, between.step(), [&](index_t at, index_t count) {
                 between(first + at + count);
-                const index_t whole = std::min(count, end - at);
-                if (smooths)
-                    compute_whole(logits + at, at, whole, std::bool_constant<Precision::fused>());
-                else compute_whole(logits + at, at, whole, std::false_type());
+                const auto compute = [&](auto clamped, auto keeps, auto smoothed) {
+                    exps_of_row<clamped, keeps, smoothed>(
+                        logits + at, std::min(count, end - at), at + count == classes ? last : none,
+                        shift, far_ahead(from, first + at), kept ? kept + at : nullptr, row,
+                        TermWeights(plan_, first + at));
+                };
+                const auto choose_shift = [&](auto keeps, auto smoothed) {
+                    if (shift.clamps()) compute(std::true_type(), keeps, smoothed);
+                    else compute(std::false_type(), keeps, smoothed);
+                };
+                const auto choose_keeps = [&](auto smoothed) {
+                    if (kept) choose_shift(std::true_type(), smoothed);
+                    else choose_shift(std::false_type(), smoothed);
+                };
+                if (smooths) choose_keeps(std::bool_constant<Precision::fused>());
+                else choose_keeps(std::false_type());
             });
-            const index_t padded_rest = Precision::fused ? padded(rest) : paired(rest);
-            compute(last, end, padded_rest, std::true_type(), std::false_type());
             const TermWeights weights(plan_, first + end);
             for (index_t c = 0; c < rest && smooths; ++c)
-                row.smoothing[c % lanes] += weights[c] * (last[c] - shift.shift(0));
+                row.smoothing[c % lanes] += weights[c] * (last.logits[c] - shift.shift(0));
         };
         if (plan_.class_stride[input] == 1) compute_all(from + first);
         else compute_all(load(from, first, classes));

@@ -449,13 +449,11 @@ inline void load_groups(const Samples& samples, const Array& group, index_t grou
     index_t bad_position = std::numeric_limits<index_t>::max();
     std::array<index_t, max_rank> bad;
     std::uint64_t bad_group = 0;
-    const index_t stride = samples.stride(losses);
     for_each_piece(samples.count, interruptible, [&](index_t first, index_t last) {
-        samples.for_each_run(first, last - first, [&](const Samples::Run& run) {
-            visit_integer(group.dtype, [&]<class Label>() {
-                const Label* from = static_cast<const Label*>(group.data) + run.offset[losses];
-                for (index_t i = 0; i < run.length; ++i)
-                    to[first + run.begin + i] = static_cast<index_t>(from[i * stride]);
+        visit_integer(group.dtype, [&]<class Label>() {
+            const Label* const from = static_cast<const Label*>(group.data);
+            samples.for_each(losses, first, last - first, [&](index_t i, index_t offset) {
+                to[first + i] = static_cast<index_t>(from[offset]);
             });
         });
         for (index_t i = first; i < last; ++i) {
