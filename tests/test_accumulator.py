@@ -135,6 +135,20 @@ def test_loss_has_the_widest_dtype_of_the_inputs(loss, dtypes, expected):
     assert nll.LossAccumulator.from_bytes(accumulator.to_bytes(), dtype="f2").compute().dtype == np.float16
 
 
+@pytest.mark.parametrize("groups", [None, 2], ids=["whole", "grouped"])
+def test_a_batch_without_samples_adds_nothing(loss, groups):
+    """No dtype, no weights: the state is of the data, however it was cut."""
+    accumulator, never = accumulator_of(loss, groups=groups), accumulator_of(loss, groups=groups)
+    group = {} if groups is None else {"group": np.zeros(0, int)}
+    accumulator.update(np.zeros((0, 3), np.float16), [], sample_weight=np.ones(0), **group)
+    np.testing.assert_array_equal(accumulator.state, never.state)
+    assert accumulator.compute().dtype == np.float64
+    for some in (accumulator, never):
+        some.update(np.array([[0.5, 1, 2]], np.float32), [0], **({} if groups is None else {"group": [1]}))
+    accumulator.update(np.zeros((0, 3)), np.zeros(0, np.uint8), **group)
+    np.testing.assert_array_equal(accumulator.state, never.state)
+
+
 @pytest.mark.parametrize("convert", [np.ndarray.tolist, lambda a: a.astype(a.dtype.newbyteorder(">"))])
 def test_arrays_that_are_not_native(loss, convert, rng):
     input, target = loss.random_input(rng, (20, 5), np.float64), random_target(rng, 20, 5)

@@ -190,7 +190,10 @@ assert nll.get_num_threads() == 7
 
 @on_linux
 @needs_openmp
-@pytest.mark.parametrize(("setting", "expected"), [("1", 1), ("100000", None), ("rubbish", None), ("-3", None)])
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("1", 1), *((wrong, None) for wrong in ["100000", "99999999999", "rubbish", "4x", "-3", "0", ""])],
+)
 def test_omp_num_threads(setting, expected, run_python):
     """It limits, and what makes no sense is passed over; no setting gets more than the CPUs we may use."""
     done = run_python(LARGE_CALL + "check(call()); print(nll.get_num_threads())", OMP_NUM_THREADS=setting)

@@ -250,6 +250,10 @@ void dtypes_of_losses() {
     CHECK(dtype_of({brain, DType::float32}) == DType::float32);
 }
 
+void nothing_adds_nothing() {
+    for (const Case& of : cases) CHECK(state_of(of, 3, 0).to_bytes() == empty_state(of).to_bytes());
+}
+
 void errors_leave_the_state() {
     for (const Case& of : cases) {
         State state = state_of(of, 0, 100);
@@ -367,9 +371,11 @@ void hostile_bytes_are_refused() {
     CHECK(refusal_of(logits, set(23, 0x3f)) == "nothing was thrown");
     CHECK(refusal_of(plain, set(24, 1)) == prefix + "there are no such class weights");
     CHECK(refusal_of(plain, set(32, 1)) == prefix + "there are no such class weights");
-    CHECK(refusal_of(plain, set(12, 0)) == prefix + "its samples have no dtype, or no weights");
-    CHECK(refusal_of(with_weights, set(13, 0)) ==
-          prefix + "its samples have no dtype, or no weights");
+    const std::string flags = prefix +
+                              "its samples have no dtype, or no weights, or it has these without a "
+                              "sample";
+    CHECK(refusal_of(plain, set(12, 0)) == flags);
+    CHECK(refusal_of(with_weights, set(13, 0)) == flags);
     CHECK(refusal_of(plain, set(47, 0x41)) == prefix + "no state has so many samples");
     CHECK(refusal_of(plain, set(55, 0xff)) == prefix + "no state has so many samples");
     CHECK(refusal_of(plain, set(40, static_cast<int>(plain.count() % 256) ^ 1)) ==
@@ -377,7 +383,7 @@ void hostile_bytes_are_refused() {
     const State none(LossFunction::nll_loss);
     CHECK(refusal_of(none, set(14, 1)) == prefix + "there is a NaN or an infinity of no sample");
     CHECK(refusal_of(none, set(700, 1)) == prefix + "0 samples do not add up to such a weight");
-    CHECK(refusal_of(none, set(48, 1)) == prefix + "its samples have no dtype, or no weights");
+    for (const int at : {12, 13, 48}) CHECK(refusal_of(none, set(at, 1)) == flags);
     CHECK(refusal_of(plain, set(14, 1)) == prefix + "a NaN or an infinity has no square");
     CHECK(refusal_of(plain, set(14, 8)) == prefix + "a NaN or an infinity has no square");
     CHECK(refusal_of(plain, set(15, 1)) == prefix + "a sum of squares is negative");
@@ -481,6 +487,7 @@ int main() {
     perplexities();
     kinds_do_not_mix();
     dtypes_of_losses();
+    nothing_adds_nothing();
     errors_leave_the_state();
     groups();
     every_flipped_bit_is_seen();
