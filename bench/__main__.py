@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="every contestant once a round (default: 15)")
     parser.add_argument(
-        "--patience", type=float, metavar="S", help="a contestant leaves a case after so many seconds (default: 0.6)"
+        "--patience", type=float, metavar="S", help="a contestant leaves a case after so many seconds (default: 0.45)"
     )
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="of each contestant (default: 2)")
     parser.add_argument("--quick", action="store_true", help="the rows of the README alone, in two minutes")
@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     chosen = parser.parse_args()
     chosen.rounds = chosen.rounds or (5 if chosen.quick else 15)
-    chosen.patience = chosen.patience or (0.4 if chosen.quick else 0.6)
+    chosen.patience = chosen.patience or (0.4 if chosen.quick else 0.45)
     chosen.peers = (chosen.peers if chosen.peers is not None else quick if chosen.quick else ",".join(usual)).split(",")
     return chosen
 
