@@ -168,10 +168,10 @@ private:
         sums_.shift = Shift(max_, tile_.width);
     }
     bool sums_in_range() const {
-        bool in_range = in_range_;
+        std::uint64_t outside = 0;  // as wide as a sum, for SIMD
         for (index_t i = 0; i < tile_.width; ++i)
-            in_range &= Shift::sum_in_range(sums_.sum[i], plan_.classes);
-        return in_range;
+            outside |= std::uint64_t{!Shift::sum_in_range(sums_.sum[i], plan_.classes)};
+        return in_range_ && !outside;
     }
 
     bool sequential() const { return !Precision::exact && plan_.classes <= max_sequential_classes; }
