@@ -53,7 +53,12 @@ ENDS = {
     "last-line": ("", 0),
     "sys-exit": ("sys.exit(3)", 3),
     "exception": ("raise KeyError('last')", 1),
-    "interrupt": ("import signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", -2),
+    # A shell's background processes begin with the signal ignored.
+    "interrupt": (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
+        -2,
+    ),
     "call-at-exit": ("atexit.register(lambda: print(nll.nll_loss(rows, labels)))", 0),
     "in-a-child": (
         "child = os.fork()\nif child == 0: nll.cross_entropy(rows, labels); sys.exit(3)\n"

@@ -144,7 +144,9 @@ def test_scaling_rounds_once_more(bridge, dtype, rng):
     gradient = np.asarray(gradient_at(function, 0.3, input, target, weight))
     expected = nll.cross_entropy_backward(np.float32(0.3), input, target, weight, ignore_index=IGNORED)
     error = abs(gradient.astype(np.longdouble) - expected.astype(np.longdouble))
-    assert (error <= 1.5 * ulp(expected.astype(np.longdouble), np.dtype(dtype))).all()
+    # In float64 an entry is a product with a factor in two parts: without fused operations up to an ULP off by itself.
+    bound = 2.5 if dtype == np.float64 else 1.5
+    assert (error <= bound * ulp(expected.astype(np.longdouble), np.dtype(dtype))).all()
 
 
 def test_loss_scaling_saves_what_float16_would_lose(bridge, rng):
