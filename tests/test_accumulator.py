@@ -139,7 +139,7 @@ def test_loss_has_the_widest_dtype_of_the_inputs(loss, dtypes, expected):
 def test_a_batch_without_samples_adds_nothing(loss, groups):
     """No dtype, no weights: the state is of the data, however it was cut."""
     accumulator, never = accumulator_of(loss, groups=groups), accumulator_of(loss, groups=groups)
-    group = {} if groups is None else {"group": np.zeros(0, int)}
+    group = {} if groups is None else {"group": []}
     accumulator.update(np.zeros((0, 3), np.float16), [], sample_weight=np.ones(0), **group)
     np.testing.assert_array_equal(accumulator.state, never.state)
     assert accumulator.compute().dtype == np.float64

@@ -269,7 +269,7 @@ CHOICES = [
     case("ignore-index-text", TypeError, r"ignore_index.*'-100'", ignore_index="-100"),
     case("ignore-index-array", TypeError, r"ignore_index", ignore_index=np.array([1, 2])),
     case("ignore-index-too-large", ValueError, r"ignore_index.*18446744073709551616", ignore_index=2**64),
-    case("ignore-index-of-5000-digits", ValueError, r"ignore_index is a int, outside", ignore_index=10**5000),
+    case("ignore-index-of-5000-digits", ValueError, r"ignore_index is an int, outside", ignore_index=10**5000),
     case("ignore-index-that-fails", TypeError, r"ignore_index.*no index today", ignore_index=Raising()),
     case("ignore-index-too-small", ValueError, r"ignore_index.*-9223372036854775809", ignore_index=-(2**63) - 1),
     case("index-base-float", TypeError, r"index_base.*0\.5", index_base=0.5),
@@ -280,13 +280,13 @@ CHOICES = [
     case("index-base-none", TypeError, r"index_base.*None", index_base=None),
     case("index-base-and-classes-too-large", ValueError, r"index_base.*9223372036854775806", index_base=2**63 - 2),
     case("index-base-too-large", ValueError, r"index_base.*9223372036854775808", index_base=2**63),
-    case("index-base-of-5000-digits", ValueError, r"index_base is a int, outside", index_base=-(10**5000)),
+    case("index-base-of-5000-digits", ValueError, r"index_base is an int, outside", index_base=-(10**5000)),
     case("index-base-that-fails", TypeError, r"index_base.*no index today", index_base=Raising()),
     case("index-base-too-small", ValueError, r"index_base.*-9223372036854775809", index_base=-(2**63) - 1),
     case("axis-too-large", AxisError, r"axis 3 is out of bounds for input with 3 dimensions", axis=3),
     case("axis-too-small", AxisError, r"axis -4 is out of bounds for input with 3 dimensions", axis=-4),
     case("axis-huge", AxisError, r"axis 1180591620717411303424 is out of bounds", axis=2**70),
-    case("axis-of-5000-digits", AxisError, r"axis a int is out of bounds", axis=10**5000),
+    case("axis-of-5000-digits", AxisError, r"axis an int is out of bounds", axis=10**5000),
     case("axis-that-fails", TypeError, r"axis.*no index today", axis=Raising()),
     case("axis-float", TypeError, r"axis.*1\.0", axis=1.0),
     case("axis-bool", TypeError, r"axis.*True", axis=True),
@@ -600,6 +600,28 @@ def test_dtype_that_numpy_does_not_know(dtype):
 def huge(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """An array of one element's memory."""
     return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+class Exhausted:
+    """An integer and an array for which there is no memory."""
+
+    def __index__(self) -> int:
+        raise MemoryError("none left")
+
+    def __array__(self, *arguments: Any, **named: Any) -> np.ndarray:
+        raise MemoryError("none left")
+
+
+@pytest.mark.parametrize("name", ["input", "target", "axis", "ignore_index"])
+def test_an_argument_that_runs_out_of_memory(name):
+    """It is no other error than that."""
+    with pytest.raises(MemoryError, match="none left"):
+        nll.nll_loss(**{"input": np.zeros((2, 3)), "target": [0, 1]} | {name: Exhausted()})
+
+
+def test_grad_output_beyond_float64():
+    with pytest.raises(ValueError, match=r"^grad_output is an int, beyond the largest float64$"):
+        nll.nll_loss_backward(10**400, np.zeros((2, 3)), [0, 1])
 
 
 def test_float_target_too_large_for_any_memory():

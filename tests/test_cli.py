@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -518,6 +519,17 @@ def prepare_bad_files(target: np.ndarray) -> None:
     Path("pickled.npy").write_bytes(pickle.dumps(Trap()))
     Path("cut.npy").write_bytes(Path("logits.npy").read_bytes()[:2000])
     Path("cut.npz").write_bytes(Path("two.npz").read_bytes()[:2000])
+    np.save("scalar.npy", np.float32(1))
+    for index, dtype in enumerate([np.float32, np.float32, np.float64]):
+        np.save(f"same-{index}.npy", np.zeros((N, C), dtype))
+    np.save("weight-of-7.npy", np.ones(C))
+    np.save("many-groups.npy", np.full(N, 1 << 20))
+    np.save("wide.npy", np.zeros((2, (1 << 17) + 1), np.float16))
+    np.save("two.npy", target[:2])
+    with zipfile.ZipFile("headers.npz", "w") as archive:
+        for minor in (0, 1):
+            with archive.open(f"v{minor}.npy", "w") as member:
+                member.write(b"\x93NUMPY" + bytes([3, minor]) + bytes(100))
     Path("text.json").write_text("{}", "utf-8")
     Path("no.json").write_text("{", "utf-8")
 
@@ -541,6 +553,39 @@ BAD = {
     "group": (["logits.npy", "target.npy", "--group", "group.npy"], "group.npy[0] is -3; groups are 0 or more"),
     "other": (["logits.npy", "target.npy", "--compare", "other.npy"], "other.npy has shape (400, 8), but logits.npy"),
     "shards": (["part-*.npy", "target.npy"], "part-1.npy has shape (2, 6), which does not continue (2, 7) of part-0"),
+    "scalar": (["scalar.npy", "target.npy"], "scalar.npy has no dimension; predictions have a class axis"),
+    "axis-of-shards": (["same-[01].npy", "target.npy", "--axis", 0], "--axis is 0, along which shards are joined"),
+    "dtype-of-shards": (["same-*.npy", "target.npy"], "same-2.npy has dtype float64, but same-0.npy has float32"),
+    "long-name": (["a" * 300 + ".npy", "target.npy"], "a.npy: File name too long"),
+    "header": (["headers.npz:v0", "target.npy"], "v0 has a header of version (3, 0)"),
+    "not-raw": (["same-2.npy", "target.npy", "--dtype", "bfloat16"], "float64, which are no raw bytes of bfloat16"),
+    "sample-weight": (
+        ["logits.npy", "target.npy", "--sample-weight", "short.npy"],
+        "short.npy has shape (399,), which does not broadcast to (400,) of target.npy",
+    ),
+    "float-groups": (
+        ["logits.npy", "target.npy", "--group", "floats.npy"],
+        "floats.npy has dtype float32; groups must",
+    ),
+    "many-groups": (["logits.npy", "target.npy", "--group", "many-groups.npy"], "groups up to 1048576; at most 131072"),
+    "many-classes": (["wide.npy", "two.npy", "--per-class"], "--per-class is for at most 131072 classes, not 131073"),
+    "compare": (
+        [
+            "logits.npy",
+            "target.npy",
+            "--compare",
+            "logits.npy",
+            "--weight",
+            "weight-of-7.npy",
+            "--label-smoothing",
+            0.1,
+        ],
+        "--compare takes --weight or --label-smoothing, not both",
+    ),
+    "no-label": (
+        ["logits.npy", "target.npy", "--ignore-index", 2**64],
+        "is outside [-2^63, 2^64): no label can be that",
+    ),
     "axis": (["logits.npy", "target.npy", "--axis", 2], "--axis 2 is out of bounds for logits.npy"),
     "kind": (["logits.npy", "target.npy", "--kind", "log-probabilities"], "a log-probability is at most 0"),
     "probabilities": (["logits.npy", "target.npy", "--kind", "probabilities"], "a probability is in [0, 1]"),
@@ -556,6 +601,39 @@ def test_bad_input_is_told_with_status_2(logits, target, name):
     arguments, words = BAD[name]
     assert words in refused("score", *arguments)
     assert not Path("trapped").exists()
+
+
+def test_bad_safetensors_are_told_with_status_2(logits):
+    save = pytest.importorskip("safetensors.numpy").save_file
+    save({"a": np.float32([1.0])[0:1].reshape(())}, "scalar.safetensors")
+    assert "scalar.safetensors: a is a single number" in refused("score", "scalar.safetensors", "target.npy")
+    Path("cut.safetensors").write_bytes(bytes(20))
+    assert "cut.safetensors: " in refused("score", "cut.safetensors", "target.npy")
+
+
+def test_arrays_of_a_zarr_group(logits):
+    """One is taken; of several, one has to be named."""
+    zarr = pytest.importorskip("zarr")
+    group = zarr.open_group("group.zarr", mode="w")
+    group.create_array("a", data=logits, chunks=(64, C))
+    assert score("group.zarr", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+    group.create_array("b", data=logits, chunks=(64, C))
+    assert "group.zarr has 2 arrays (a, b): name one" in refused("score", "group.zarr", "target.npy")
+    assert "no Zarr array is there" in refused("score", "group.zarr:c", "target.npy")
+
+
+def test_raw_bytes_of_a_zarr_array(logits):
+    zarr = pytest.importorskip("zarr")
+    halves = logits.astype(pytest.importorskip("ml_dtypes").bfloat16)
+    np.save("halves.npy", halves.view(np.uint16))
+    zarr.create_array("raw.zarr", data=halves.view(np.uint16), chunks=(64, C))
+    found = score("raw.zarr", "target.npy", "--dtype", "bfloat16")
+    assert found["loss"] == score("halves.npy", "target.npy", "--dtype", "bfloat16")["loss"]
+
+
+def test_a_picture_needs_what_it_shows(logits):
+    run("score", "logits.npy", "target.npy", "--loss-only", "--json", "it.json")
+    assert "it.json has no accuracy and calibration" in refused("merge", "it.json", "--plot", "it.png")
 
 
 def test_a_zarr_array_is_not_unpickled(logits):
@@ -604,6 +682,7 @@ def damaged(change: Any) -> Any:
         (damaged(lambda it: it["calibration"].update(count=[-1] * 15)), "bad.json is damaged"),
         (damaged(lambda it: it["options"].update(kind="probabilities")), "its kind is probabilities, not logits"),
         (damaged(lambda it: it.pop("classes")), "bad.json lacks a table of classes"),
+        (damaged(lambda it: it["histogram"].update(edges=[0, 1])), "bad.json is damaged"),
         (lambda it: Path("bad.json").write_text("{", "utf-8"), "bad.json is no JSON"),
         (lambda it: None, "bad.json: No such file"),
     ],

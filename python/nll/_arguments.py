@@ -47,7 +47,7 @@ def as_array(name: str, value: object) -> Array:
             raise
         except Exception as error:
             problem = f"that NumPy cannot take: {hint(value, error)}"
-            raise TypeError(f"{name} is a {kind_of(value)} {problem}") from error
+            raise TypeError(f"{name} is {a_kind_of(value)} {problem}") from error
         if isinstance(array, np.ma.MaskedArray):
             return as_array(name, array)
     array = np.asarray(array)  # a subclass's memory as it is
@@ -74,11 +74,13 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception:  # of its own, or of an integer with too many digits
         text = ""
-    return text if 0 < len(text) <= 80 else f"a {kind_of(value)}"
+    return text if 0 < len(text) <= 80 else a_kind_of(value)
 
 
-def kind_of(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+def a_kind_of(value: object) -> str:
+    """Name a value's type, with its article."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def hint(value: object, error: Exception) -> str:
@@ -98,10 +100,10 @@ def check_device(name: str, value: object) -> None:
         device = int(locate()[0])
     except Exception as error:
         problem = f"whose device cannot be told: {error}"
-        raise TypeError(f"{name} is a {kind_of(value)} {problem}") from error
+        raise TypeError(f"{name} is {a_kind_of(value)} {problem}") from error
     if device != CPU:
         raise TypeError(
-            f"{name} is a {kind_of(value)} on a device (DLPack type {device}); "
+            f"{name} is {a_kind_of(value)} on a device (DLPack type {device}); "
             f"nll computes on the CPU: copy it there first, for example with .cpu()"
         )
 
@@ -467,7 +469,7 @@ def as_out(
     if out is None:
         return None
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"out is a {kind_of(out)}; it must be a numpy.ndarray")
+        raise TypeError(f"out is {a_kind_of(out)}; it must be a numpy.ndarray")
     like = others["input"]
     if out.dtype != like.dtype or not out.dtype.isnative:
         found = out.dtype if out.dtype.isnative else out.dtype.str

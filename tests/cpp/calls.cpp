@@ -90,6 +90,15 @@ void logits() {
     CHECK(message_of<std::invalid_argument>(
               [&] { nll_loss(input, target, {.label_smoothing = 0.1}); }) ==
           "label_smoothing is for cross-entropy: the negative log likelihood reads one class");
+    for (const int threads : {-1, 257})
+        CHECK(message_of<std::invalid_argument>([&] {
+                  cross_entropy(input, target, {.num_threads = threads});
+              }) == "num_threads is " + std::to_string(threads) + ", outside [0, 256]");
+    const Array of_losses(View<const float, 1>{grad_output, {3}}), of_target(target), to(in_place);
+    CHECK(message_of<std::invalid_argument>(
+              [&] { nll_loss_backward(&of_losses, 1.0, of_target, to, {.ignore_index = 255}); }) ==
+          "grad_output is an array of target's shape for reduction none, and a number "
+          "otherwise");
     const std::vector<float> before(gradient);
     CHECK(message_of<std::out_of_range>([&] {
               cross_entropy_value_and_grad(input, target, in_place);

@@ -55,6 +55,20 @@ void order_does_not_matter() {
     }
 }
 
+// Digits that were added to as often as they can bear are carried before they are merged.
+void carries_before_a_merge() {
+    ExactSum many, sum;
+    for (int i = 0; i < 100; ++i) add(many, -any_fraction());
+    ExactSum carried = many;
+    carry(carried);
+    many.pending = sum.pending = (1 << 27) - 1;
+    add(sum, 3.0);
+    merge(sum, many);
+    CHECK(sum.pending < 4);
+    add(carried, 3.0);
+    CHECK(same_bits(rounded(sum, format_of<double>), rounded(carried, format_of<double>)));
+}
+
 void cancels_to_nothing() {
     for (int round = 0; round < 200; ++round) {
         std::vector<double> values(100);
@@ -307,6 +321,7 @@ void specials_are_ieee() {
 
 int main() {
     order_does_not_matter();
+    carries_before_a_merge();
     cancels_to_nothing();
     many_carries();
     products_are_exact();

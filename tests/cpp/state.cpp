@@ -251,6 +251,9 @@ void dtypes_of_losses() {
 }
 
 void nothing_adds_nothing() {
+    CHECK(message_of<std::invalid_argument>(
+              [] { State(LossFunction::nll_loss).loss({.reduction = Reduction::none}); }) ==
+          "reduction is none, but a state has no losses of samples: it must be 'mean' or 'sum'");
     for (const Case& of : cases) CHECK(state_of(of, 3, 0).to_bytes() == empty_state(of).to_bytes());
 }
 

@@ -62,8 +62,6 @@ public:
             std::fill_n(weights, count, 1.0);
         } else if (tabled_) {
             for (index_t i = 0; i < count; ++i) weights[i] = table()[classes[i]];
-        } else if (weight_.size == 0) {
-            std::fill_n(weights, count, 0.0);  // all are ignored
         } else {
             visit_real(weight_.dtype, [&]<class T>() {
                 const T* data = static_cast<const T*>(weight_.data);
