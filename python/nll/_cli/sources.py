@@ -3,6 +3,7 @@
 
 import glob
 import mmap
+import os
 import re
 import threading
 import zipfile
@@ -245,7 +246,7 @@ def open_source(given: str, dtype: str | None = None) -> Source:
     dtype: of raw bytes, such as bfloat16.
     """
     path, name = split_name(given)
-    if Path(path).exists() or not glob.has_magic(path):
+    if os.path.exists(path) or not glob.has_magic(path):
         return open_one(path, name, dtype)
     paths = sorted(glob.glob(path, recursive=True), key=natural)
     if not paths:
@@ -257,7 +258,7 @@ def open_source(given: str, dtype: str | None = None) -> Source:
 def split_name(given: str) -> tuple[str, str | None]:
     """Split FILE:NAME where no file has that name."""
     path, colon, name = given.rpartition(":")
-    if colon and name and path and not Path(given).exists():
+    if colon and name and path and not os.path.exists(given):
         return path, name
     return given, None
 

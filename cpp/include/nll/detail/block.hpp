@@ -25,12 +25,15 @@ inline void load_grad_output(const Plan& plan, index_t first, index_t count, dou
 // Writes the losses, (count,), of samples [first, first + count), each rounded once.
 inline void write_losses(const Plan& plan, index_t first, index_t count, const double* from) {
     visit_floating(plan.dtype[losses], [&]<class Result>() {
-        alignas(cache_line) Result rounded[block_size];
-        for (index_t i = 0; i < count; ++i)
-            rounded[i] = from_double<Result>(from[i] + 0.0);  // -0 + 0 is +0
         Result* to = plan.pointer<Result>(losses);
-        plan.samples.for_each(losses, first, count,
-                              [&](index_t i, index_t offset) { to[offset] = rounded[i]; });
+        constexpr index_t at_once = 64;  // side by side, for SIMD; on a small stack
+        for_each_block(0, count, at_once, [&](index_t begin, index_t some) {
+            alignas(cache_line) Result rounded[at_once];
+            for (index_t i = 0; i < some; ++i)
+                rounded[i] = from_double<Result>(from[begin + i] + 0.0);  // -0 + 0 is +0
+            plan.samples.for_each(losses, first + begin, some,
+                                  [&](index_t i, index_t offset) { to[offset] = rounded[i]; });
+        });
     });
 }
 
