@@ -267,7 +267,11 @@ def laid_out(rng: Rng, array: np.ndarray | None, *, repeats: bool = False, own_m
 
 
 def random_problem(rng: Rng, *, cross_entropy: bool, plain: bool = False) -> Problem:
-    """Draws a problem of one of the losses. A plain one has no weights of samples and no infinite weights."""
+    """Draws a problem of one of the losses.
+
+    A plain one has no weights of samples and no infinite weights; nor, beside label smoothing, numbers so near to
+    float64's largest that sums in double overflow.
+    """
     shape, axis = random_shape(rng)
     class_axis = 0 if len(shape) == 1 else axis
     target_shape = tuple(np.delete(shape, class_axis).tolist())
@@ -275,6 +279,8 @@ def random_problem(rng: Rng, *, cross_entropy: bool, plain: bool = False) -> Pro
     dtype = one_of(rng, *FLOAT_DTYPES)
     label_smoothing = float(one_of(rng, 0, 0, 0.1, float(rng.random()), 1.0)) if cross_entropy else 0.0
     values = random_values(rng, shape, dtype, one_of(rng, *VALUES))
+    if plain and label_smoothing and dtype == np.float64:
+        values = np.where(np.abs(values) < 2.0**960, values, values * np.inf)
     labels, index_base, ignore_index = random_labels(rng, target_shape, class_count)
     anything = not cross_entropy and not plain
     weight = random_class_weight(rng, class_count, label_smoothing, anything)

@@ -129,7 +129,8 @@ def bound_of_loss(problem: Problem, doubles: Doubles, value: np.ndarray, *, logi
         return Result(value, bound.reshape(value.shape), terms.reshape(value.shape))
     whole = terms.sum()
     divisor = abs(doubles.divisor)
-    bound = bound.sum() + (len(terms) + 4) * U * whole
+    # A product may be subnormal, and have fewer digits.
+    bound = bound.sum() + (len(terms) + 4) * U * whole + len(terms) * 2.0**-1074
     return Result(value, bound / divisor + (doubles.divisor_error + U) * whole / divisor, whole / divisor)
 
 
