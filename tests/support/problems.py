@@ -280,7 +280,7 @@ def random_problem(rng: Rng, *, cross_entropy: bool, plain: bool = False) -> Pro
     label_smoothing = float(one_of(rng, 0, 0, 0.1, float(rng.random()), 1.0)) if cross_entropy else 0.0
     values = random_values(rng, shape, dtype, one_of(rng, *VALUES))
     if plain and label_smoothing and dtype == np.float64:
-        values = np.where(np.abs(values) < 2.0**960, values, values * np.inf)
+        values = np.where(np.abs(values) >= 2.0**960, np.copysign(np.inf, values), values)
     labels, index_base, ignore_index = random_labels(rng, target_shape, class_count)
     anything = not cross_entropy and not plain
     weight = random_class_weight(rng, class_count, label_smoothing, anything)
