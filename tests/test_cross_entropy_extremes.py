@@ -316,6 +316,18 @@ def test_gradient_of_an_infinite_grad_output(grad_output, dtype):
     np.testing.assert_equal(gradient[1], [1, -1])
 
 
+def test_the_smoothed_loss_of_a_sample_beyond_float64_is_infinite():
+    """In the mean, too, which the weights would bring back: what is reduced are the samples' losses as doubles."""
+    lowest = np.finfo(np.float64).min
+    input = np.array([[0, lowest, lowest]])
+    mean = nll.cross_entropy(input, [0], label_smoothing=1.0)
+    assert_same_bits(mean, np.float64(-lowest * (2 / 3)))
+    for reduction in ("none", "sum", "mean"):
+        assert np.all(
+            nll.cross_entropy(input, [0], np.full(3, 3.0), reduction=reduction, label_smoothing=1.0) == np.inf
+        )
+
+
 @pytest.mark.parametrize("size", [2.0**-501, 2.0**501, 2.0**1023, 5e-324])
 def test_smoothing_says_which_weights_it_serves(size):
     logits = np.zeros((2, 3))

@@ -250,10 +250,13 @@ void dtypes_of_losses() {
     CHECK(dtype_of({brain, DType::float32}) == DType::float32);
 }
 
-void nothing_adds_nothing() {
+void has_no_losses_of_samples() {
     CHECK(message_of<std::invalid_argument>(
               [] { State(LossFunction::nll_loss).loss({.reduction = Reduction::none}); }) ==
           "reduction is none, but a state has no losses of samples: it must be 'mean' or 'sum'");
+}
+
+void nothing_adds_nothing() {
     for (const Case& of : cases) CHECK(state_of(of, 3, 0).to_bytes() == empty_state(of).to_bytes());
 }
 
@@ -490,6 +493,7 @@ int main() {
     perplexities();
     kinds_do_not_mix();
     dtypes_of_losses();
+    has_no_losses_of_samples();
     nothing_adds_nothing();
     errors_leave_the_state();
     groups();
