@@ -4,6 +4,7 @@
 #include <nll/detail/exp_loops.hpp>
 
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -17,31 +18,11 @@ namespace {
 constexpr float largest_float = std::numeric_limits<float>::max();
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
-double relative_error(double value, long double exact) {
+double relative_error(long double value, long double exact) {
     return static_cast<double>(std::fabs(value / exact - 1));
 }
 
 // ---------------------------------------------------------------- the functions
-
-void exps_of_doubles() {
-    std::mt19937_64 random(1);
-    std::uniform_real_distribution<double> fraction(1, 2);
-    double worst = 0;
-    for (int i = 0; i < 200'000; ++i) {
-        const double x = -std::ldexp(fraction(random), i % 70 - 60), low = x * 0x1p-54;
-        const auto exact = static_cast<long double>(x);
-        worst = std::max(worst, ulps(exp_double(x, 0), std::exp(exact)));
-        worst = std::max(worst, ulps(exp_double(x, low), std::exp(exact + low)));
-    }
-    for (double x = -746; x < -700; x += 0.01)  // results are subnormal
-        worst = std::max(worst, ulps(exp_double(x, 0), std::exp(static_cast<long double>(x))));
-    CHECK(worst < 1);
-    CHECK(exp_double(0, 0) == 1);
-    CHECK(same_bits(exp_double(-801, 0), 0.0) && same_bits(exp_double(-infinity, 0), 0.0));
-    CHECK(std::isnan(exp_double(nan, 0)));
-    for (int n = -1022; n <= 1023; ++n) CHECK(exp2_integer(n) == std::ldexp(1.0, n));
-    CHECK(same_bits(exp2_integer(-1023), 0.0));
-}
 
 // Single: 2^f of the polynomial, 2^n of eighths by the table, as numbers and as vectors.
 void exps_of_eighths() {
@@ -98,7 +79,42 @@ double exp_at(const ExpShift<Precision, width>& shift, typename Precision::Real 
 template <class Precision, int width>
 ExpShift<Precision, width> shift_to(typename Precision::Real max) {
     const Reals<Precision> all(width, max);
-    return ExpShift<Precision, width>(all.data(), width);
+    return ExpShift<Precision, width>(all.data(), width, false);
+}
+
+void exps_of_doubles() {
+    std::mt19937_64 random(1);
+    std::uniform_real_distribution<double> fraction(1, 2);
+    double worst = 0;
+    const auto check = [&](double max, double x) {
+        const auto shift = shift_to<Double, 1>(max);
+        const auto difference =
+            static_cast<long double>(x) - static_cast<long double>(shift.shift(0));
+        worst = std::max(worst, ulps(exp_at(shift, x, 0), std::exp(difference) * 0x1p280L));
+    };
+    for (int i = 0; i < 200'000; ++i) {
+        const double size = std::ldexp(fraction(random), i % 69 - 60);
+        check(0, i % 2 ? -size : std::fmod(size, 150));
+        // What the difference of two logits has rounded off counts.
+        const double max = std::ldexp(fraction(random), 8 + i % 10);
+        check(max, max - size), check(-max, -max - size);
+    }
+    for (double x = -900; x <= 150; x += 0.01) check(0, x);
+    CHECK(worst < 0.62);
+    for (const double max : {0.0, 1000.0}) {
+        const auto shift = shift_to<Double, 1>(max);
+        CHECK(exp_at(shift, max, 0) == 0x1p280);
+        CHECK(exp_at(shift, max - 900, 0) > 0 && std::isnan(exp_at(shift, nan, 0)));
+        for (const double x : {max - 900.5, -1e300, -infinity})
+            CHECK(same_bits(exp_at(shift, x, 0), 0.0));
+    }
+    CHECK(exp_difference(5, 5) == 1 && exp_difference(-infinity, 5) == 0);
+    CHECK(ulps(exp_difference(-745, -5), std::exp(-740.0L)) < 1);  // subnormal
+    for (int n = -1022; n <= 1023; ++n) CHECK(exp2_integer(n) == std::ldexp(1.0, n));
+    CHECK(same_bits(exp2_integer(-1023), 0.0));
+    // Sums of normal numbers become numbers of [1, 2).
+    for (int n = -1022; n <= 1022; ++n)
+        CHECK(std::ldexp(1.5, n) * Double::unit_of(std::ldexp(1.5, n)) == 1.5);
 }
 
 // Holds exponentials of one sample, and whether they count: no logit was seen to have none, and
@@ -128,6 +144,8 @@ Computed<Precision> compute_row(const Reals<Precision>& logits, const RowShift<P
         CHECK(same_bits(kept.sum[l], added.sum[l]) || kept.sum[l] != kept.sum[l]);
         found.sum += kept.sum[l];
     }
+    if (Precision::exact)  // sums are computed of exponentials
+        found.sum = std::accumulate(found.exps.begin(), found.exps.end(), 0.0);
     CHECK(kept.in_range() == added.in_range());
     found.accepted = kept.in_range() && RowShift<Precision>::sum_in_range(found.sum, classes);
     return found;
@@ -144,14 +162,15 @@ Computed<Precision> compute_tile(const Reals<Precision>& logits, const TileShift
     Reals<Precision> tile(logits.size() * pitch, Real{0});
     for (index_t c = 0; c < classes; ++c) tile[c * pitch + i] = logits[c];
     std::vector<typename Precision::Exp> exps(tile.size());
-    std::vector<double> sums(lanes * max_tile_samples, 0.0);
+    std::vector<double> sums(lanes * max_tile_samples, 0.0), errors(max_tile_samples, 0.0);
     const bool in_range = exps_of_tile<clamped, Precision>(
         tile.data(), classes, samples, pitch, shift, tile.data(), pitch, exps.data(), pitch,
-        sums.data(), by_lanes ? max_tile_samples : 0);
+        sums.data(), errors.data(), by_lanes ? max_tile_samples : 0);
     Computed<Precision> found;
     for (index_t c = 0; c < classes; ++c) found.exps.push_back(exps[c * pitch + i]);
     for (index_t lane = 0; lane < (by_lanes ? lanes : 1); ++lane)
         found.sum += sums[lane * max_tile_samples + i];
+    if (Precision::exact) found.sum = std::accumulate(found.exps.begin(), found.exps.end(), 0.0);
     found.accepted = in_range && TileShift<Precision>::sum_in_range(found.sum, classes);
     return found;
 }
@@ -190,19 +209,20 @@ void exps_from_the_maximum() {
          {0.0f, 3.25f, -17.5f, 127.0f, -350.0f, 350.0f, 1234.5f, -16000.0f, 1e6f, -3e8f, 3e38f}) {
         CHECK(worst_quotient<Single>(max, 500) < 1.6e-10);
         CHECK(worst_quotient<Bfloat16>(max, 100) < bfloat16_error);
-        CHECK(worst_quotient<Double>(max, 600) < 0x1p-52);
+        CHECK(worst_quotient<Double>(max, 600) < 0x1.ap-52);  // of two within 0.62 ULP, rounded
     }
 }
 
 // A sample that needs no shift has the same exponentials whether they are computed unshifted or
 // from its maximum: it does not depend on its neighbours.
 template <class Precision> void unshifted_is_from_the_maximum(float lowest, float highest) {
+    using Real = typename Precision::Real;
     std::mt19937_64 random(5);
     int accepted = 0;
     for (float max = lowest; max <= highest; max += 0.25f) {
-        std::uniform_real_distribution<float> below(-100, 0);
-        std::vector<float> logits(pair_size);
-        for (float& logit : logits) logit = max + below(random);
+        std::uniform_real_distribution<Real> below(-100, 0);
+        Reals<Precision> logits(pair_size);
+        for (Real& logit : logits) logit = max + below(random);
         logits[random() % pair_size] = max;
         const auto unshifted = compute_row<false, Precision>(logits, {});
         if (!unshifted.accepted) continue;
@@ -215,7 +235,7 @@ template <class Precision> void unshifted_is_from_the_maximum(float lowest, floa
         CHECK((compute_tile<false, Precision>(logits, {}, 1, 48, false).exps == shifted.exps));
         CHECK(
             (compute_tile<true, Precision>(logits, tile_shift, 1, 48, false).exps == shifted.exps));
-        for (const float logit : logits)
+        for (const Real logit : logits)
             CHECK(exp_at(RowShift<Precision>(), logit, 0) == exp_at(shift, logit, 0));
     }
     CHECK(accepted > static_cast<int>(highest - lowest));  // a quarter of those that were tried
@@ -228,9 +248,10 @@ template <class Precision>
 bool is_right(const Computed<Precision>& found, std::size_t at, typename Precision::Real odd,
               std::size_t ordinary_at, typename Precision::Real ordinary, double error) {
     const long double exact = std::exp(static_cast<long double>(odd) - ordinary);
-    const auto quotient =
-        static_cast<double>(found.exps[at]) / static_cast<double>(found.exps[ordinary_at]);
-    if (exact < Precision::negligible) return quotient >= 0 && quotient < Precision::negligible;
+    const auto quotient = static_cast<long double>(found.exps[at]) /
+                          static_cast<long double>(found.exps[ordinary_at]);
+    const long double negligible = Precision::exact ? 0x1p-1290L : Precision::negligible;
+    if (exact < negligible) return quotient >= 0 && quotient < negligible;
     return relative_error(quotient, exact) < error;
 }
 
@@ -238,7 +259,7 @@ bool is_right(const Computed<Precision>& found, std::size_t at, typename Precisi
 // maximum it is right, or, if there is no softmax, the sum is not finite.
 template <class Precision> void odd_logit(float odd, std::size_t at, double error) {
     constexpr float ordinary = 0.5f;
-    std::vector<float> logits(2 * pair_size, ordinary);
+    Reals<Precision> logits(2 * pair_size, ordinary);
     logits[at] = odd;
     const std::size_t ordinary_at = at == 0;
     const auto check = [&](const Computed<Precision>& found) {
@@ -301,7 +322,7 @@ void range_of_sums(float low_accepted, float high_accepted, float low_refused, f
     using Shift = RowShift<Precision>;
     for (const index_t classes : {1, 30, 1000})
         for (float logit = -1000; logit <= 1000; logit += 0.25f) {
-            const std::vector<float> logits(pair_size, logit);
+            const Reals<Precision> logits(pair_size, logit);
             const auto found = compute_row<false, Precision>(logits, {});
             // All classes have this logit, or all but one have next to nothing.
             for (const double sum : {found.exps[0] * static_cast<double>(classes),
@@ -329,14 +350,15 @@ template <class Precision> void shifts_of_a_tile() {
     Reals<Precision> max(max_tile_samples);
     for (index_t i = 0; i < max_tile_samples; ++i)
         max[i] = static_cast<Real>(i % 5 ? 40 * i - 2000 : i);
-    const TileShift<Precision> shift(max.data(), max_tile_samples);
+    const TileShift<Precision> shift(max.data(), max_tile_samples, false);
     Reals<Precision> tile(pair_size * max_tile_samples);
     for (std::size_t k = 0; k < tile.size(); ++k)
         tile[k] = max[k % max_tile_samples] - static_cast<Real>(k / max_tile_samples % 7);
     std::vector<typename Precision::Exp> exps(tile.size());
-    std::vector<double> sums(max_tile_samples, 0.0), pivots(max_tile_samples);
+    std::vector<double> sums(max_tile_samples, 0.0), errors(sums), pivots(sums);
     exps_of_tile<true, Precision>(tile.data(), pair_size, max_tile_samples, max_tile_samples, shift,
-                                  tile.data(), 0, exps.data(), max_tile_samples, sums.data(), 0);
+                                  tile.data(), 0, exps.data(), max_tile_samples, sums.data(),
+                                  errors.data(), 0);
     exps_of_samples(max.data(), max_tile_samples, shift, pivots.data());
     for (index_t i = 0; i < max_tile_samples; ++i) {
         const auto alone = shift_to<Precision, 1>(max[i]);
@@ -389,10 +411,13 @@ int main() {
     exps_from_the_maximum();
     unshifted_is_from_the_maximum<Single>(-400, 400);
     unshifted_is_from_the_maximum<Bfloat16>(-40, 30);
+    unshifted_is_from_the_maximum<Double>(-200, 200);
     odd_logits<Single>(1.6e-10);
     odd_logits<Bfloat16>(bfloat16_error);
+    odd_logits<Double>(0x1.ap-52);
     range_of_sums<Single>(-345, 345, -Single::max_unshifted, Single::max_unshifted);
     range_of_sums<Bfloat16>(-31.75f, 15.75f, Bfloat16::min_unshifted, Bfloat16::max_unshifted);
+    range_of_sums<Double>(-149, 146, -150, 150);
     shifts_of_a_tile<Single>();
     shifts_of_a_tile<Bfloat16>();
     shifts_of_a_tile<Double>();

@@ -3,22 +3,23 @@
 // every layout and for any number of threads. `x` are the logits of the C classes of a sample; the
 // pivot is its target, or for log_softmax the class of the first largest logit.
 //
-//   shift        the largest logit if it is beyond +-350, else 0      (double: the largest)
-//   e[c]         2^280 exp(x[c] - shift) = step * fraction            (double: exp(x[c] - shift))
+//   shift        the largest logit if it is beyond +-350, else 0         (double: beyond +-150)
+//   e[c]         2^280 exp(x[c] - shift) = step * fraction    (double: step + step * fraction)
 //   chunk        the sum of e[c] over 2048 classes in 16 lanes: class c in lane c mod 16. A lane
 //                adds its classes one after the other, and lanes are added in a tree. If C is at
-//                most 128, there is one lane                          (double: always 16 lanes)
+//                most 128, there is one lane
 //   sum, error   the chunks, added one after the other, and what these additions have rounded off
 //                                                             (double: what all have rounded off)
 //   others       (sum - e[pivot]) + error. If less than 2^-10 of the sum is left, first the chunk
 //                of the pivot is summed again: (e[pivot] - chunk) + its other classes is added to
 //                error. They are in 16 lanes, c and c + 16 added first         (double: not so)
 //   center, log  if others < e[pivot], x[pivot] and log(1 + others / e[pivot]), else shift and
-//                log(sum), for their sum is log(sum of exp(x))
+//                log(sum), for their sum is log(sum of exp(x))        (double: if < 2^900 e[pivot])
 //   loss         (center - x[pivot]) + log
 //   log_softmax  (x[c] - center) - log
 //   gradient     scale / (e[pivot] + others) * e[c]; at the target it is
 //                -scale * (others / (e[pivot] + others)); scale is weight * grad_output / divisor
+//                               (double: all three times the power of 2 that makes sum 1 to 2)
 //
 // A product and a sum have one rounding where the instruction set has such an operation (`fused`):
 // step * fraction is then added to its lane without being rounded. Results are rounded once to
@@ -120,6 +121,20 @@ template <class Term> double in_pairs(index_t count, Term&& term) {
 
 // ---------------------------------------------------------------- in double, for results in float
 
+// The number n of eighths next to x log2(e), and 2^(n + 280).
+struct Step {
+    double n, power;
+    int eighth;
+    explicit Step(double x) : n(multiply_add(x, log2_e, 0x1.8p49) - 0x1.8p49) {
+        constexpr double steps[] = {
+            0x1.0000000000000p+0, 0x1.172b83c7d517bp+0, 0x1.306fe0a31b715p+0, 0x1.4bfdad5362a27p+0,
+            0x1.6a09e667f3bcdp+0, 0x1.8ace5422aa0dbp+0, 0x1.ae89f995ad3adp+0, 0x1.d5818dcfba487p+0};
+        const auto eighths = static_cast<int>(n * 8);
+        eighth = eighths & 7;
+        power = std::ldexp(steps[eighth], (eighths >> 3) + 280);
+    }
+};
+
 // 2^280 exp(x - shift) with a relative error of 8e-11: (x - shift) log2(e) is n + f, where n is in
 // eighths; 2^n is from a table, and 2^f a polynomial. It is 0 for x - shift < -900.
 struct Single {
@@ -135,16 +150,12 @@ struct Single {
         double step, fraction;
     };
     Factors factors(double x) const {
-        constexpr double steps[] = {
-            0x1.0000000000000p+0, 0x1.172b83c7d517bp+0, 0x1.306fe0a31b715p+0, 0x1.4bfdad5362a27p+0,
-            0x1.6a09e667f3bcdp+0, 0x1.8ace5422aa0dbp+0, 0x1.ae89f995ad3adp+0, 0x1.d5818dcfba487p+0};
         const double below = x - shift;
         if (below < -900) return {0, 1};
         if (!(below <= 350)) return {nan, nan};  // beside +inf alone
-        const double n = multiply_add(below, log2_e, 0x1.8p49) - 0x1.8p49;
-        const double f = multiply_add(below, log2_e, -n);
-        const auto eighths = static_cast<int>(n * 8);
-        return {std::ldexp(steps[eighths & 7], (eighths >> 3) + 280),
+        const Step step(below);
+        const double f = multiply_add(below, log2_e, -step.n);
+        return {step.power,
                 polynomial(f, {0x1.3b2467dce84b4p-7, 0x1.c6be345df0c79p-5, 0x1.ebfbe0a8d155ap-3,
                                0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1})};
     }
@@ -174,43 +185,61 @@ struct Single {
             s2 * polynomial(s2, {2 / 15., 2 / 13., 2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.});
         return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
     }
+    static bool is_about_pivot(double others, double exp_pivot) { return others < exp_pivot; }
+    static double log_about_pivot(double exp_pivot, double others) {
+        return log_of_quotient(exp_pivot + others, exp_pivot, others);
+    }
+    static double log_about_shift(double sum, double error) {
+        return log_of_quotient(sum, scale, (sum - scale) + error);
+    }
+    static double unit(double) { return 1; }
     static double entry(double factor, double exp) { return factor * exp; }
 };
 
 // ---------------------------------------------------------------- for results in double
 
-// exp(x - shift) within 1 ULP. x - shift is taken without error.
+// 2^280 exp(x - shift) within 0.62 ULP: x - shift, which is taken without error, is n log(2) + r,
+// where n is in eighths; 2^n is from a table, what its numbers lack is in another, and exp(r) - 1 a
+// polynomial. It is 0 for x - shift < -900.
 struct Double {
     using Scale = DoubleDouble;
     static constexpr bool compensated = true;
-    static constexpr double negligible = 0, scale = 1;
+    static constexpr double negligible = 0, scale = 0x1p280;
     double shift;
 
-    explicit Double(double largest) : shift(largest == -infinity ? 0 : largest) {}
+    explicit Double(double largest)
+        : shift(std::fabs(largest) > 150 && std::fabs(largest) < infinity ? largest : 0) {}
 
     double exp(double x) const {
+        constexpr double lacking[] = {0,
+                                      -0x1.01b16p-55,
+                                      0x1.34d75p-55,
+                                      0x1.690cfp-56,
+                                      -0x1.3b3f0p-54,
+                                      0x1.db730p-55,
+                                      0x1.c1a78p-55,
+                                      0x1.4a386p-56};
         const double high = x - shift;
-        if (high < -800) return 0;
-        if (high != high) return nan;
-        const double low = two_sum_error(x, -shift, high), n = nearest_integer(high * log2_e);
-        const double most = high - n * 0x1.62e42fefap-1, less = n * 0x1.cf79abc9e3b3ap-40;
-        const double r = most - less, tail = ((most - r) - less) + low;
-        const double series = polynomial(
-            r, {1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880.,
-                1 / 40320., 1 / 5040., 1 / 720., 1 / 120., 1 / 24., 1 / 6., 1 / 2.});
-        const double square = r * r * series;
-        const double fraction = 1.0 + (r + (square + (tail + tail * (r + square))));
-        return std::ldexp(fraction, static_cast<int>(n));
+        if (high < -900) return 0;
+        if (!(high <= 150)) return nan;  // beside +inf alone
+        const Step step(high);
+        const double rest = multiply_add(step.n, -0x1.62e42fefap-1, high);
+        const double low = two_sum_error(x, -shift, high);
+        const double r = multiply_add(step.n, -0x1.cf79abc9e3b3ap-40, rest) + low;
+        const double series =
+            polynomial(r, {0x1.a01f8f4b1a4c5p-13, 0x1.6c1d00cea5f11p-10, 0x1.1111110abad2dp-7,
+                           0x1.555555471342cp-5, 0x1.55555555555d0p-3, 0x1.0000000000115p-1});
+        const double fraction = multiply_add(r * r, series, r + lacking[step.eighth]);
+        return multiply_add(step.power, fraction, step.power);
     }
     Compensated sum(const double* x, index_t count, int lanes) const {
         return in_lanes<Compensated>(lanes, count,
                                      [&](Compensated& lane, index_t c) { lane += {exp(x[c])}; });
     }
 
-    // Returns log(1 + others). 1 + others is 2^n z with z in [sqrt(1/2), sqrt(2)), and log(z) a
-    // series of (z - 1) / (z + 1).
-    static double log_of_quotient(double, double, double others) {
-        const double y = 1 + others, lost = (others - (y - 1)) / y;
+    // Returns log(y + lost). y is 2^n z with z in [sqrt(1/2), sqrt(2)), and log(z) a series of
+    // (z - 1) / (z + 1).
+    static double log_of(double y, double lost) {
         if (y != y) return nan;
         constexpr std::int64_t root_of_half = 0x3fe6a09e667f3bcd;
         const auto n = static_cast<int>((std::bit_cast<std::int64_t>(y) - root_of_half) >> 52);
@@ -219,9 +248,20 @@ struct Double {
             s2 * polynomial(s2, {2 / 25., 2 / 23., 2 / 21., 2 / 19., 2 / 17., 2 / 15., 2 / 13.,
                                  2 / 11., 2 / 9., 2 / 7., 2 / 5., 2 / 3.});
         const double half_square = 0.5 * f * f;
-        const double less = s * (half_square + series) + (n * 0x1.a39ef35793c76p-33 + lost);
+        const double less = s * (half_square + series) + (n * 0x1.a39ef35793c76p-33 + lost / y);
         return n * 0x1.62e42fee00000p-1 - ((half_square - less) - f);
     }
+    static bool is_about_pivot(double others, double exp_pivot) {
+        return others < 0x1p900 * exp_pivot;
+    }
+    static double log_about_pivot(double exp_pivot, double others) {
+        const double rest = others / exp_pivot, y = 1 + rest;
+        return log_of(y, rest - (y - 1));
+    }
+    static double log_about_shift(double sum, double error) {
+        return log_of(sum / scale, error / scale);
+    }
+    static double unit(double sum) { return sum == sum ? std::ldexp(1.0, -std::ilogb(sum)) : nan; }
     static double entry(DoubleDouble factor, double exp) { return product(factor, exp); }
 };
 
@@ -239,7 +279,7 @@ public:
     Softmax(const double* x, index_t classes, index_t pivot)
         : x_(x), pivot_(pivot), exp_(largest_of(x, classes)) {
         constexpr index_t chunk_size = 2048;
-        const int lanes = Precision::compensated || classes > 128 ? 16 : 1;
+        const int lanes = classes > 128 ? 16 : 1;
         Compensated sum;
         for (index_t first = 0; first < classes; first += chunk_size)
             sum += exp_.sum(x + first, std::min(chunk_size, classes - first), lanes);
@@ -256,14 +296,14 @@ public:
         }
         others_ = (sum.sum - exp_pivot_) + sum.error;
         if (others_ < Precision::negligible * exp_pivot_) others_ = 0;
-        if (others_ < exp_pivot_) {
+        if (Precision::is_about_pivot(others_, exp_pivot_)) {
             center_ = x[pivot];
-            log_ = Precision::log_of_quotient(exp_pivot_ + others_, exp_pivot_, others_);
+            log_ = Precision::log_about_pivot(exp_pivot_, others_);
         } else {
-            const double but_scale = (sum.sum - Precision::scale) + sum.error;
             center_ = exp_.shift;
-            log_ = Precision::log_of_quotient(sum.sum, Precision::scale, but_scale);
+            log_ = Precision::log_about_shift(sum.sum, sum.error);
         }
+        unit_ = Precision::unit(sum.sum);
     }
 
     double loss() const { return (center_ - x_[pivot_]) + log_; }
@@ -271,16 +311,17 @@ public:
     double gradient(index_t c, double weight, double grad_output, double divisor) const {
         using Scale = typename Precision::Scale;
         const Scale scale = Scale(grad_output) * weight / Scale(divisor);
-        const Scale inverse = Scale(1) / (Scale(exp_pivot_) + Scale(others_));
-        if (c == pivot_) return -product(scale * (inverse * others_), 1);
-        return Precision::entry(scale * inverse, exp_.exp(x_[c]));
+        const double exp_pivot = exp_pivot_ * unit_, others = others_ * unit_;
+        const Scale inverse = Scale(1) / (Scale(exp_pivot) + Scale(others));
+        if (c == pivot_) return -product(scale * (inverse * others), 1);
+        return Precision::entry(scale * inverse, exp_.exp(x_[c]) * unit_);
     }
 
 private:
     const double* x_;
     index_t pivot_;
     Precision exp_;
-    double exp_pivot_, others_, center_, log_;
+    double exp_pivot_, others_, center_, log_, unit_;
 };
 
 // ---------------------------------------------------------------- for results in bfloat16
@@ -321,9 +362,14 @@ struct Bfloat16 {
     double sum_without(index_t pivot, const double* x, index_t count) const {
         return in_pairs(count, [&](index_t c) { return c == pivot ? 0.0f : power(x[c]); });
     }
-    static double log_of_quotient(double all, double part, double others) {
-        return Single::log_of_quotient(all, part, others);
+    static bool is_about_pivot(double others, double exp_pivot) { return others < exp_pivot; }
+    static double log_about_pivot(double exp_pivot, double others) {
+        return Single::log_about_pivot(exp_pivot, others);
     }
+    static double log_about_shift(double sum, double error) {
+        return Single::log_of_quotient(sum, scale, (sum - scale) + error);
+    }
+    static double unit(double) { return 1; }
     // Multiplies with the fraction of a factor, and with its power of 2.
     static double entry(double factor, double exp) {
         const auto bits = std::bit_cast<std::uint64_t>(factor) & 0x7ff0000000000000;

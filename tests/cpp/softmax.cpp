@@ -17,9 +17,7 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 // ---------------------------------------------------------------- logarithms
 
-template <class Precision> double log_of(double unit, double others) {
-    return log_quotient<Precision>(unit + others, unit, others);
-}
+double log_of_sum(double unit, double others) { return log_quotient(unit + others, unit, others); }
 
 void logarithms() {
     std::mt19937_64 random(2);
@@ -31,50 +29,69 @@ void logarithms() {
         const double unit = std::ldexp(fraction(random), i % 1000 - 220);
         const double others = unit * std::ldexp(fraction(random), i % 760 - 740);
         const long double exact = std::log1p(static_cast<long double>(others) / unit);
-        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, others), exact));
-        CHECK(same_bits(log_of<Single>(unit, others),
-                        log_of<Single>(unit * 0x1p-3, others * 0x1p-3)));
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of_sum(unit, others), exact));
+        CHECK(same_bits(log_of_sum(unit, others), log_of_sum(unit * 0x1p-3, others * 0x1p-3)));
     }
     // About each power of 2 the series begins anew, and where it ends it is farthest off.
     for (int i = 0; i < 200'000; ++i) {
         const double unit = fraction(random), others = unit * (i * 0x1p-14);
         const long double exact = std::log1p(static_cast<long double>(others) / unit);
-        worst_of_sums = std::max(worst_of_sums, ulps(log_of<Single>(unit, others), exact));
+        worst_of_sums = std::max(worst_of_sums, ulps(log_of_sum(unit, others), exact));
     }
     CHECK(worst < 1);
     CHECK(worst_of_sums < 0x1p14);  // of 2^53
-    CHECK(same_bits(log_of<Double>(1, 0.3), detail::log1p(0.3)));
-    for (const auto log : {log_of<Single>, log_of<Bfloat16>, log_of<Double>}) {
-        CHECK(same_bits(log(1, 0), 0.0));
-        CHECK(std::isnan(log(1, nan)));
-    }
+    CHECK(same_bits(log_of_sum(1, 0), 0.0) && std::isnan(log_of_sum(1, nan)));
+    CHECK(same_bits(detail::log1p(0), 0.0) && std::isnan(detail::log1p(nan)));
     // Quotients below 1, too: where the sum is less than the exponential of the shift.
     double worst_of_quotients = 0;
     for (int i = 0; i < 200'000; ++i) {
         const double unit = std::ldexp(fraction(random), 280);
         const double sum = std::ldexp(fraction(random), i % 1000 - 220);
         const long double exact = std::log(static_cast<long double>(sum) / unit);
-        const double log = log_quotient<Single>(sum, unit, sum - unit);
+        const double log = log_quotient(sum, unit, sum - unit);
         worst_of_quotients =
             std::max(worst_of_quotients, std::fabs(log - static_cast<double>(exact)));
     }
     CHECK(worst_of_quotients < 0x1p-39);
+    // Of any number, and what it lost.
+    double worst_of_numbers = 0;
+    for (int i = 0; i < 200'000; ++i) {
+        const double y = std::ldexp(fraction(random), i % 2 ? i % 1990 - 995 : -1 + i % 4 / 2);
+        const double lost = y * std::ldexp(fraction(random) - 1.5, -53);
+        const auto whole = static_cast<long double>(y);
+        const long double exact = y < 0.5 ? std::log(whole + lost) : std::log1p((whole - 1) + lost);
+        worst_of_numbers = std::max(worst_of_numbers, ulps(detail::log_of(y, lost), exact));
+    }
+    CHECK(worst_of_numbers < 1);
 }
 
 // About the pivot where its exponential is most of the sum, and about the shift elsewhere.
 void logarithms_of_sums() {
     for (const double others : {0.0, 1e-9, 0.9, 1.1, 50257.0, 1e200}) {
         const double unit = 0x1p260, pivot = -20 / log2_e;  // of the shift, 0, it is 2^280
-        const LogSumExp found =
-            log_sum_exp<Single>(unit * (1 + others), 0, unit, unit * others, pivot, 0, 0x1p280);
+        const LogSumExp found = log_sum_exp<Single>(unit * (1 + others), 0, unit, unit * others,
+                                                    pivot, 0, 0x1p280, false);
         CHECK(found.center == (others < 1 ? pivot : 0));
         CHECK(std::fabs(found.center + found.log - (pivot + std::log1p(others))) < 1e-11);
         if (others < 1)
             CHECK(std::fabs(found.log - std::log1p(others)) <= 2e-12 * std::log1p(others));
         CHECK(negative_log_softmax(found, pivot) == (found.center - pivot) + found.log);
     }
-    CHECK(std::isnan(log_sum_exp<Single>(nan, 0, 1, nan, 0, 0, 1).log));
-    CHECK(std::isnan(log_sum_exp<Double>(nan, 0, 1, nan, 0, 0, 1).log));
+    CHECK(std::isnan(log_sum_exp<Single>(nan, 0, 1, nan, 0, 0, 1, false).log));
+    CHECK(std::isnan(log_sum_exp<Double>(nan, 0, 1, nan, 0, 0, 1, false).log));
+    // Double: the digits of a difference of logits are kept, or do not count.
+    for (const double pivot : {149.0, 1.0, -500.0, -620.0, -640.0, -infinity})
+        for (const bool smooths : {false, true}) {
+            const auto exp_pivot = static_cast<double>(std::exp(static_cast<long double>(pivot)));
+            const double others = 3, sum = exp_pivot + others;
+            const double error = (exp_pivot - (sum - others)) + 0.0;
+            const LogSumExp found =
+                log_sum_exp<Double>(sum, error, exp_pivot, others, pivot, 0, 1, smooths);
+            CHECK(found.center == (others < (smooths ? 1 : 0x1p900) * exp_pivot ? pivot : 0));
+            const long double exact = std::log1p(others / static_cast<long double>(exp_pivot));
+            const double loss = negative_log_softmax(found, pivot);
+            CHECK(pivot == -infinity ? loss == infinity : ulps(loss, exact) < 2.5);
+        }
 }
 
 // ---------------------------------------------------------------- sums over classes
@@ -87,10 +104,11 @@ double sum_of_row(std::vector<typename Precision::Real> logits, typename Precisi
     std::vector<typename Precision::Exp> exps(classes);
     RowLanes<Precision> row;
     exps_of_row<true, true>(logits.data(), classes, LastClasses<Precision>(),
-                            ExpShift<Precision, 1>(&max, 1),
+                            ExpShift<Precision, 1>(&max, 1, false),
                             reinterpret_cast<const std::byte*>(logits.data()), exps.data(), row);
     if constexpr (!Precision::exact) return add_lanes(row.sum);
-    const auto sum = compensated_sum(classes, [&](index_t c) { return exps[c]; });
+    const auto sum =
+        compensated_sum(classes, [&](index_t c) { return static_cast<double>(exps[c]); });
     return compensated_total(sum.sum, sum.error);
 }
 
@@ -101,7 +119,7 @@ double sum_of_tile(const std::vector<typename Precision::Real>& logits,
     using Real = typename Precision::Real;
     constexpr index_t samples = 48;
     const std::vector<Real> all(max_tile_samples, max);
-    const ExpShift<Precision, max_tile_samples> shift(all.data(), max_tile_samples);
+    const ExpShift<Precision, max_tile_samples> shift(all.data(), max_tile_samples, false);
     LaneSums<Precision::exact> sums;
     sums.begin(samples);
     if (Precision::fused) sums.clear();
@@ -110,9 +128,10 @@ double sum_of_tile(const std::vector<typename Precision::Real>& logits,
         std::vector<typename Precision::Exp> exps(tile.size());
         for (index_t c = 0; c < count; ++c) tile[c * samples + sample] = logits[first + c];
         std::vector<double> unused(samples, 0.0);
-        exps_of_tile<true, Precision>(
-            tile.data(), count, samples, samples, shift, tile.data(), 0, exps.data(), samples,
-            Precision::fused ? sums.sum : unused.data(), Precision::fused ? sums.pitch : 0);
+        exps_of_tile<true, Precision>(tile.data(), count, samples, samples, shift, tile.data(), 0,
+                                      exps.data(), samples,
+                                      Precision::fused ? sums.sum : unused.data(), nullptr,
+                                      Precision::fused ? sums.pitch : index_t{Precision::exact});
         const auto exp = [&](index_t c, index_t i) { return exps[c * samples + i]; };
         if (Precision::exact) sums.add_each(count, exp);
         else if (!Precision::fused) sums.add_pairs(count, exp);
@@ -235,10 +254,10 @@ template <class Precision> void rounds_of_a_row() {
     using Shift = ExpShift<Precision, 1>;
     Shift shift;
     int sums = 0, maxima = 0;
-    const auto sum_row = [&](bool in_range) {
+    const auto sum_row = [&](bool in_range, bool needs_max = false) {
         sums = maxima = 0;
-        sum_with_valid_shift<Precision>(
-            shift,
+        sum_with_valid_shift(
+            needs_max, shift,
             [&] {
                 ++sums;
                 return in_range;
@@ -246,20 +265,21 @@ template <class Precision> void rounds_of_a_row() {
             [&] {
                 ++maxima;
                 const typename Precision::Real max = 1000;
-                return Shift(&max, 1);
+                return Shift(&max, 1, false);
             });
     };
-    if (!Precision::exact) {
-        sum_row(true);
-        CHECK(sums == 1 && maxima == 0);
-        for (const double sum : {0.0, infinity, nan}) CHECK(!Shift::sum_in_range(sum, 1));
-        CHECK(Shift::sum_in_range(Shift::scale, 1));
-        sum_row(false);
-        CHECK(sums == 2 && maxima == 1 && shift.clamps());
-    }
+    sum_row(true);
+    CHECK(sums == 1 && maxima == 0);
+    for (const double sum : {0.0, infinity, nan}) CHECK(!Shift::sum_in_range(sum, 1));
+    CHECK(Shift::sum_in_range(Shift::scale, 1));
+    sum_row(false);
+    CHECK(sums == 2 && maxima == 1 && shift.clamps());
     sum_row(true);
     CHECK(sums == 1 && maxima == 1);
     CHECK(shift.shift(0) == 1000);
+    shift = {};
+    sum_row(true, true);
+    CHECK(sums == 1 && maxima == 1);
 }
 
 // Ordinary logits are in range whatever their number: no last class needs the maximum.

@@ -70,21 +70,37 @@ template <class Precision>
     return others < Precision::negligible * exp_pivot ? 0.0 : others;
 }
 
+// Tells whether exponentials have to be relative to the largest logit, whatever it is.
+template <class Precision> bool needs_max(const Plan& plan) {
+    return Precision::exact && plan.smooths();
+}
+
 // ---------------------------------------------------------------- loss
 
 // Holds log S = center + log: about the pivot where that is most of the sum, else about the shift.
+// Double, of which no digit may be lost between the two: about the pivot unless that is too far
+// from the shift, where the difference is most of the loss; `smooths`, where log S - shift has to
+// be exact too, and the shift is the largest logit: as the others.
 struct LogSumExp {
     double center, log;
 };
 template <class Precision>
 [[gnu::always_inline]] inline LogSumExp log_sum_exp(double sum, double error, double exp_pivot,
                                                     double others, double pivot, double shift,
-                                                    double scale) {
-    const bool confident = others < exp_pivot;
-    const double unit = confident ? exp_pivot : scale;
-    const double rest = confident ? others : (sum - scale) + error;
-    return {confident ? pivot : shift,
-            log_quotient<Precision>(confident ? exp_pivot + others : sum, unit, rest)};
+                                                    double scale, bool smooths) {
+    if constexpr (Precision::exact) {
+        const bool about_pivot = others < (smooths ? 1 : 0x1p900) * exp_pivot;
+        const double rest = others / exp_pivot, near = 1 + rest;
+        const double quotient = about_pivot ? near : sum / scale;
+        const double lost = about_pivot ? rest - (near - 1) : error / scale;
+        return {about_pivot ? pivot : shift, log_of(quotient, lost)};
+    } else {
+        const bool confident = others < exp_pivot;
+        const double unit = confident ? exp_pivot : scale;
+        const double rest = confident ? others : (sum - scale) + error;
+        return {confident ? pivot : shift,
+                log_quotient(confident ? exp_pivot + others : sum, unit, rest)};
+    }
 }
 
 // Returns log S - x.

@@ -18,17 +18,17 @@ constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_
 
 // Raises seen, (lanes,), to |logits|, (lanes,), or, where what is far below is clamped, to logits;
 // NaN does not count.
-template <bool clamped>
-[[gnu::always_inline]] inline void raise_seen(const float* logits, float* seen) {
+template <bool clamped, class Real>
+[[gnu::always_inline]] inline void raise_seen(const Real* logits, Real* seen) {
     NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-        const float size = clamped ? logits[l] : std::fabs(logits[l]);
+        const Real size = clamped ? logits[l] : std::fabs(logits[l]);
         seen[l] = seen[l] < size ? size : seen[l];
     }
 }
 // Tells whether logits had exponentials, by what was seen of them, (lanes,). What makes a sum NaN
 // is seen there; saturated powers make it so, and nothing else needs to be seen.
 template <class Precision, class Seen> bool all_in_range(const Seen* seen) {
-    if constexpr (Precision::exact || (Precision::fused && Vec::exp2_saturates)) {
+    if constexpr (Precision::by_eighths && Vec::exp2_saturates) {
         return true;
     } else {
         Seen all = seen[0];
@@ -53,12 +53,12 @@ template <class Precision> struct RowLanes {
 // Holds the last classes of a row, fewer than a pair of lanes, filled up with -inf.
 template <class Precision> struct LastClasses {
     using Real = typename Precision::Real;
-    index_t count = 0;  // (count,): whole pairs of lanes, of Single whole lanes
+    index_t count = 0;  // (count,): whole pairs of lanes, by eighths whole lanes
     alignas(cache_line) Real logits[pair_size];
 
     LastClasses() = default;
     template <class Scalar> LastClasses(const Scalar* from, index_t classes) {
-        count = Precision::fused ? padded(classes) : paired(classes);
+        count = Precision::by_eighths ? padded(classes) : paired(classes);
         for (index_t c = 0; c < pair_size; ++c)
             logits[c] =
                 c < classes ? converted<Real>(from[c]) : -std::numeric_limits<Real>::infinity();
@@ -96,17 +96,19 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
         if constexpr (std::same_as<decltype(from), const Real*>) pair = from;
         else
             for (int l = 0; l < size; ++l) converted_pair[l] = converted<Real>(from[l]);
-        if constexpr (Precision::fused) {
+        if constexpr (Precision::by_eighths) {
             NLL_UNROLL for (int l = 0; l < size; l += Vec::size) {
-                const Vec x = shift.template shifted<clamps>(pair + l, 0);
-                const ExpParts parts = shift.template parts<clamps>(x);
-                if constexpr (keeps) (parts.power * parts.fraction).store(exps + c + l);
+                const auto x = shift.template shifted<clamps>(pair + l, 0);
+                const ExpParts parts = Precision::template parts<clamps>(x);
+                if constexpr (keeps) Precision::exp(parts).store(exps + c + l);
                 if constexpr (adds_terms) {
                     Vec& terms = smoothing[l % lanes / Vec::size];
                     terms = terms + Vec::load(weights.of_pair(c) + l) * x;
                 }
-                Vec& total = sum[l % lanes / Vec::size];
-                total = multiply_add(parts.power, parts.fraction, total);
+                if constexpr (Precision::fused) {
+                    Vec& total = sum[l % lanes / Vec::size];
+                    total = multiply_add(parts.power, parts.fraction, total);
+                }
             }
             if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < size; half += lanes)
@@ -119,11 +121,11 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
                     exps[c + l] = exp;
                     exps[c + lanes + l] = next;
                 }
-                if constexpr (!Precision::exact) found.sum[l] += static_cast<double>(exp + next);
+                found.sum[l] += static_cast<double>(exp + next);
             }
         }
     };
-    constexpr index_t group = Precision::fused ? index_t{lanes} : pair_size;
+    constexpr index_t group = Precision::by_eighths ? index_t{lanes} : pair_size;
     for (index_t c = 0; c < classes; c += pair_size) {
         for (index_t half = 0; half < pair_size; half += lanes) {
             prefetch(logits + c + half + row_ahead / index_t{sizeof(Scalar)});
@@ -151,20 +153,18 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
 // ---------------------------------------------------------------- a tile
 
 // Computes e^(x - shift)·scale of logits, (classes, pitch), of samples in whole lanes. Stores them
-// to exps, (classes, exps_pitch). Adds them to sums, (samples,), one after the other; or, if
-// lane_pitch is not 0, to lanes of classes, (lanes, lane_pitch). (Double's sums mean nothing.)
-// `smooths`: adds w·(x - shift) one after the other to smoothing, (samples,), which is of Single
-// and without lanes. Prefetches `samples` elements of each class from `ahead` on, ahead_step apart.
-// Returns whether every logit had an exponential.
+// to exps, (classes, exps_pitch). Adds them to sums, (samples,), one after the other, Double what
+// that rounds off to errors, (samples,); or, if lane_pitch is not 0, to lanes of classes, (lanes,
+// lane_pitch), Double to nothing. `smooths`: adds w·(x - shift) one after the other to smoothing,
+// (samples,), which is of Single and without lanes. Prefetches `samples` elements of each class
+// from `ahead` on, ahead_step apart. Returns whether every logit had an exponential.
 template <bool clamped, class Precision, bool smooths = false, class Scalar>
-[[gnu::noinline]] bool exps_of_tile(const typename Precision::Real* logits, index_t classes,
-                                    index_t samples, index_t pitch,
-                                    const ExpShift<Precision, max_tile_samples>& shift,
-                                    const Scalar* ahead, index_t ahead_step,
-                                    typename Precision::Exp* exps, index_t exps_pitch,
-                                    double* __restrict sums, index_t lane_pitch,
-                                    [[maybe_unused]] const TermWeights& weights = {},
-                                    [[maybe_unused]] double* __restrict smoothing = nullptr) {
+[[gnu::noinline]] bool exps_of_tile(
+    const typename Precision::Real* logits, index_t classes, index_t samples, index_t pitch,
+    const ExpShift<Precision, max_tile_samples>& shift, const Scalar* ahead, index_t ahead_step,
+    typename Precision::Exp* exps, index_t exps_pitch, double* __restrict sums,
+    double* __restrict errors, index_t lane_pitch, [[maybe_unused]] const TermWeights& weights = {},
+    [[maybe_unused]] double* __restrict smoothing = nullptr) {
     static_assert(Precision::fused || !smooths);
     constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
     bool in_range = true;
@@ -181,25 +181,31 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
                 visit(c, logits + c * pitch + first, exps + c * exps_pitch + first);
             }
         };
-        if constexpr (Precision::fused) {
-            Vec sum[count / Vec::size];
-            [[maybe_unused]] Vec terms[count / Vec::size];
+        if constexpr (Precision::by_eighths) {
+            [[maybe_unused]] Vec sum[count / Vec::size], error[count / Vec::size],
+                terms[count / Vec::size];
             for (int k = 0; k < count; k += Vec::size) {
-                sum[k / Vec::size] = Vec::load(sums + first + k);
+                if constexpr (!by_lanes) sum[k / Vec::size] = Vec::load(sums + first + k);
+                if constexpr (!by_lanes && Precision::exact)
+                    error[k / Vec::size] = Vec::load(errors + first + k);
                 if constexpr (smooths) terms[k / Vec::size] = Vec::load(smoothing + first + k);
             }
             for_each_class([&](index_t c, const auto* __restrict from, auto* __restrict to) {
-                double* lane = sums + c % lanes * lane_pitch + first;
+                [[maybe_unused]] double* lane = sums + c % lanes * lane_pitch + first;
                 [[maybe_unused]] const Vec weight = smooths ? Vec(weights[c]) : Vec(0.0);
                 NLL_UNROLL for (int k = 0; k < count; k += Vec::size) {
-                    const Vec x = shift.template shifted<clamped>(from + k, first + k);
-                    const ExpParts parts = shift.template parts<clamped>(x);
+                    const auto x = shift.template shifted<clamped>(from + k, first + k);
+                    const ExpParts parts = Precision::template parts<clamped>(x);
                     if constexpr (smooths) {
                         Vec& term = terms[k / Vec::size];
                         term = term + weight * x;
                     }
-                    (parts.power * parts.fraction).store(to + k);
-                    if constexpr (by_lanes) {
+                    const Vec exp = Precision::exp(parts);
+                    exp.store(to + k);
+                    if constexpr (Precision::exact) {
+                        if constexpr (!by_lanes)
+                            compensated_add(sum[k / Vec::size], error[k / Vec::size], exp);
+                    } else if constexpr (by_lanes) {
                         multiply_add(parts.power, parts.fraction, Vec::load(lane + k))
                             .store(lane + k);
                     } else {
@@ -212,6 +218,8 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
             });
             for (int k = 0; k < count; k += Vec::size) {
                 if constexpr (!by_lanes) sum[k / Vec::size].store(sums + first + k);
+                if constexpr (!by_lanes && Precision::exact)
+                    error[k / Vec::size].store(errors + first + k);
                 if constexpr (smooths) terms[k / Vec::size].store(smoothing + first + k);
             }
         } else {
@@ -221,7 +229,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
                 NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                     NLL_UNROLL for (int k = l; k < count; k += lanes) {
                         to[k] = shift.template exp<clamped>(from[k], first + k, seen[l]);
-                        if constexpr (!Precision::exact) sum[k] += static_cast<double>(to[k]);
+                        sum[k] += static_cast<double>(to[k]);
                     }
                 }
             });
@@ -235,7 +243,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
             compute(first, std::integral_constant<int, 2>(), by_lanes);
         if (first < samples) compute(first, std::integral_constant<int, 1>(), by_lanes);
     };
-    constexpr bool may_be_by_lanes = Precision::fused && !smooths;
+    constexpr bool may_be_by_lanes = Precision::by_eighths && !smooths;
     if (may_be_by_lanes && lane_pitch != 0) compute_all(std::bool_constant<may_be_by_lanes>());
     else compute_all(std::false_type());
     return in_range;
@@ -248,11 +256,10 @@ void exps_of_samples(const typename Precision::Real* logits, index_t samples,
                      const ExpShift<Precision, max_tile_samples>& shift, double* exps) {
     for (index_t i = 0; i < samples; i += lanes) {
         NLL_STORES;
-        if constexpr (Precision::fused) {
+        if constexpr (Precision::by_eighths) {
             for (index_t k = i; k < i + lanes; k += Vec::size) {
-                const ExpParts parts =
-                    shift.template parts<true>(shift.template shifted<true>(logits + k, k));
-                (parts.power * parts.fraction).store(exps + k);
+                const auto x = shift.template shifted<true>(logits + k, k);
+                Precision::exp(Precision::template parts<true>(x)).store(exps + k);
             }
         } else {
             auto unused = shift.none_seen;
@@ -289,6 +296,16 @@ template <class Scale> struct EntryScales {
     void set(index_t i, Scale of_sample) { scale[i] = of_sample; }
     const Scale& operator[](index_t i) const { return scale[i]; }
 };
+template <> struct EntryScales<UnitDoubleDouble> {
+    alignas(cache_line) double high[max_tile_samples], low[max_tile_samples],
+        unit[max_tile_samples];
+    void set(index_t i, const UnitDoubleDouble& of_sample) {
+        high[i] = of_sample.factor.high;
+        low[i] = of_sample.factor.low;
+        unit[i] = of_sample.unit;
+    }
+    UnitDoubleDouble operator[](index_t i) const { return {{high[i], low[i]}, unit[i]}; }
+};
 template <> struct EntryScales<FloatScale> {
     alignas(cache_line) float mantissa[max_tile_samples], power[max_tile_samples];
     void set(index_t i, double of_sample) {
@@ -321,8 +338,8 @@ template <class Exp, class Scale, class Scalar>
 
 // Writes to[c] = scale·exps[c] - smoothing·weights[c], rounded, for c < classes; weights:
 // (classes,), or nullptr for 1.
-template <class Exp, class Scale, class Scalar>
-[[gnu::noinline]] void smoothed_row(const Exp* __restrict exps, index_t classes, Scale scale,
+template <class Exp, class ExpScale, class Scale, class Scalar>
+[[gnu::noinline]] void smoothed_row(const Exp* __restrict exps, index_t classes, ExpScale scale,
                                     Scale smoothing, const double* __restrict weights,
                                     Scalar* __restrict to) {
     const auto write = [&](auto&& smoothing_of) {
@@ -357,9 +374,9 @@ template <class Real, class Scalar>
 
 // Writes to[c·to_pitch + i] = scale[i]·exps[c·pitch + i] - smoothing[i]·weights[c], rounded. scale,
 // smoothing: (samples,); weights: (classes,), or nullptr for 1.
-template <class Exp, class Scale, class Scalar>
+template <class Exp, class ExpScale, class Scale, class Scalar>
 [[gnu::noinline]] void smoothed_tile(const Exp* exps, index_t classes, index_t samples,
-                                     index_t pitch, const Scale* __restrict scale,
+                                     index_t pitch, const ExpScale* __restrict scale,
                                      const Scale* __restrict smoothing, const double* weights,
                                      Scalar* to, index_t to_pitch) {
     for (index_t c = 0; c < classes; ++c) {

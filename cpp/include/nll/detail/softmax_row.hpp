@@ -22,6 +22,7 @@ template <class Scalar, class Precision> class SoftmaxRow {
     using Real = typename Precision::Real;
     using Exp = typename Precision::Exp;
     using Scale = typename Precision::Scale;
+    using ExpScale = typename Precision::ExpScale;
 
 public:
     using Shift = ExpShift<Precision, 1>;
@@ -29,7 +30,8 @@ public:
     // exponentials; log_softmax of logits, which are at `from`.
     struct Result {
         Scalar* to = nullptr;
-        Scale softmax_scale{}, smoothing_scale{};
+        ExpScale softmax_scale{};
+        Scale smoothing_scale{};
         index_t target = ignored;
         Scalar entry{};
         const Scalar* from = nullptr;
@@ -51,9 +53,9 @@ public:
         });
         return max;
     }
-    static Shift shift_to(double max) {
+    Shift shift_to(double max) const {
         const auto logit = static_cast<Real>(max);
-        return Shift(&logit, 1);
+        return Shift(&logit, 1, plan_.smooths());
     }
 
     // Returns the sums of a chunk; its exponentials are stored to `kept`, (paired(classes),), if
@@ -62,18 +64,19 @@ public:
     ExpSum sum_chunk(const Scalar* from, index_t first, index_t classes, const Shift& shift,
                      Exp* kept, Between&& between) {
         ExpSum chunk;
+        if (Precision::exact && plan_.smooths())
+            chunk.smoothing = sum_smoothing(from, first, classes, shift);
+        if (Precision::exact && !kept) kept = space_.exps;
+        const bool smooths = !Precision::exact && plan_.smooths();
+        const auto row = compute_exps(from, first, classes, shift, kept, between, smooths);
+        chunk.in_range = row.in_range();
         if constexpr (Precision::exact) {
-            if (plan_.smooths()) chunk.smoothing = sum_smoothing(from, first, classes, shift);
-            const Exp* exps = store_exps(from, first, classes, shift, kept, between);
-            const auto sum = compensated_sum(paired(classes), [&](index_t c) { return exps[c]; });
+            const auto sum = compensated_sum(paired(classes), [&](index_t c) { return kept[c]; });
             chunk.sum = sum.sum;
             chunk.error = sum.error;
         } else {
-            const auto row =
-                compute_exps(from, first, classes, shift, kept, between, plan_.smooths());
             chunk.sum = add_lanes(row.sum);
-            if (plan_.smooths()) chunk.smoothing = add_lanes(row.smoothing);
-            chunk.in_range = row.in_range();
+            if (smooths) chunk.smoothing = add_lanes(row.smoothing);
         }
         return chunk;
     }
@@ -198,11 +201,11 @@ private:
 };
 
 // Sums a row: sum() from the shift at hand; it returns whether its exponentials were in range. If
-// not, again from the row's maximum, find_max(). Rows after it, which are likely to be alike, begin
-// with that.
-template <class Precision, class Shift, class Sum, class FindMax>
-void sum_with_valid_shift(Shift& shift, Sum&& sum, FindMax&& find_max) {
-    if (!Precision::exact && !shift.clamps() && sum()) return;
+// not, or if it needs the row's maximum anyway, from that, find_max(). Rows after it, which are
+// likely to be alike, begin with that.
+template <class Shift, class Sum, class FindMax>
+void sum_with_valid_shift(bool needs_max, Shift& shift, Sum&& sum, FindMax&& find_max) {
+    if (!needs_max && !shift.clamps() && sum()) return;
     shift = find_max();
     sum();
 }

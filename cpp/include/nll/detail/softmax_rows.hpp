@@ -23,7 +23,7 @@ inline namespace NLL_INSTRUCTION_SET {
 template <class Scalar, class Precision> class SoftmaxRows {
     using Row = SoftmaxRow<Scalar, Precision>;
     using Exp = typename Precision::Exp;
-    using Scale = typename Precision::Scale;
+    using ExpScale = typename Precision::ExpScale;
 
 public:
     // Returns the rows of a group. What waits to be written stays in the first cache.
@@ -56,7 +56,7 @@ public:
             exclude_pivots(targets, block.ignores);
             sums_.template take_losses<Scalar>(plan_, block, first);
             if (!plan_.has(gradient)) return;
-            alignas(cache_line) Scale softmax_scale[max_tile_samples];
+            alignas(cache_line) ExpScale softmax_scale[max_tile_samples];
             alignas(cache_line) Scalar entry[max_tile_samples];
             sums_.take_scales(plan_, block, first, softmax_scale, entry);
             for (index_t i = 0; i < sums_.count; ++i) {
@@ -73,13 +73,13 @@ public:
             for (index_t i = 0; i < sums_.count; ++i) sum_row_and_find_max(i);
             exclude_pivots(nullptr, false);
             if (plan_.softmax_result == SoftmaxResult::softmax) {
-                alignas(cache_line) Scale softmax_scale[max_tile_samples];
+                alignas(cache_line) ExpScale softmax_scale[max_tile_samples];
                 sums_.take_softmax_scales(softmax_scale);
                 for (index_t i = 0; i < sums_.count; ++i)
                     write_or_defer(i, {to_[i], softmax_scale[i]});
                 return;
             }
-            sums_.take_logs();
+            sums_.take_logs(false);
             if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
                 return sums_.template write_log_sums<Scalar>(plan_, begin + first);
             for (index_t i = 0; i < sums_.count; ++i)
@@ -138,8 +138,8 @@ private:
             });
             return in_range && Row::Shift::sum_in_range(sums_.sum[i], plan_.classes);
         };
-        sum_with_valid_shift<Precision>(shift_, sum, [&] {
-            return Row::shift_to(row_.find_max(from_[i], 0, plan_.classes).logit);
+        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum, [&] {
+            return row_.shift_to(row_.find_max(from_[i], 0, plan_.classes).logit);
         });
         sums_.shift.take(i, shift_, 0);
     }

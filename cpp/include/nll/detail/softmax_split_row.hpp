@@ -18,7 +18,7 @@ inline namespace NLL_INSTRUCTION_SET {
 template <class Scalar, class Precision> class SoftmaxSplitRow {
     using Row = SoftmaxRow<Scalar, Precision>;
     using Space = Workspace<Scalar, Precision>;
-    using Scale = typename Precision::Scale;
+    using ExpScale = typename Precision::ExpScale;
 
 public:
     // sums, maxima: (max_chunks_held,), for a round of chunks. memory: of the calling thread; it
@@ -42,7 +42,7 @@ public:
         sum_up({static_cast<double>(row.logit_at(from_, c)), c / chunk_size});
         total_.template take_losses<Scalar>(plan_, block, 0);
         if (!to_) return;
-        Scale softmax_scale[lanes];
+        ExpScale softmax_scale[lanes];
         Scalar entry;
         total_.take_scales(plan_, block, 0, softmax_scale, &entry);
         write({to_, softmax_scale[0], block.smoothing_scale[0], c, entry});
@@ -52,11 +52,11 @@ public:
         find(sample);
         sum_up(find_max());
         if (plan_.softmax_result == SoftmaxResult::softmax) {
-            Scale softmax_scale[lanes];
+            ExpScale softmax_scale[lanes];
             total_.take_softmax_scales(softmax_scale);
             return write({to_, softmax_scale[0]});
         }
-        total_.take_logs();
+        total_.take_logs(false);
         if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
             return total_.template write_log_sums<Scalar>(plan_, sample);
         write({.to = to_, .from = from_, .log_sum = {total_.center[0], total_.log[0]}});
@@ -131,8 +131,10 @@ private:
             });
             return in_range && Row::Shift::sum_in_range(total_.sum[0], plan_.classes);
         };
-        sum_with_valid_shift<Precision>(shift_, sum,
-                                        [&] { return Row::shift_to(find_max().logit); });
+        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum, [&] {
+            const double max = find_max().logit;
+            return Row(plan_, construct_in<Space>(memory_)).shift_to(max);
+        });
         total_.shift.take(0, shift_, 0);
         total_.exclude_pivots(nullptr, false, [&] {
             Row row(plan_, construct_in<Space>(memory_));

@@ -14,6 +14,7 @@ inline namespace NLL_INSTRUCTION_SET {
 template <class Precision> class SoftmaxSums {
     using Real = typename Precision::Real;
     using Scale = typename Precision::Scale;
+    using ExpScale = typename Precision::ExpScale;
 
 public:
     using Shift = ExpShift<Precision, max_tile_samples>;
@@ -73,12 +74,12 @@ public:
         error[i] += error_of_chunk(exp_pivot[i], pivot_chunk[i], others_of_chunk);
     }
 
-    // Computes log Σ e^x of each sample, in two parts.
-    [[gnu::noinline]] void take_logs() {
+    // Computes log Σ e^x of each sample, in two parts; `smooths`: as smoothing_sum takes it.
+    [[gnu::noinline]] void take_logs(bool smooths) {
         for (index_t i = 0; i < width; ++i) {
-            const LogSumExp log_sum =
-                log_sum_exp<Precision>(sum[i], error[i], exp_pivot[i], others[i],
-                                       static_cast<double>(pivot[i]), shift.shift(i), Shift::scale);
+            const LogSumExp log_sum = log_sum_exp<Precision>(
+                sum[i], error[i], exp_pivot[i], others[i], static_cast<double>(pivot[i]),
+                shift.shift(i), Shift::scale, smooths);
             center[i] = log_sum.center;
             log[i] = log_sum.log;
         }
@@ -87,7 +88,7 @@ public:
     template <class Scalar>
     [[gnu::noinline]] void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block,
                                        index_t at) {
-        take_logs();
+        take_logs(plan.smooths());
         double* losses = block.losses + at;
         for (index_t i = 0; i < count; ++i)
             losses[i] = negative_log_softmax({center[i], log[i]}, pivot[i]);
@@ -105,20 +106,24 @@ public:
     // exponentials, (width,), and the entries at targets, (count,).
     template <class Scalar>
     [[gnu::noinline]] void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block,
-                                       index_t at, Scale* softmax_scale, Scalar* entry) const {
+                                       index_t at, ExpScale* softmax_scale, Scalar* entry) const {
         for (index_t i = 0; i < count; ++i) {
-            const Scale inverse = inverse_sum<Scale>(exp_pivot[i], others[i]);
-            softmax_scale[i] = block.total_scale[at + i] * inverse;
-            entry[i] = rounded_entry<Scalar>(entry_at_target(plan, block.scale(at + i),
-                                                             block.class_weight(at + i),
-                                                             exp_pivot[i], others[i], inverse));
+            const double unit = Precision::unit_of(sum[i]);
+            const double target = exp_pivot[i] * unit, rest = others[i] * unit;
+            const Scale inverse = inverse_sum<Scale>(target, rest);
+            softmax_scale[i] = Precision::exp_scale(block.total_scale[at + i] * inverse, unit);
+            entry[i] = rounded_entry<Scalar>(entry_at_target(
+                plan, block.scale(at + i), block.class_weight(at + i), target, rest, inverse));
         }
-        std::fill(softmax_scale + count, softmax_scale + width, Scale{0});
+        std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
     }
     // Computes what softmax is made of: the factors of exponentials, (width,).
-    void take_softmax_scales(Scale* softmax_scale) const {
-        for (index_t i = 0; i < width; ++i)
-            softmax_scale[i] = inverse_sum<Scale>(exp_pivot[i], others[i]);
+    void take_softmax_scales(ExpScale* softmax_scale) const {
+        for (index_t i = 0; i < width; ++i) {
+            const double unit = Precision::unit_of(sum[i]);
+            softmax_scale[i] = Precision::exp_scale(
+                inverse_sum<Scale>(exp_pivot[i] * unit, others[i] * unit), unit);
+        }
     }
     // Writes log Σ e^x of samples from `first` on; where there is no softmax, what the largest
     // logit says.
@@ -154,8 +159,8 @@ public:
             const double max = logit(largest);
             double rest = 0;
             for (index_t c = 0; c < plan.classes; ++c)
-                if (c != largest) rest += exp_double(logit(c) - max, 0);
-            const double log = log_quotient<Double>(1 + rest, 1, rest);
+                if (c != largest) rest += exp_difference(logit(c), max);
+            const double log = log1p(rest);
             const TermWeights weights(plan, 0);
             for (index_t c = 0; c < plan.classes; ++c) sum += weights[c] * ((max - logit(c)) + log);
         });

@@ -31,7 +31,7 @@ template <class Scalar, class Precision> class SoftmaxTiles {
     using Space = Workspace<Scalar, Precision>;
     using Real = typename Precision::Real;
     using Exp = typename Precision::Exp;
-    using Scale = typename Precision::Scale;
+    using ExpScale = typename Precision::ExpScale;
     using Shift = ExpShift<Precision, max_tile_samples>;
 
 public:
@@ -58,7 +58,7 @@ public:
         for_each_tile(begin, count, [&](index_t, index_t samples) {
             sum_up(nullptr, false);
             if (plan_.softmax_result == SoftmaxResult::softmax) return write_softmax();
-            sums_.take_logs();
+            sums_.take_logs(false);
             if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
                 return sums_.template write_log_sums<Scalar>(plan_, tile_.begin);
             for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
@@ -118,7 +118,7 @@ private:
     void sum_up(const index_t* targets, bool ignores) {
         if (targets) load_pivots(targets, ignores);
         else find_max(true);
-        if (Precision::exact || sums_.shift.clamps()) {
+        if (needs_max<Precision>(plan_) || sums_.shift.clamps()) {
             shift_to_max(targets != nullptr);
             sum_classes();
         } else {
@@ -165,7 +165,7 @@ private:
     // Shifts this tile by its maxima. Tiles after it, which are likely to be alike, begin so.
     void shift_to_max(bool unknown) {
         if (unknown) find_max(false);
-        sums_.shift = Shift(max_, tile_.width);
+        sums_.shift = Shift(max_, tile_.width, plan_.smooths());
     }
     bool sums_in_range() const {
         std::uint64_t outside = 0;  // as wide as a sum, for SIMD
@@ -174,21 +174,22 @@ private:
         return in_range_ && !outside;
     }
 
-    bool sequential() const { return !Precision::exact && plan_.classes <= max_sequential_classes; }
+    bool sequential() const { return plan_.classes <= max_sequential_classes; }
     void sum_classes() {
         in_range_ = true;
         sums_.clear();
+        const bool adds_terms = sequential() && Precision::fused;  // beside the exponentials
+        if (plan_.smooths() && !adds_terms)
+            for_each_chunk([&](index_t first, index_t classes) { sum_smoothing(first, classes); });
         if (sequential()) {
             if (!plan_.smooths()) return compute_exps(plan_.classes, sums_.sum, 0);
             return compute_exps(plan_.classes, sums_.sum, 0,
                                 std::bool_constant<Precision::fused>());
         }
-        if (plan_.smooths())
-            for_each_chunk([&](index_t first, index_t classes) { sum_smoothing(first, classes); });
         for_each_chunk([&](index_t first, index_t classes) { add_chunk_sums(first, classes); });
     }
     // Computes the exponentials of the classes that are loaded and adds them to sums: one after
-    // the other, or by lanes of classes, lane_pitch apart. Double adds nothing.
+    // the other, or by lanes of classes, lane_pitch apart, where Double adds nothing.
     template <bool smooths = false>
     void compute_exps(index_t classes, double* sums, index_t lane_pitch,
                       std::bool_constant<smooths> = {}) {
@@ -199,15 +200,15 @@ private:
         const auto compute = [&]<bool clamped>() {
             return exps_of_tile<clamped, Precision, smooths>(
                 reader_.tile(), classes, tile_.width, reader_.pitch(), sums_.shift, ahead,
-                ahead_step, space_.exps, pitch_, sums, lane_pitch, TermWeights(plan_, 0),
-                sums_.smoothing);
+                ahead_step, space_.exps, pitch_, sums, sums_.error, lane_pitch,
+                TermWeights(plan_, 0), sums_.smoothing);
         };
         in_range_ &= sums_.shift.clamps() ? compute.template operator()<true>() || true
                                           : compute.template operator()<false>();
     }
     void compute_exps(index_t classes) {
         alignas(cache_line) double unused[max_tile_samples] = {};
-        compute_exps(classes, unused, 0);
+        compute_exps(classes, unused, Precision::exact);
     }
     void add_chunk_sums(index_t first, index_t classes) {
         auto& sums = lane_sums_;
@@ -269,7 +270,7 @@ private:
     // ------------------------------------------------------------ results
 
     void write_softmax() {
-        alignas(cache_line) Scale scale[max_tile_samples];
+        alignas(cache_line) ExpScale scale[max_tile_samples];
         sums_.take_softmax_scales(scale);
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_exps(classes);
@@ -280,7 +281,7 @@ private:
     }
     // Writes the gradient of this tile, whose samples are those of the block from `at` on.
     void write_gradient(const SoftmaxBlock<Precision>& block, index_t at) {
-        alignas(cache_line) Scale softmax_scale[max_tile_samples];
+        alignas(cache_line) ExpScale softmax_scale[max_tile_samples];
         alignas(cache_line) Scalar entry[max_tile_samples];
         sums_.take_scales(plan_, block, at, softmax_scale, entry);
         const index_t* targets = block.classes + at;
@@ -301,7 +302,7 @@ private:
         });
     }
     void write_smoothed(const SoftmaxBlock<Precision>& block, index_t at,
-                        const Scale* softmax_scale, index_t first, index_t classes, Scalar* to,
+                        const ExpScale* softmax_scale, index_t first, index_t classes, Scalar* to,
                         index_t pitch) {
         const double* weights = plan_.class_weights ? plan_.class_weights + first : nullptr;
         smoothed_tile(space_.exps, classes, tile_.count, pitch_, softmax_scale,

@@ -21,15 +21,24 @@ template <class Real> [[gnu::always_inline]] inline Real multiply_add(Real a, Re
 }
 
 // Returns what a + b = sum has rounded off.
-[[gnu::always_inline]] inline double two_sum_error(double a, double b, double sum) {
-    const double part = sum - a;
+template <class Number>
+[[gnu::always_inline]] inline Number two_sum_error(Number a, Number b, Number sum) {
+    const Number part = sum - a;
     return (a - (sum - part)) + (b - part);
 }
 
+// Returns what a - b = difference has rounded off.
+template <class Number>
+[[gnu::always_inline]] inline Number two_diff_error(Number a, Number b, Number difference) {
+    const Number minuend = a - difference;
+    return (a - (difference + minuend)) + (minuend - b);
+}
+
 // Adds a number to sum + error, in which nothing is lost. Infinities make the error NaN.
-[[gnu::always_inline]] inline void compensated_add(double& sum, double& error, double number) {
-    const double total = sum + number;
-    error += two_sum_error(sum, number, total);
+template <class Number>
+[[gnu::always_inline]] inline void compensated_add(Number& sum, Number& error, Number number) {
+    const Number total = sum + number;
+    error = error + two_sum_error(sum, number, total);
     sum = total;
 }
 inline double compensated_total(double sum, double error) {
@@ -43,12 +52,6 @@ struct DoubleDouble {
 };
 inline DoubleDouble with_defined_low(double high, double low) {
     return {high, std::fabs(low) < infinity ? low : 0.0};
-}
-
-// Returns a - b without any rounding.
-[[gnu::always_inline]] inline DoubleDouble two_diff(double a, double b) {
-    const double high = a - b, minuend = a - high;
-    return {high, (a - (high + minuend)) + (minuend - b)};
 }
 
 inline DoubleDouble operator*(DoubleDouble a, double b) {
@@ -69,12 +72,22 @@ inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
     return with_defined_low(high, two_sum_error(a.high, b.high, high) + a.low + b.low);
 }
 
+// Holds a factor of numbers, and a power of 2 that they are multiplied with first: of large numbers
+// whose factor alone would be too small.
+struct UnitDoubleDouble {
+    DoubleDouble factor;
+    double unit = 1;
+};
+
 // Returns factor·number as one double.
 [[gnu::always_inline]] inline double product(double factor, double number) {
     return factor * number;
 }
 [[gnu::always_inline]] inline double product(DoubleDouble factor, double number) {
     return multiply_add(number, factor.high, number * factor.low);
+}
+[[gnu::always_inline]] inline double product(const UnitDoubleDouble& scale, double number) {
+    return product(scale.factor, number * scale.unit);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -18,7 +18,8 @@ struct Bfloat16 {
     using Real = float;
     using Exp = float;
     using Scale = double;
-    static constexpr bool exact = false, fused = false;
+    using ExpScale = double;
+    static constexpr bool by_eighths = false, exact = false, fused = false;
     static constexpr double negligible = 0x1p-160;
     static constexpr double max_scale = 0x1p20;
     static constexpr double smoothing_unit = 1;
@@ -27,6 +28,8 @@ struct Bfloat16 {
     static constexpr float depth = 149;  // below the shift: what is less counts as that, 2^-215
     static constexpr int bias = 92;
 
+    static double unit_of(double) { return 1; }
+    static ExpScale exp_scale(Scale scale, double) { return scale; }
     // Returns what was seen in either of two lanes.
     static std::uint32_t join(std::uint32_t a, std::uint32_t b) { return a | b; }
     // Returns 2^(f - 1) for 1 <= f < 2, up to 1.6e-7 more (Remez). It is itself in [1, 2).
@@ -49,7 +52,7 @@ public:
     ExpShift() = default;
     // Shifts each sample whose largest logit needs it, and clamps. One that is not finite makes
     // every exponential NaN.
-    ExpShift(const float* max, index_t samples) : clamps_(true) {
+    ExpShift(const float* max, index_t samples, bool) : clamps_(true) {
         constexpr float nan = std::numeric_limits<float>::quiet_NaN();
         for (index_t i = 0; i < samples; ++i) {
             const bool near =

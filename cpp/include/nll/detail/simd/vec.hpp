@@ -33,10 +33,24 @@ alignas(64) inline constexpr double exp2_table[8] = {
 };
 inline constexpr double round_to_eighths = 0x1.8p49;  // added, it leaves eighths in the low bits
 
-// Holds the bits of the table's entries, less their number of eighths; as two halves each, too.
+// Holds what the entries lack of the powers that they stand for, relative to them; in 21 bits, so
+// that the lower half of each number is 0.
+alignas(64) inline constexpr double exp2_table_low[8] = {
+    0,
+    -0x1.01b16p-55,
+    0x1.34d75p-55,
+    0x1.690cfp-56,
+    -0x1.3b3f0p-54,
+    0x1.db730p-55,
+    0x1.c1a78p-55,
+    0x1.4a386p-56,
+};
+
+// Holds the bits of the table's entries, less their number of eighths; as two halves each, too. And
+// the upper halves of what they lack.
 struct Exp2Bits {
     std::uint64_t whole[8];
-    alignas(32) std::uint32_t low[8], high[8];
+    alignas(32) std::uint32_t low[8], high[8], lacking[8];
 };
 inline constexpr Exp2Bits exp2_bits = [] {
     Exp2Bits bits{};
@@ -44,6 +58,8 @@ inline constexpr Exp2Bits exp2_bits = [] {
         bits.whole[j] = std::bit_cast<std::uint64_t>(exp2_table[j]) - (j << 49);
         bits.low[j] = static_cast<std::uint32_t>(bits.whole[j]);
         bits.high[j] = static_cast<std::uint32_t>(bits.whole[j] >> 32);
+        bits.lacking[j] =
+            static_cast<std::uint32_t>(std::bit_cast<std::uint64_t>(exp2_table_low[j]) >> 32);
     }
     return bits;
 }();
@@ -53,6 +69,10 @@ inline constexpr Exp2Bits exp2_bits = [] {
 [[gnu::always_inline]] inline double exp2_eighths(double at) {
     const auto bits = std::bit_cast<std::uint64_t>(at);
     return std::bit_cast<double>(exp2_bits.whole[bits & 7] + (bits << 49));
+}
+// Returns what that lacks of 2^(n + 280), relative to it.
+[[gnu::always_inline]] inline double exp2_eighths_low(double at) {
+    return exp2_table_low[std::bit_cast<std::uint64_t>(at) & 7];
 }
 
 #if defined(__AVX512F__)
@@ -94,6 +114,10 @@ struct Vec {
     const __m512d entry =
         _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane), _mm512_load_pd(exp2_table));
     return _mm512_maskz_scalef_pd(0xff, entry, n.lane);
+}
+[[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
+    return _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
+                                       _mm512_load_pd(exp2_table_low));
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -139,13 +163,16 @@ struct Vec {
     return {_mm256_and_pd(_mm256_cmp_pd(value.lane, lowest.lane, _CMP_NLT_UQ), number.lane),
             _mm256_and_pd(_mm256_cmp_pd(value.next, lowest.next, _CMP_NLT_UQ), number.next)};
 }
+// Returns the low halves of all lanes, in an order that unpacking undoes.
+[[gnu::always_inline]] inline __m256i low_halves(Vec at) {
+    return _mm256_castps_si256(_mm256_shuffle_ps(
+        _mm256_castpd_ps(at.lane), _mm256_castpd_ps(at.next), _MM_SHUFFLE(2, 0, 2, 0)));
+}
 [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
     const auto load = [](const std::uint32_t* from) {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
     };
-    // The low halves of all lanes, in an order that unpacking undoes.
-    const __m256i j = _mm256_castps_si256(_mm256_shuffle_ps(
-        _mm256_castpd_ps(at.lane), _mm256_castpd_ps(at.next), _MM_SHUFFLE(2, 0, 2, 0)));
+    const __m256i j = low_halves(at);
     const __m256i low = _mm256_permutevar8x32_epi32(load(exp2_bits.low), j);
     const __m256i high = _mm256_permutevar8x32_epi32(load(exp2_bits.high), j);
     const auto step = [](__m256i entry, __m256d eighths) {
@@ -154,6 +181,13 @@ struct Vec {
     };
     return {step(_mm256_unpacklo_epi32(low, high), at.lane),
             step(_mm256_unpackhi_epi32(low, high), at.next)};
+}
+[[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
+    const __m256i high = _mm256_permutevar8x32_epi32(
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(exp2_bits.lacking)), low_halves(at));
+    const __m256i zero = _mm256_setzero_si256();
+    return {_mm256_castsi256_pd(_mm256_unpacklo_epi32(zero, high)),
+            _mm256_castsi256_pd(_mm256_unpackhi_epi32(zero, high))};
 }
 
 #else
@@ -215,6 +249,9 @@ struct Vec {
 }
 [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
     return Vec::generate([&](int l) { return exp2_eighths(at[l]); });
+}
+[[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
+    return Vec::generate([&](int l) { return exp2_eighths_low(at[l]); });
 }
 
 #endif
