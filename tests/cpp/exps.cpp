@@ -144,8 +144,6 @@ Computed<Precision> compute_row(const Reals<Precision>& logits, const RowShift<P
         CHECK(same_bits(kept.sum[l], added.sum[l]) || kept.sum[l] != kept.sum[l]);
         found.sum += kept.sum[l];
     }
-    if (Precision::exact)  // sums are computed of exponentials
-        found.sum = std::accumulate(found.exps.begin(), found.exps.end(), 0.0);
     CHECK(kept.in_range() == added.in_range());
     found.accepted = kept.in_range() && RowShift<Precision>::sum_in_range(found.sum, classes);
     return found;
@@ -170,7 +168,8 @@ Computed<Precision> compute_tile(const Reals<Precision>& logits, const TileShift
     for (index_t c = 0; c < classes; ++c) found.exps.push_back(exps[c * pitch + i]);
     for (index_t lane = 0; lane < (by_lanes ? lanes : 1); ++lane)
         found.sum += sums[lane * max_tile_samples + i];
-    if (Precision::exact) found.sum = std::accumulate(found.exps.begin(), found.exps.end(), 0.0);
+    if (Precision::exact && by_lanes)  // where nothing was added
+        found.sum = std::accumulate(found.exps.begin(), found.exps.end(), 0.0);
     found.accepted = in_range && TileShift<Precision>::sum_in_range(found.sum, classes);
     return found;
 }

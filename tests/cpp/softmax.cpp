@@ -107,8 +107,7 @@ double sum_of_row(std::vector<typename Precision::Real> logits, typename Precisi
                             ExpShift<Precision, 1>(&max, 1, false),
                             reinterpret_cast<const std::byte*>(logits.data()), exps.data(), row);
     if constexpr (!Precision::exact) return add_lanes(row.sum);
-    const auto sum =
-        compensated_sum(classes, [&](index_t c) { return static_cast<double>(exps[c]); });
+    const auto sum = compensated_sum(row.sum, row.error);
     return compensated_total(sum.sum, sum.error);
 }
 

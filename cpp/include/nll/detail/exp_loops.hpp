@@ -42,8 +42,9 @@ template <class Precision, class Seen> bool all_in_range(const Seen* seen) {
 // Accumulates a row by lanes.
 template <class Precision> struct RowLanes {
     using Shift = ExpShift<Precision, 1>;
-    double sum[lanes] = {};        // of exponentials
-    double smoothing[lanes] = {};  // of w·(x - shift)
+    double sum[lanes] = {};                           // of exponentials
+    double error[Precision::exact ? lanes : 1] = {};  // what its additions round off
+    double smoothing[lanes] = {};                     // of w·(x - shift)
     typename Shift::Seen seen[lanes];
 
     RowLanes() { std::fill_n(seen, lanes, Shift::none_seen); }
@@ -66,7 +67,7 @@ template <class Precision> struct LastClasses {
 };
 
 // Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes, and then of `last`,
-// clamped. Adds them to `row` (Double adds nothing), and stores them to exps, (paired(classes),),
+// clamped. Adds them to `row`, and stores them to exps, (paired(classes),),
 // unless that is nullptr; `smooths`: adds w·(x - shift) of logits, too, which is of Single alone.
 // Prefetches a line row_ahead bytes on, and one from `far_ahead` on with every line or less.
 template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Precision>
@@ -81,10 +82,12 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
     using Real = typename Precision::Real;
     const ExpShift<Precision, 1> shift = row_shift;  // its own memory, which no store changes
     RowLanes<Precision> found = row;
-    [[maybe_unused]] Vec sum[lanes / Vec::size], smoothing[lanes / Vec::size];
-    if constexpr (Precision::fused)
+    [[maybe_unused]] Vec sum[lanes / Vec::size], error[lanes / Vec::size],
+        smoothing[lanes / Vec::size];
+    if constexpr (Precision::by_eighths)
         for (int l = 0; l < lanes; l += Vec::size) {
             sum[l / Vec::size] = Vec::load(found.sum + l);
+            if constexpr (Precision::exact) error[l / Vec::size] = Vec::load(found.error + l);
             smoothing[l / Vec::size] = Vec::load(found.smoothing + l);
         }
     // Computes the exponentials of a pair of lanes, or of one, from class c on.
@@ -100,15 +103,16 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
             NLL_UNROLL for (int l = 0; l < size; l += Vec::size) {
                 const auto x = shift.template shifted<clamps>(pair + l, 0);
                 const ExpParts parts = Precision::template parts<clamps>(x);
-                if constexpr (keeps) Precision::exp(parts).store(exps + c + l);
+                [[maybe_unused]] const Vec exp = Precision::exp(parts);
+                if constexpr (keeps) exp.store(exps + c + l);
                 if constexpr (adds_terms) {
                     Vec& terms = smoothing[l % lanes / Vec::size];
                     terms = terms + Vec::load(weights.of_pair(c) + l) * x;
                 }
-                if constexpr (Precision::fused) {
-                    Vec& total = sum[l % lanes / Vec::size];
+                Vec& total = sum[l % lanes / Vec::size];
+                if constexpr (Precision::fused)
                     total = multiply_add(parts.power, parts.fraction, total);
-                }
+                else compensated_add(total, error[l % lanes / Vec::size], exp);
             }
             if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < size; half += lanes)
@@ -142,9 +146,10 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
         const index_t end = classes + last.count;
         std::fill_n(exps + end, paired(end) - end, typename Precision::Exp{0});
     }
-    if constexpr (Precision::fused)
+    if constexpr (Precision::by_eighths)
         for (int l = 0; l < lanes; l += Vec::size) {
             sum[l / Vec::size].store(found.sum + l);
+            if constexpr (Precision::exact) error[l / Vec::size].store(found.error + l);
             if constexpr (smooths) smoothing[l / Vec::size].store(found.smoothing + l);
         }
     row = found;

@@ -33,6 +33,20 @@ struct CompensatedSum {
     double sum, error;
 };
 
+// Returns the sum of lanes, and of what they have lost, of which nothing more is lost.
+[[gnu::always_inline]] inline CompensatedSum compensated_sum(const double* lane,
+                                                             const double* lost) {
+    double sum[lanes], error[lanes];
+    std::copy_n(lane, lanes, sum);
+    std::copy_n(lost, lanes, error);
+    for (int half = lanes / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            compensated_add(sum[l], error[l], sum[l + half]);
+            error[l] += error[l + half];
+        }
+    return {sum[0], error[0]};
+}
+
 // Returns Σ term(c) over c < classes, of which nothing is lost.
 template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& term) {
     double sum[lanes] = {}, error[lanes] = {};
@@ -43,12 +57,7 @@ template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& ter
     }
     for (index_t c = whole; c < classes; ++c)
         compensated_add(sum[c - whole], error[c - whole], term(c));
-    for (int half = lanes / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; ++l) {
-            compensated_add(sum[l], error[l], sum[l + half]);
-            error[l] += error[l + half];
-        }
-    return {sum[0], error[0]};
+    return compensated_sum(sum, error);
 }
 
 // Returns the sum of all exponentials but those equal to the pivot's. exps: (classes,), whole

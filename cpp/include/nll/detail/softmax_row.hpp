@@ -66,12 +66,11 @@ public:
         ExpSum chunk;
         if (Precision::exact && plan_.smooths())
             chunk.smoothing = sum_smoothing(from, first, classes, shift);
-        if (Precision::exact && !kept) kept = space_.exps;
         const bool smooths = !Precision::exact && plan_.smooths();
         const auto row = compute_exps(from, first, classes, shift, kept, between, smooths);
         chunk.in_range = row.in_range();
         if constexpr (Precision::exact) {
-            const auto sum = compensated_sum(paired(classes), [&](index_t c) { return kept[c]; });
+            const auto sum = compensated_sum(row.sum, row.error);
             chunk.sum = sum.sum;
             chunk.error = sum.error;
         } else {
