@@ -341,6 +341,12 @@ void range_of_sums(float low_accepted, float high_accepted, float low_refused, f
         CHECK(shift(max) == max);
     const Shift zero = shift_to<Precision, 1>(0.0f), none;
     CHECK(zero.clamps() && !none.clamps() && none.shift(0) == 0);
+    // Smoothed terms of Double are always relative to the largest logit.
+    for (const float max : {-12.0f, 3.0f, 140.0f}) {
+        const typename Precision::Real largest = max;
+        const double smoothed = Shift(&largest, 1, true).shift(0);
+        CHECK(smoothed == (Precision::exact ? largest : shift(max)));
+    }
 }
 
 // Every sample of a tile has its own shift.

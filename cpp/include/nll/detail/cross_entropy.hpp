@@ -39,6 +39,7 @@ struct Pivot {
 struct ExpSum {
     double sum = 0, error = 0;  // of exponentials, and what their roundings lost
     double smoothing = 0;       // Σ w·(x - shift)
+    double most = 0;            // the largest lane: no exponential is more; of log Σ e^x alone
     bool in_range = true;       // every logit had an exponential
 };
 
@@ -151,9 +152,9 @@ GradScale<Scale> grad_scale_of(const Plan& plan, double grad_output, double weig
     return scale;
 }
 
-// Returns 1/S: one division serves all entries of a sample.
-template <class Scale> Scale inverse_sum(double exp_pivot, double others) {
-    return Scale{1} / (Scale{exp_pivot} + Scale{others});
+// Returns 1/S of its two parts: one division serves all entries of a sample.
+template <class Scale> Scale inverse_sum(double part, double others) {
+    return Scale{1} / (Scale{part} + Scale{others});
 }
 
 // Returns the gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).

@@ -26,6 +26,9 @@ template <int count, class Number, class Join>
 [[gnu::always_inline]] inline double add_lanes(const double* lane) {
     return join_lanes<lanes>(lane, [](double a, double b) { return a + b; });
 }
+[[gnu::always_inline]] inline double largest_lane(const double* lane) {
+    return join_lanes<lanes>(lane, [](double a, double b) { return a < b ? b : a; });
+}
 
 // ---------------------------------------------------------------- rows
 

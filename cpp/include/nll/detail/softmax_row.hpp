@@ -76,8 +76,15 @@ public:
         } else {
             chunk.sum = add_lanes(row.sum);
             if (smooths) chunk.smoothing = add_lanes(row.smoothing);
+            if (plan_.softmax_result != SoftmaxResult::softmax) chunk.most = largest_lane(row.sum);
         }
         return chunk;
+    }
+    // Returns the sum of a chunk, whose number is given, alone.
+    [[gnu::noinline]] double sum_of_chunk(const Scalar* from, index_t chunk, const Shift& shift) {
+        const index_t first = chunk * chunk_size;
+        const index_t classes = std::min(chunk_size, plan_.classes - first);
+        return sum_chunk(from, first, classes, shift, nullptr, NoBetween()).sum;
     }
     // Adds up the chunk of the pivot of a sample again, without it.
     [[gnu::noinline]] void exclude_again(const Scalar* from, const Exp* kept, index_t i,

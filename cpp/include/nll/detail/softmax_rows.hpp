@@ -70,15 +70,25 @@ public:
     // Writes the plan's softmax_result of samples [begin, begin + count), at most block_size.
     void softmax(index_t begin, index_t count) {
         for_each_group(begin, count, [&](index_t first) {
-            for (index_t i = 0; i < sums_.count; ++i) sum_row_and_find_max(i);
-            exclude_pivots(nullptr, false);
             if (plan_.softmax_result == SoftmaxResult::softmax) {
+                for (index_t i = 0; i < sums_.count; ++i) sum_row(i);
                 alignas(cache_line) ExpScale softmax_scale[max_tile_samples];
                 sums_.take_softmax_scales(softmax_scale);
                 for (index_t i = 0; i < sums_.count; ++i)
                     write_or_defer(i, {to_[i], softmax_scale[i]});
                 return;
             }
+            for (index_t i = 0; i < sums_.count; ++i) {
+                sum_row(i);
+                sums_.set_pivot_to_max(
+                    i, [&] { return row_.find_max(from_[i], 0, plan_.classes); },
+                    [&](index_t chunk) {
+                        return plan_.classes <= chunk_size
+                                   ? sums_.sum[i]
+                                   : row_.sum_of_chunk(from_[i], chunk, shift_);
+                    });
+            }
+            exclude_pivots(nullptr, false);
             sums_.take_logs(false);
             if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
                 return sums_.template write_log_sums<Scalar>(plan_, begin + first);
@@ -123,17 +133,16 @@ private:
     // Returns where the exponentials of row i of a group are kept, or nullptr.
     Exp* kept(index_t i) const { return kept_ ? kept_ + i * paired(plan_.classes) : nullptr; }
 
-    // Sums row i of the group, and calls visit(first, classes) after each chunk.
-    template <class Visit> void sum_row(index_t i, Visit&& visit) {
+    // Sums row i of the group.
+    void sum_row(index_t i) {
         const WriteDeferred between{*this, std::min(i, max_deferred_rows - 1)};
         const auto sum = [&] {
-            sums_.sum[i] = sums_.error[i] = sums_.smoothing[i] = 0;
+            sums_.clear(i);
             bool in_range = true;
             for_each_chunk([&](index_t first, index_t classes) {
                 Exp* const exps = kept_ ? kept(i) + first : nullptr;
                 const ExpSum chunk =
                     row_.sum_chunk(from_[i], first, classes, shift_, exps, between);
-                visit(first, classes);
                 in_range &= sums_.add(i, first / chunk_size, chunk);
             });
             return in_range && Row::Shift::sum_in_range(sums_.sum[i], plan_.classes);
@@ -142,18 +151,6 @@ private:
             return row_.shift_to(row_.find_max(from_[i], 0, plan_.classes).logit);
         });
         sums_.shift.take(i, shift_, 0);
-    }
-    void sum_row(index_t i) {
-        sum_row(i, [](index_t, index_t) {});
-    }
-    // Sums row i of the group; its largest logit becomes the pivot.
-    void sum_row_and_find_max(index_t i) {
-        sum_row(i, [&](index_t first, index_t classes) {
-            const Pivot of_chunk = row_.find_max(from_[i], first, first + classes);
-            if (first > 0 && !(of_chunk.logit > sums_.pivot[i])) return;
-            sums_.pivot[i] = static_cast<typename Precision::Real>(of_chunk.logit);
-            sums_.pivot_chunk_of[i] = of_chunk.chunk;
-        });
     }
     void exclude_pivots(const index_t* targets, bool ignores) {
         sums_.exclude_pivots(targets, ignores, [&] {

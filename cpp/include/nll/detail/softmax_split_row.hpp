@@ -39,7 +39,11 @@ public:
             return;
         }
         Row row(plan_, construct_in<Space>(memory_));
-        sum_up({static_cast<double>(row.logit_at(from_, c)), c / chunk_size});
+        total_.begin(1);
+        total_.pivot[0] = row.logit_at(from_, c);
+        total_.pivot_chunk_of[0] = c / chunk_size;
+        sum_up();
+        exclude_pivot();
         total_.template take_losses<Scalar>(plan_, block, 0);
         if (!to_) return;
         ExpScale softmax_scale[lanes];
@@ -50,12 +54,19 @@ public:
     // Writes the plan's softmax_result of a sample.
     void softmax(index_t sample) {
         find(sample);
-        sum_up(find_max());
+        total_.begin(1);
+        sum_up();
         if (plan_.softmax_result == SoftmaxResult::softmax) {
             ExpScale softmax_scale[lanes];
             total_.take_softmax_scales(softmax_scale);
             return write({to_, softmax_scale[0]});
         }
+        total_.set_pivot_to_max(
+            0, [&] { return find_max(); },
+            [&](index_t chunk) {
+                return Row(plan_, construct_in<Space>(memory_)).sum_of_chunk(from_, chunk, shift_);
+            });
+        exclude_pivot();
         total_.take_logs(false);
         if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
             return total_.template write_log_sums<Scalar>(plan_, sample);
@@ -112,12 +123,8 @@ private:
         });
         return max;
     }
-    // Computes the sums of the row at hand, and takes the pivot out of them.
-    [[gnu::noinline]] void sum_up(const Pivot& pivot) {
-        total_.begin(1);
-        total_.clear();
-        total_.pivot[0] = static_cast<typename Precision::Real>(pivot.logit);
-        total_.pivot_chunk_of[0] = pivot.chunk;
+    // Computes the sums of the row at hand.
+    [[gnu::noinline]] void sum_up() {
         const auto sum = [&] {
             total_.clear();
             bool in_range = true;
@@ -136,6 +143,8 @@ private:
             return Row(plan_, construct_in<Space>(memory_)).shift_to(max);
         });
         total_.shift.take(0, shift_, 0);
+    }
+    void exclude_pivot() {
         total_.exclude_pivots(nullptr, false, [&] {
             Row row(plan_, construct_in<Space>(memory_));
             row.exclude_again(from_, nullptr, 0, total_);

@@ -28,18 +28,36 @@ public:
     }
     // Sets the sums to 0.
     void clear() {
-        for (double* zero : {sum, error, smoothing, pivot_chunk}) std::fill_n(zero, width, 0.0);
+        for (double* zero : {sum, error, smoothing, most, pivot_chunk})
+            std::fill_n(zero, width, 0.0);
     }
+    void clear(index_t i) { sum[i] = error[i] = smoothing[i] = most[i] = 0; }
     // Adds the sums of a chunk to those of sample i, in the order of classes. Returns whether every
     // logit had an exponential.
     bool add(index_t i, index_t chunk, const ExpSum& found) {
         add(i, chunk, found.sum, found.error);
         smoothing[i] += found.smoothing;
+        most[i] = std::max(most[i], found.most);
         return found.in_range;
     }
     void add(index_t i, index_t chunk, double of_chunk, double error_of_chunk) {
         add_chunk(sum[i], error[i], of_chunk, error_of_chunk);
         if (pivot_chunk_of[i] == chunk) pivot_chunk[i] = of_chunk;
+    }
+
+    // Sets the pivot of sample i, whose sums are complete, to its largest logit, which find_max()
+    // returns. Where no class has half of the sum, which lanes of classes show, log_sum_exp needs
+    // none; where one may be nearly all of it, sum_chunk(chunk) returns the sum of its chunk.
+    template <class FindMax, class SumChunk>
+    void set_pivot_to_max(index_t i, FindMax&& find_max, SumChunk&& sum_chunk) {
+        if (!Precision::exact && sum[i] > 0 && sum[i] < infinity && most[i] < 0.49 * sum[i]) {
+            pivot[i] = -std::numeric_limits<Real>::infinity();
+            return;
+        }
+        const Pivot max = find_max();
+        pivot[i] = static_cast<Real>(max.logit);
+        pivot_chunk_of[i] = max.chunk;
+        if (!Precision::exact && most[i] > 0.99 * sum[i]) pivot_chunk[i] = sum_chunk(max.chunk);
     }
 
     // Takes the pivots out of the sums; that of an ignored sample is none. targets: (count,).
@@ -117,12 +135,13 @@ public:
         }
         std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
     }
-    // Computes what softmax is made of: the factors of exponentials, (width,).
+    // Computes what softmax is made of, which needs no pivots: the factors of exponentials,
+    // (width,).
     void take_softmax_scales(ExpScale* softmax_scale) const {
         for (index_t i = 0; i < width; ++i) {
-            const double unit = Precision::unit_of(sum[i]);
-            softmax_scale[i] = Precision::exp_scale(
-                inverse_sum<Scale>(exp_pivot[i] * unit, others[i] * unit), unit);
+            const double total = defined_sum(sum[i]), unit = Precision::unit_of(total);
+            softmax_scale[i] =
+                Precision::exp_scale(inverse_sum<Scale>(total * unit, error[i] * unit), unit);
         }
     }
     // Writes log Σ e^x of samples from `first` on; where there is no softmax, what the largest
@@ -173,7 +192,8 @@ public:
     alignas(cache_line) Real pivot[max_tile_samples];
     alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
     alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
-    alignas(cache_line) double smoothing[max_tile_samples], pivot_chunk[max_tile_samples];
+    alignas(cache_line) double smoothing[max_tile_samples], most[max_tile_samples];
+    alignas(cache_line) double pivot_chunk[max_tile_samples];
     alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
     // Hold LogSumExp of each.
     alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];

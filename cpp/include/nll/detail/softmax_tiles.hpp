@@ -48,7 +48,7 @@ public:
     // Computes the losses of a block and writes the gradient, if the plan has one.
     void cross_entropy(SoftmaxBlock<Precision>& block) {
         for_each_tile(block.first, block.count, [&](index_t first, index_t) {
-            sum_up(block.classes + first, block.ignores);
+            sum_up_but_pivots(block.classes + first, block.ignores);
             sums_.template take_losses<Scalar>(plan_, block, first);
             if (plan_.has(gradient)) write_gradient(block, first);
         });
@@ -56,8 +56,11 @@ public:
     // Writes the plan's softmax_result of samples [begin, begin + count).
     void softmax(index_t begin, index_t count) {
         for_each_tile(begin, count, [&](index_t, index_t samples) {
-            sum_up(nullptr, false);
-            if (plan_.softmax_result == SoftmaxResult::softmax) return write_softmax();
+            if (plan_.softmax_result == SoftmaxResult::softmax) {
+                sum_up(false);
+                return write_softmax();
+            }
+            sum_up_but_pivots(nullptr, false);
             sums_.take_logs(false);
             if (plan_.softmax_result == SoftmaxResult::log_sum_exp)
                 return sums_.template write_log_sums<Scalar>(plan_, tile_.begin);
@@ -113,21 +116,24 @@ private:
     }
     // ------------------------------------------------------------ the sums of a tile
 
-    // Computes the sums of each sample. targets: (count,), or nullptr: then the largest logits are
-    // the pivots. Where a tile holds all classes, their exponentials are kept.
-    void sum_up(const index_t* targets, bool ignores) {
+    // Computes the sums of each sample; knows_max: its largest logit was found. Where a tile holds
+    // all classes, their exponentials are kept.
+    void sum_up(bool knows_max) {
+        if (!needs_max<Precision>(plan_) && !sums_.shift.clamps()) {
+            sum_classes();
+            if (sums_in_range()) return;
+        }
+        if (!knows_max) find_max(false);
+        // Tiles after this, which are likely to be alike, begin so.
+        sums_.shift = Shift(max_, tile_.width, plan_.smooths());
+        sum_classes();
+    }
+    // Computes the sums, and takes the pivots out of them. targets: (count,), or nullptr: then the
+    // largest logits are the pivots.
+    void sum_up_but_pivots(const index_t* targets, bool ignores) {
         if (targets) load_pivots(targets, ignores);
         else find_max(true);
-        if (needs_max<Precision>(plan_) || sums_.shift.clamps()) {
-            shift_to_max(targets != nullptr);
-            sum_classes();
-        } else {
-            sum_classes();
-            if (!sums_in_range()) {
-                shift_to_max(targets != nullptr);
-                sum_classes();
-            }
-        }
+        sum_up(targets == nullptr);
         sums_.exclude_pivots(targets, ignores, [&] {
             if (sequential()) std::copy_n(sums_.sum, tile_.width, sums_.pivot_chunk);
             for_each_chunk([&](index_t first, index_t classes) { sum_others_of(first, classes); });
@@ -161,11 +167,6 @@ private:
                 if (max_[i] > before[i]) sums_.pivot_chunk_of[i] = first / chunk_size;
         });
         if (is_pivot) std::copy_n(max_, tile_.width, sums_.pivot);
-    }
-    // Shifts this tile by its maxima. Tiles after it, which are likely to be alike, begin so.
-    void shift_to_max(bool unknown) {
-        if (unknown) find_max(false);
-        sums_.shift = Shift(max_, tile_.width, plan_.smooths());
     }
     bool sums_in_range() const {
         std::uint64_t outside = 0;  // as wide as a sum, for SIMD
