@@ -186,7 +186,7 @@ struct Single {
         return n * 0x1.62e42fefa39efp-1 + s * (2 + series);
     }
     static bool is_about_pivot(double others, double exp_pivot) { return others < exp_pivot; }
-    static double log_about_pivot(double exp_pivot, double others) {
+    static double log_about_pivot(double, double, double exp_pivot, double others) {
         return log_of_quotient(exp_pivot + others, exp_pivot, others);
     }
     static double log_about_shift(double sum, double error) {
@@ -254,9 +254,10 @@ struct Double {
     static bool is_about_pivot(double others, double exp_pivot) {
         return others < 0x1p900 * exp_pivot;
     }
-    static double log_about_pivot(double exp_pivot, double others) {
-        const double rest = others / exp_pivot, y = 1 + rest;
-        return log_of(y, rest - (y - 1));
+    static double log_about_pivot(double sum, double error, double exp_pivot, double) {
+        const double high = sum - exp_pivot, rest = high / exp_pivot, y = 1 + rest;
+        const double rounded_off = (std::fma(-rest, exp_pivot, high) + error) / exp_pivot;
+        return log_of(y, (rest - (y - 1)) + rounded_off);
     }
     static double log_about_shift(double sum, double error) {
         return log_of(sum / scale, error / scale);
@@ -298,7 +299,7 @@ public:
         if (others_ < Precision::negligible * exp_pivot_) others_ = 0;
         if (Precision::is_about_pivot(others_, exp_pivot_)) {
             center_ = x[pivot];
-            log_ = Precision::log_about_pivot(exp_pivot_, others_);
+            log_ = Precision::log_about_pivot(sum.sum, sum.error, exp_pivot_, others_);
         } else {
             center_ = exp_.shift;
             log_ = Precision::log_about_shift(sum.sum, sum.error);
@@ -363,8 +364,8 @@ struct Bfloat16 {
         return in_pairs(count, [&](index_t c) { return c == pivot ? 0.0f : power(x[c]); });
     }
     static bool is_about_pivot(double others, double exp_pivot) { return others < exp_pivot; }
-    static double log_about_pivot(double exp_pivot, double others) {
-        return Single::log_about_pivot(exp_pivot, others);
+    static double log_about_pivot(double, double, double exp_pivot, double others) {
+        return Single::log_of_quotient(exp_pivot + others, exp_pivot, others);
     }
     static double log_about_shift(double sum, double error) {
         return Single::log_of_quotient(sum, scale, (sum - scale) + error);

@@ -91,9 +91,11 @@ template <class Precision>
                                                     double scale, bool smooths) {
     if constexpr (Precision::exact) {
         const bool about_pivot = others < (smooths ? 1 : 0x1p900) * exp_pivot;
-        const double rest = others / exp_pivot, near = 1 + rest;
+        // What sums and quotients round off is kept: exponentials have had their share of 4 ULP.
+        const double high = sum - exp_pivot, rest = high / exp_pivot, near = 1 + rest;
+        const double rounded_off = (std::fma(-rest, exp_pivot, high) + error) / exp_pivot;
         const double quotient = about_pivot ? near : sum / scale;
-        const double lost = about_pivot ? rest - (near - 1) : error / scale;
+        const double lost = about_pivot ? (rest - (near - 1)) + rounded_off : error / scale;
         return {about_pivot ? pivot : shift, log_of(quotient, lost)};
     } else {
         const bool confident = others < exp_pivot;
