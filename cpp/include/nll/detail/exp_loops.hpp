@@ -67,9 +67,9 @@ template <class Precision> struct LastClasses {
 };
 
 // Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes, and then of `last`,
-// clamped. Adds them to `row`, and stores them to exps, (paired(classes),),
-// unless that is nullptr; `smooths`: adds w·(x - shift) of logits, too, which is of Single alone.
-// Prefetches a line row_ahead bytes on, and one from `far_ahead` on with every line or less.
+// clamped. Adds them to `row`, and stores them to exps, (paired(classes),), unless that is nullptr;
+// `smooths`: adds w·(x - shift) of logits, too, which is of Single alone. Prefetches a line
+// row_ahead bytes on, and one from `far_ahead` on with every line or less.
 template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Precision>
 [[gnu::noinline]] void exps_of_row(const Scalar* __restrict logits, index_t classes,
                                    const LastClasses<Precision>& last,

@@ -50,12 +50,12 @@ struct ExpParts {
 };
 
 struct Single {
-    using Real = float;       // of logits
-    using Exp = double;       // of exponentials
-    using Scale = double;     // of what gradients are scaled with
-    using ExpScale = double;  // of what multiplies exponentials
-    using Shifted = Vec;      // logits less their shift
-    static constexpr bool by_eighths = true;
+    using Real = float;                       // of logits
+    using Exp = double;                       // of exponentials
+    using Scale = double;                     // of what gradients are scaled with
+    using ExpScale = double;                  // of what multiplies exponentials
+    using Shifted = Vec;                      // logits less their shift
+    static constexpr bool by_eighths = true;  // as above, and in vectors
     // Sums are compensated if `exact`; if `fused`, they add products of two factors unrounded.
     static constexpr bool exact = false, fused = true;
     // Terms below this part of the pivot are far below the last bit of any result, and inexact.
@@ -143,8 +143,8 @@ struct Double {
     [[gnu::always_inline]] static Vec exp(ExpParts parts) {
         return multiply_add(parts.power, parts.fraction, parts.power);
     }
-    // Returns the power of 2 that makes a sum a number of [1, 2), of which no product with what
-    // gradients are scaled with is too small.
+    // Returns the power of 2 that brings a sum to [1, 2): what gradients are scaled with, divided
+    // by a sum of 2^400, might be too small for a number.
     static double unit_of(double sum) {
         const std::uint64_t exponent = std::bit_cast<std::uint64_t>(sum) & 0x7ff0000000000000;
         return std::bit_cast<double>(0x7fe0000000000000 - exponent);
