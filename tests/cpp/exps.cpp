@@ -86,20 +86,33 @@ void exps_of_doubles() {
     std::mt19937_64 random(1);
     std::uniform_real_distribution<double> fraction(1, 2);
     double worst = 0;
-    const auto check = [&](double max, double x) {
-        const auto shift = shift_to<Double, 1>(max);
-        const auto difference =
-            static_cast<long double>(x) - static_cast<long double>(shift.shift(0));
-        worst = std::max(worst, ulps(exp_at(shift, x, 0), std::exp(difference) * 0x1p280L));
+    const auto check = [&](const double* max, const double* x) {
+        const TileShift<Double> shift(max, lanes, false);
+        double exps[lanes];
+        exps_of_samples(x, lanes, shift, exps);
+        for (int l = 0; l < lanes; ++l) {
+            const auto difference =
+                static_cast<long double>(x[l]) - static_cast<long double>(shift.shift(l));
+            worst = std::max(worst, ulps(exps[l], std::exp(difference) * 0x1p280L));
+        }
     };
-    for (int i = 0; i < 200'000; ++i) {
-        const double size = std::ldexp(fraction(random), i % 69 - 60);
-        check(0, i % 2 ? -size : std::fmod(size, 150));
-        // What the difference of two logits has rounded off counts.
-        const double max = std::ldexp(fraction(random), 8 + i % 10);
-        check(max, max - size), check(-max, -max - size);
+    for (int i = 0; i < 40'000; ++i) {
+        double max[lanes], x[lanes];
+        for (int l = 0; l < lanes; ++l) {
+            const double size = std::ldexp(fraction(random), (i + 5 * l) % 69 - 60);
+            // What the difference of two logits has rounded off counts.
+            const double large = std::ldexp(fraction(random), 8 + i % 10);
+            max[l] = l % 3 == 0 ? 0 : l % 3 == 1 ? large : -large;
+            x[l] = l % 6 == 3 ? std::fmod(size, 150) : max[l] - size;
+        }
+        check(max, x);
     }
-    for (double x = -900; x <= 150; x += 0.01) check(0, x);
+    for (double first = -900; first <= 150; first += 0.16) {
+        double x[lanes];
+        for (int l = 0; l < lanes; ++l) x[l] = std::min(first + 0.01 * l, 150.0);
+        const double zeros[lanes] = {};
+        check(zeros, x);
+    }
     CHECK(worst < 0.62);
     for (const double max : {0.0, 1000.0}) {
         const auto shift = shift_to<Double, 1>(max);
