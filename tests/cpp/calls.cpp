@@ -76,6 +76,16 @@ void logits() {
     float log_sums[3];
     logsumexp(input, View<float, 1>{log_sums, {3}});
     CHECK(log_sums[2] == static_cast<float>(std::log(4.0)));
+    // Smoothing is of losses, and changes no bit of these.
+    std::vector<double> logits(64 * 7), plain(logits), beside(logits);
+    for (std::size_t i = 0; i < logits.size(); ++i)
+        logits[i] = 130 - 0.37 * static_cast<double>(i * i * 7 % 50);
+    const View<const double, 2> of_doubles{logits.data(), {64, 7}};
+    for (const auto of : {log_softmax<const double, 2, double>, softmax<const double, 2, double>}) {
+        of(of_doubles, {plain.data(), {64, 7}}, {});
+        of(of_doubles, {beside.data(), {64, 7}}, {.label_smoothing = 0.1});
+        CHECK(plain == beside);
+    }
     CHECK(message_of<std::invalid_argument>([&] {
               double wide[3];
               logsumexp(input, View<double, 1>{wide, {3}});

@@ -124,6 +124,7 @@ inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) 
     arrays[target] = &of_samples;
     Plan plan(arrays, axis, call.options);
     plan.softmax_result = call.softmax_result;
+    plan.label_smoothing = 0;  // it says nothing about these
     run_softmax(plan, kernels, of_samples, call.fresh, call.options);
 }
 
