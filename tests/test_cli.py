@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-import inspect
+import errno
 import json
 import os
 import pickle
@@ -29,7 +29,9 @@ pytest.importorskip("rich", reason="of the extra nll[cli]")
 from click.testing import CliRunner
 
 from nll._cli.blocks import divide
+from nll._cli.commands import Commands
 from nll._cli.commands import nll as command
+from nll._cli.errors import required
 
 N, C = 400, 7
 
@@ -175,10 +177,6 @@ def test_weights(logits, target, rng, smoothing):
 def test_sample_weight(logits, target, rng):
     weight = rng.uniform(0.5, 2, N)
     np.save("weight.npy", weight)
-    if "sample_weight" not in inspect.signature(nll.LossAccumulator.update).parameters:
-        message = refused("score", "logits.npy", "target.npy", "--sample-weight", "weight.npy", status=1)
-        assert message == "Error: this build of nll has no sample weights"
-        return
     found = score("logits.npy", "target.npy", "--sample-weight", "weight.npy", "--worst", 3)
     kept = target != -100
     losses = -log_softmax(logits)[np.arange(N), np.where(kept, target, 0)]
@@ -320,6 +318,50 @@ def test_a_probability_of_zero_leaves_the_confidence():
     assert filled == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))])
 
 
+def test_few_classes_of_images(rng):
+    images = rng.normal(size=(5, 2, 8, 9)).astype(np.float32)
+    images[0] = 0  # equal ones: the first is taken
+    target = rng.integers(0, 2, (5, 8, 9))
+    np.save("images.npy", images)
+    np.save("target.npy", target)
+    assert score("images.npy", "target.npy")["accuracy"]["top1"] == np.mean(images.argmax(1) == target)
+
+
+def test_ignored_labels_are_none_or_one(logits, target):
+    np.save("target.npy", np.where(target == -100, 0, target))
+    assert score("logits.npy", "target.npy", "--ignore-index", "none")["loss"]["count"] == N
+    assert score("logits.npy", "target.npy", "--ignore-index", 0)["loss"]["count"] < N
+
+
+def test_probabilities_that_are_taken_for_logits_are_noted(logits):
+    np.save("values.npy", np.exp(log_softmax(logits)))
+    assert "values.npy looks like probabilities" in run("score", "values.npy", "target.npy").stderr
+    assert "looks like" not in run("score", "logits.npy", "target.npy").stderr
+
+
+@pytest.mark.parametrize("kind", ["log-probabilities", "probabilities"])
+def test_comparison_of_probabilities(logits, kind):
+    """It finds what a comparison of logits finds."""
+    values = log_softmax(logits)
+    np.save("other.npy", (values[::-1] if kind == "log-probabilities" else np.exp(values[::-1])).copy())
+    np.save("values.npy", values if kind == "log-probabilities" else np.exp(values))
+    np.save("reversed.npy", logits[::-1].copy())
+    found = score("values.npy", "target.npy", "--compare", "other.npy", "--kind", kind)["comparison"]
+    of_logits = score("logits.npy", "target.npy", "--compare", "reversed.npy")["comparison"]
+    assert found["agreement"] == of_logits["agreement"]
+    for part in "other", "difference", "divergence":
+        assert found[part]["mean"] == pytest.approx(of_logits[part]["mean"], rel=1e-5)
+
+
+def test_a_picture_of_losses_beyond_its_histogram():
+    """It says how many are left out."""
+    pytest.importorskip("matplotlib")
+    np.save("sure.npy", np.where(np.eye(C) == 1, 1e6, 0.0))
+    np.save("labels.npy", np.arange(C))
+    run("score", "sure.npy", "labels.npy", "--plot", "picture.svg")
+    assert Path("picture.svg").stat().st_size > 1000
+
+
 def test_what_is_not_a_number_is_told():
     np.save("logits.npy", np.array([[np.nan, 2, 0], [1, 0, np.nan], [3, 0, 1]], np.float32))
     np.save("target.npy", np.array([0, 0, 0]))
@@ -399,6 +441,36 @@ def test_bfloat16(logits, format):
     np.save("wide.npy", halves.astype(np.float32))
     assert found["loss"]["mean"] == pytest.approx(score("wide.npy", "target.npy")["loss"]["mean"], rel=1e-6)
     assert found["accuracy"] == score("wide.npy", "target.npy")["accuracy"]
+
+
+def test_a_npz_whose_header_is_long(logits):
+    """Version 2 of the format, for structures of many fields."""
+    with zipfile.ZipFile("long.npz", "w") as archive, archive.open("a.npy", "w") as member:
+        np.lib.format.write_array(member, logits, version=(2, 0))
+    assert score("long.npz", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+def test_labels_are_no_raw_bytes(logits):
+    """--dtype is of predictions' raw elements; labels stay what they are."""
+    pytest.importorskip("ml_dtypes")
+    np.save("halves.npy", logits.astype("bfloat16").view(np.uint16))
+    np.save("labels.npy", np.load("target.npy").astype(np.int16))
+    found = score("halves.npy", "labels.npy", "--dtype", "bfloat16")
+    assert found["loss"] == score("halves.npy", "target.npy", "--dtype", "bfloat16")["loss"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_zarr_arrays_of_either_byte_order(logits, order):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("ordered.zarr", data=logits.astype(f"{order}f4"), chunks=(64, C), zarr_format=2)
+    assert score("ordered.zarr", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+def test_a_zarr_array_of_objects_is_refused(logits):
+    zarr, numcodecs = pytest.importorskip("zarr"), pytest.importorskip("numcodecs")
+    zarr.create_array("odd.zarr", data=logits, chunks=(64, C), zarr_format=2, filters=[numcodecs.Base64()])
+    message = refused("score", "odd.zarr", "target.npy")
+    assert message == "Error: odd.zarr has the codec 'base64': nll reads arrays of numbers, and never unpickles"
 
 
 def test_a_npz_says_that_it_cannot_be_mapped(logits):
@@ -696,6 +768,62 @@ def test_states_of_other_weights_are_not_merged(logits):
         np.save("weight.npy", np.array([1.0] * (C - 1) + [last]))
         run("score", "logits.npy", "target.npy", "--weight", "weight.npy", "--json", f"{name}.json")
     assert refused("merge", "a.json", "b.json").startswith("Error: b.json: ")
+
+
+def test_results_that_keep_other_samples_are_not_merged(logits):
+    for name, worst in ("a", 2), ("b", 3):
+        run("score", "logits.npy", "target.npy", "--worst", worst, "--json", f"{name}.json")
+    assert refused("merge", "a.json", "b.json") == "Error: b.json keeps 3 worst samples, not 2"
+
+
+def test_a_sample_weight_that_is_no_number_is_told_with_status_2(logits):
+    """It is no label that is wrong."""
+    np.save("weight.npy", np.full(N, 2**60))
+    message = refused("score", "logits.npy", "target.npy", "--sample-weight", "weight.npy")
+    assert "sample_weight" in message
+    assert "2^53" in message
+
+
+def test_a_first_label_that_no_label_can_be_is_told_with_status_2(logits):
+    message = refused("score", "logits.npy", "target.npy", "--index-base", 2**64)
+    assert message == f"Error: index_base is {2**64}, outside [-2^63, 2^63)"
+
+
+def test_a_folder_is_not_overwritten(logits):
+    """And what was written beside it is gone."""
+    Path("taken").mkdir()
+    assert "taken: Is a directory" in refused("score", "logits.npy", "target.npy", "--json", "taken", status=1)
+    assert not Path("taken.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError("a broken disk"), 1, "Error: a broken disk"),
+        (MemoryError(), 1, "Error: not enough memory"),
+        (MemoryError("8 EiB"), 1, "Error: not enough memory: 8 EiB"),
+        (BrokenPipeError(errno.EPIPE, "closed"), 1, ""),
+        (KeyboardInterrupt(), 130, "nll: stopped"),
+    ],
+    ids=["disk", "memory", "so-much-memory", "pipe", "control-c"],
+)
+def test_each_end_has_its_status(error, status, words):
+    def end() -> None:
+        raise error
+
+    group = Commands("all")
+    group.command("end")(end)
+    result = CliRunner().invoke(group, ["end"])
+    assert (result.exit_code, result.stderr.strip()) == (status, words)
+
+
+def test_a_package_that_lacks_one_of_its_own_says_which(monkeypatch):
+    def lacks(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'zstd'", name="zstd")
+
+    monkeypatch.setattr("importlib.import_module", lacks)
+    with pytest.raises(ModuleNotFoundError, match="zstd"):
+        required("zarr")
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])

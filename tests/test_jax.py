@@ -288,6 +288,17 @@ def test_vmap(way, loss, reduction, mapped, rng):
         assert_same_bits(np.asarray(gradients[i]), loss.backward(grad_output, *each, **choices))
 
 
+@pytest.mark.parametrize(("shape", "words"), [((6, 5), "2 dimensions"), ((5,), "1 dimension")], ids=str)
+def test_axis_out_of_bounds(loss, bridge, shape, words):
+    with pytest.raises(np.exceptions.AxisError, match=f"axis 3 is out of bounds for input with {words}"):
+        function_of(bridge, loss, axis=3)(jnp.zeros(shape), jnp.zeros(shape[:-1], int))
+
+
+def test_vmap_of_nothing(loss, bridge):
+    values = jax.vmap(function_of(bridge, loss))(jnp.zeros((0, 6, 5)), jnp.zeros((0, 6), int))
+    assert values.shape == (0,)
+
+
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_vmap_of_vmap(loss, bridge, reduction, rng):
     """Axes that are mapped in one of the two for one array, in the other for another."""

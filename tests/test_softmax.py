@@ -127,6 +127,24 @@ def test_threads_and_parts_of_a_batch_change_no_bit(shape, dtype, rng):
     assert_same_bits(np.ascontiguousarray(nll.logsumexp(turned)), sums)
 
 
+@pytest.mark.parametrize("classes", [5, 1000, 70_000])
+@pytest.mark.parametrize("margin", [0, 3, 20, 60])
+def test_a_class_of_nearly_all(classes, margin, dtype, rng):
+    """Its logarithm keeps its digits, wherever it is and whoever shares the row."""
+    input = rng.normal(size=(1, classes)).astype(dtype)
+    input[0, classes * 4 // 5] = margin + np.log(classes)
+    with nll.num_threads(1):
+        logs, sums = nll.log_softmax(input), nll.logsumexp(input)
+    with nll.num_threads(5):
+        assert_same_bits(nll.log_softmax(input), logs)
+        assert_same_bits(nll.logsumexp(input), sums)
+    copies = np.repeat(input, 3, 0)
+    assert_same_bits(nll.log_softmax(copies), np.repeat(logs, 3, 0))
+    assert_same_bits(np.ascontiguousarray(nll.log_softmax(np.asfortranarray(copies))), np.repeat(logs, 3, 0))
+    assert_within_bound(logs, softmax_oracle.log_softmax(input))
+    assert_within_bound(sums, *softmax_oracle.logsumexp(input))
+
+
 @pytest.mark.parametrize("dtype_", FLOAT_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0), (0, 0)], ids=str)
 def test_nothing(shape, dtype_):

@@ -727,6 +727,12 @@ class TestTransformations:
 # ---- what is refused
 
 
+def test_complex_weights_are_refused_within_transforms(ours, random_tensors):
+    input, target, weight = random_tensors()
+    with pytest.raises(TypeError, match=r"weight is complex \(torch.complex128\); losses are of real numbers"):
+        torch.func.grad(lambda input: ours(input, target, weight=weight + 0j))(input)
+
+
 REFUSED_INPUTS = {
     "device": (lambda x: x.to("meta"), r"input is on device 'meta'; nll computes on the CPU"),
     "sparse": (lambda x: x.to_sparse(), r"input is sparse or packed \(torch.sparse_coo\)"),

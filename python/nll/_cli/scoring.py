@@ -5,7 +5,6 @@ Losses and their sums are the core's. Where it has no function for a number of e
 a divergence, that number is added up as the loss of predictions that are the same for all classes.
 """
 
-import inspect
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from .. import (
 from .._typing import Array
 from . import measures
 from .blocks import OfSamples, Predictions, divide, first_wrong
-from .errors import BadInput, Failure
+from .errors import BadInput
 from .sources import Slices
 from .tally import Choices, Comparison, Counts, Parted, Tally, Worst, restored
 
@@ -127,7 +126,6 @@ class Run:
         self.workers = max(min(threads, len(self.blocks)), 1)
         self.threads_each = max(threads // self.workers, 1)
         self.stopped = threading.Event()
-        self.check_sample_weight()
         total = self.accumulator(job.choices.loss)
         self.tally = Tally(job.choices, job.files, total, worst_limit=job.worst)
         if job.counts:
@@ -158,13 +156,6 @@ class Run:
 
     def parted(self, count: int) -> Parted:
         return Parted(self.accumulator(self.job.choices.loss, count), np.zeros(count, np.int64))
-
-    def check_sample_weight(self) -> None:
-        """Refuse sample weights while the accumulator does not take them."""
-        if self.job.sample_weight is None:
-            return
-        if "sample_weight" not in inspect.signature(LossAccumulator.update).parameters:
-            raise Failure("this build of nll has no sample weights")
 
     def finish(self, progress: Callable[[int], object]) -> Tally:
         pending: deque[Future[Found]] = deque()
