@@ -463,6 +463,12 @@ def beside_input() -> dict[str, Any]:
     return {"input": buffer[:24].reshape(2, 3, 4), "out": buffer[8:32].reshape(2, 3, 4)}
 
 
+def before_a_reversed_input() -> dict[str, Any]:
+    """The memory that they share is before input's first element."""
+    buffer = np.zeros(36, np.float32)
+    return {"input": buffer[12:].reshape(2, 3, 4)[::-1], "out": buffer[:24].reshape(2, 3, 4)}
+
+
 def labels_inside_out() -> dict[str, Any]:
     buffer = np.zeros(24, np.float32)
     return {"target": buffer[4:12].view(np.int32).reshape(2, 4), "out": buffer.reshape(2, 3, 4)}
@@ -489,6 +495,7 @@ OUT = [
     ),
     case("unaligned", ValueError, r"out.*align", out=unaligned((2, 3, 4))),
     pytest.param(beside_input(), ValueError, r"out.*input", id="overlaps-input"),
+    pytest.param(before_a_reversed_input(), ValueError, r"out.*input", id="overlaps-reversed-input"),
     pytest.param(labels_inside_out(), ValueError, r"out.*target", id="overlaps-target"),
     pytest.param(weight_inside_out(), ValueError, r"out.*weight", id="overlaps-weight"),
 ]
