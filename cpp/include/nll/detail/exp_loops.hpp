@@ -37,6 +37,17 @@ template <class Precision, class Seen> bool all_in_range(const Seen* seen) {
     }
 }
 
+// Calls visit(k) for the vectors of `count` numbers: unrolled, so that what they add to stays in
+// registers. Where these hold two doubles, the code of Double would be five times as large.
+template <class Precision, int count, class Visit>
+[[gnu::always_inline]] inline void for_each_vec(Visit&& visit) {
+    if constexpr (Precision::exact && Vec::size < 8) {
+        NLL_ONE_VECTOR for (int k = 0; k < count; k += Vec::size) visit(k);
+    } else {
+        NLL_UNROLL for (int k = 0; k < count; k += Vec::size) visit(k);
+    }
+}
+
 // ---------------------------------------------------------------- a row
 
 // Accumulates a row by lanes.
@@ -77,7 +88,7 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
                                    const std::byte* far_ahead,
                                    typename Precision::Exp* __restrict exps,
                                    RowLanes<Precision>& row,
-                                   [[maybe_unused]] const TermWeights& weights = {}) {
+                                   [[maybe_unused]] TermWeights weights = {}) {
     static_assert(Precision::fused || !smooths);
     using Real = typename Precision::Real;
     const ExpShift<Precision, 1> shift = row_shift;  // its own memory, which no store changes
@@ -100,7 +111,7 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
         else
             for (int l = 0; l < size; ++l) converted_pair[l] = converted<Real>(from[l]);
         if constexpr (Precision::by_eighths) {
-            NLL_UNROLL for (int l = 0; l < size; l += Vec::size) {
+            for_each_vec<Precision, size>([&](int l) __attribute__((always_inline)) {
                 const auto x = shift.template shifted<clamps>(pair + l, 0);
                 const ExpParts parts = Precision::template parts<clamps>(x);
                 [[maybe_unused]] const Vec exp = Precision::exp(parts);
@@ -113,7 +124,7 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
                 if constexpr (Precision::fused)
                     total = multiply_add(parts.power, parts.fraction, total);
                 else compensated_add(total, error[l % lanes / Vec::size], exp);
-            }
+            });
             if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < size; half += lanes)
                     raise_seen<clamps>(pair + half, found.seen);
@@ -164,12 +175,14 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
 // (samples,), which is of Single and without lanes. Prefetches `samples` elements of each class
 // from `ahead` on, ahead_step apart. Returns whether every logit had an exponential.
 template <bool clamped, class Precision, bool smooths = false, class Scalar>
-[[gnu::noinline]] bool exps_of_tile(
-    const typename Precision::Real* logits, index_t classes, index_t samples, index_t pitch,
-    const ExpShift<Precision, max_tile_samples>& shift, const Scalar* ahead, index_t ahead_step,
-    typename Precision::Exp* exps, index_t exps_pitch, double* __restrict sums,
-    double* __restrict errors, index_t lane_pitch, [[maybe_unused]] const TermWeights& weights = {},
-    [[maybe_unused]] double* __restrict smoothing = nullptr) {
+[[gnu::noinline]] bool exps_of_tile(const typename Precision::Real* logits, index_t classes,
+                                    index_t samples, index_t pitch,
+                                    const ExpShift<Precision, max_tile_samples>& shift,
+                                    const Scalar* ahead, index_t ahead_step,
+                                    typename Precision::Exp* exps, index_t exps_pitch,
+                                    double* __restrict sums, double* __restrict errors,
+                                    index_t lane_pitch, [[maybe_unused]] TermWeights weights = {},
+                                    [[maybe_unused]] double* __restrict smoothing = nullptr) {
     static_assert(Precision::fused || !smooths);
     constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
     bool in_range = true;
@@ -198,7 +211,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
             for_each_class([&](index_t c, const auto* __restrict from, auto* __restrict to) {
                 [[maybe_unused]] double* lane = sums + c % lanes * lane_pitch + first;
                 [[maybe_unused]] const Vec weight = smooths ? Vec(weights[c]) : Vec(0.0);
-                NLL_UNROLL for (int k = 0; k < count; k += Vec::size) {
+                for_each_vec<Precision, count>([&](int k) __attribute__((always_inline)) {
                     const auto x = shift.template shifted<clamped>(from + k, first + k);
                     const ExpParts parts = Precision::template parts<clamped>(x);
                     if constexpr (smooths) {
@@ -217,7 +230,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
                         Vec& total = sum[k / Vec::size];
                         total = multiply_add(parts.power, parts.fraction, total);
                     }
-                }
+                });
                 if constexpr (!Vec::exp2_saturates && !clamped)
                     for (int k = 0; k < count; k += lanes) raise_seen<clamped>(from + k, seen);
             });
