@@ -169,8 +169,13 @@ private:
             for (index_t c = 0; c < rest && smooths; ++c)
                 row.smoothing[c % lanes] += weights[c] * (last.logits[c] - shift.shift(0));
         };
-        if (plan_.class_stride[input] == 1) compute_all(from + first);
-        else compute_all(load(from, first, classes));
+        // Narrower logits in double, which are rare, are copied: they need no code of their own.
+        if constexpr (!Precision::exact || std::same_as<Scalar, Real>)
+            if (plan_.class_stride[input] == 1) {
+                compute_all(from + first);
+                return row;
+            }
+        compute_all(load(from, first, classes));
         return row;
     }
     // Stores the exponentials of a chunk to `kept`, or else to the workspace, and returns them.

@@ -134,7 +134,7 @@ private:
     Exp* kept(index_t i) const { return kept_ ? kept_ + i * paired(plan_.classes) : nullptr; }
 
     // Sums row i of the group.
-    void sum_row(index_t i) {
+    [[gnu::noinline]] void sum_row(index_t i) {
         const WriteDeferred between{*this, std::min(i, max_deferred_rows - 1)};
         const auto sum = [&] {
             sums_.clear(i);

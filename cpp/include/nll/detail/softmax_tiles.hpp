@@ -118,7 +118,7 @@ private:
 
     // Computes the sums of each sample; knows_max: its largest logit was found. Where a tile holds
     // all classes, their exponentials are kept.
-    void sum_up(bool knows_max) {
+    [[gnu::noinline]] void sum_up(bool knows_max) {
         if (!needs_max<Precision>(plan_) && !sums_.shift.clamps()) {
             sum_classes();
             if (sums_in_range()) return;
@@ -130,7 +130,7 @@ private:
     }
     // Computes the sums, and takes the pivots out of them. targets: (count,), or nullptr: then the
     // largest logits are the pivots.
-    void sum_up_but_pivots(const index_t* targets, bool ignores) {
+    [[gnu::noinline]] void sum_up_but_pivots(const index_t* targets, bool ignores) {
         if (targets) load_pivots(targets, ignores);
         else find_max(true);
         sum_up(targets == nullptr);
@@ -194,10 +194,13 @@ private:
     template <bool smooths = false>
     void compute_exps(index_t classes, double* sums, index_t lane_pitch,
                       std::bool_constant<smooths> = {}) {
-        const auto* here = reinterpret_cast<const Scalar*>(reader_.tile());
-        const Scalar* ahead = next_ ? next_ : here;
+        // Narrower logits in double, which are rare, need no code of their own to be asked for.
+        using Ahead = std::conditional_t<Precision::exact, Real, Scalar>;
+        const bool has_next = next_ && std::same_as<Ahead, Scalar>;
+        const void* next = has_next ? static_cast<const void*>(next_) : reader_.tile();
+        const auto* ahead = static_cast<const Ahead*>(next);
         const index_t stride = plan_.class_stride[input];
-        const index_t ahead_step = !next_ ? 0 : stride == 1 ? tile_.width : stride;
+        const index_t ahead_step = !has_next ? 0 : stride == 1 ? tile_.width : stride;
         const auto compute = [&]<bool clamped>() {
             return exps_of_tile<clamped, Precision, smooths>(
                 reader_.tile(), classes, tile_.width, reader_.pitch(), sums_.shift, ahead,
