@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sums over classes in their one order, whatever the layout, the threads and the processor: chunks
 // of chunk_size classes; in a chunk 16 lanes, the class modulo 16; the lanes in a tree; the chunks
-// one after the other. Sums of up to max_sequential_classes are taken one after the
-// other. Computed in two ways: of a row, many classes of one sample side by side; and of a tile,
-// class after class of many samples. tests/cpp/reference.hpp is the order in scalar code.
+// one after the other. Sums of up to max_sequential_classes are taken one after the other. Computed
+// in two ways: of a row, many classes of one sample side by side; and of a tile, class after class
+// of many samples. tests/cpp/reference.hpp is the order in scalar code.
 #pragma once
 
 #include "exp_loops.hpp"

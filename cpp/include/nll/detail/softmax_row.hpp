@@ -53,9 +53,9 @@ public:
         });
         return max;
     }
-    Shift shift_to(double max) const {
+    static Shift shift_to(double max, bool smooths) {
         const auto logit = static_cast<Real>(max);
-        return Shift(&logit, 1, plan_.smooths());
+        return Shift(&logit, 1, smooths);
     }
 
     // Returns the sums of a chunk; its exponentials are stored to `kept`, (paired(classes),), if

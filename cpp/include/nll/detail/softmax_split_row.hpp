@@ -138,10 +138,8 @@ private:
             });
             return in_range && Row::Shift::sum_in_range(total_.sum[0], plan_.classes);
         };
-        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum, [&] {
-            const double max = find_max().logit;
-            return Row(plan_, construct_in<Space>(memory_)).shift_to(max);
-        });
+        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum,
+                             [&] { return Row::shift_to(find_max().logit, plan_.smooths()); });
         total_.shift.take(0, shift_, 0);
     }
     void exclude_pivot() {

@@ -212,7 +212,8 @@ private:
     }
     void compute_exps(index_t classes) {
         alignas(cache_line) double unused[max_tile_samples] = {};
-        compute_exps(classes, unused, Precision::exact);
+        constexpr index_t adds_nothing = Precision::exact;  // see exps_of_tile
+        compute_exps(classes, unused, adds_nothing);
     }
     void add_chunk_sums(index_t first, index_t classes) {
         auto& sums = lane_sums_;

@@ -108,8 +108,8 @@ struct Double {
     static constexpr bool by_eighths = true;
     static constexpr bool exact = true, fused = false;
     static constexpr double negligible = 0, max_scale = infinity;
-    // Of a largest logit of 150 off 0, what is 745 below it, and as a gradient is a number still,
-    // has an exponential that is a normal number.
+    // Keeps exponentials normal: also of what is 745 below a largest logit of -150, and is a number
+    // still as a gradient.
     static constexpr int unshifted_bits = 216;
     static constexpr double max_unshifted = 150, max_unclamped = 500, depth = 900;
     // So that the terms of the lowest numbers, which mask classes, have a sum.
