@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Exponentials as rows and tiles compute them, against arithmetic of more digits: how exact they
 // are, and that none that is wrong goes unseen.
+#include <nll/detail/entry_loops.hpp>
 #include <nll/detail/exp_loops.hpp>
 
 #include <cmath>

@@ -3,6 +3,7 @@
 // threads that share one. See tests/cpp/reference.hpp for its order of sums.
 #pragma once
 
+#include "entry_loops.hpp"
 #include "gradient_writer.hpp"
 #include "softmax_sums.hpp"
 

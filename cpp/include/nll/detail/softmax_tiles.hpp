@@ -11,6 +11,7 @@
 // The steps load and compute part after part where there are more classes than a tile holds.
 #pragma once
 
+#include "entry_loops.hpp"
 #include "gradient_writer.hpp"
 #include "softmax_sums.hpp"
 #include "tile_reader.hpp"
