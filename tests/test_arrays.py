@@ -63,6 +63,30 @@ def test_subclasses(expected):
     assert_same_bits(gradient, oracle.nll_loss_backward(1.0, INPUT, TARGET))
 
 
+class Lying(np.ndarray):
+    """One whose attributes are another array's."""
+
+    dtype = property(lambda self: np.dtype(np.float16))  # type: ignore[assignment]
+    shape = property(lambda self: (1,))  # type: ignore[assignment]
+    strides = property(lambda self: (1,))  # type: ignore[assignment]
+    size = property(lambda self: 0)
+    ndim = property(lambda self: 1)
+    flags = None  # type: ignore[assignment]
+
+
+def test_arguments_are_judged_by_their_memory(loss, rng):
+    """Not by what a subclass says of itself."""
+    input, target = loss.random_input(rng, (4, 3), np.float32), random_target(rng, 4, 3)
+    weight, grad_output = rng.uniform(size=3), rng.normal(size=4)
+    arrays, choices = (input, target, weight), {"sample_weight": rng.uniform(size=4)}
+    lying = tuple(array.view(Lying) for array in arrays), {"sample_weight": choices["sample_weight"].view(Lying)}
+    assert_same_bits(loss.value(*lying[0], **lying[1]), loss.value(*arrays, **choices))
+    gradient = loss.backward(grad_output.view(Lying), *lying[0], **lying[1], reduction="none")
+    assert_same_bits(gradient, loss.backward(grad_output, *arrays, **choices, reduction="none"))
+    number = loss.backward(np.array(0.5).view(Lying), *lying[0], **lying[1])
+    assert_same_bits(number, loss.backward(0.5, *arrays, **choices))
+
+
 def test_subclass_as_out():
     out = np.zeros_like(INPUT).view(Subclass)
     assert nll.nll_loss_backward(1.0, INPUT, TARGET, out=out) is out

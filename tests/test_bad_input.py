@@ -508,6 +508,67 @@ def test_out_is_refused(change, error, message):
     assert_all_refuse(INTO_OUT, valid() | change, error, message)
 
 
+class Half(np.ndarray):
+    """Of half its claimed size."""
+
+    dtype = property(lambda self: np.dtype(np.float32))  # type: ignore[assignment]
+
+
+class Larger(np.ndarray):
+    """Of fewer samples than it claims."""
+
+    shape = property(lambda self: (2, 3, 4))  # type: ignore[assignment]
+
+
+class Writeable(np.ndarray):
+    """Read-only, and silent about it."""
+
+    class flags:  # type: ignore[assignment]
+        writeable = aligned = True
+
+
+class Aligned(np.ndarray):
+    """Nowhere near where elements begin."""
+
+    class flags:  # type: ignore[assignment]
+        writeable = aligned = True
+
+    strides = property(lambda self: (48, 16, 4))  # type: ignore[assignment]
+
+
+class Claimant:
+    """No array, though isinstance is told so, and the memory that it gives is another each time."""
+
+    __class__ = np.ndarray  # type: ignore[assignment]
+    dtype, shape, strides = np.dtype(np.float32), (2, 3, 4), (48, 16, 4)
+
+    class flags:
+        writeable = aligned = True
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.zeros((2, 3, 4), np.float16)
+
+
+LYING = [
+    case("dtype", TypeError, r"out has dtype float16; it must be float32", out=np.zeros((2, 3, 4), "f2").view(Half)),
+    case("shape", ValueError, r"out has shape \(1, 3, 4\), but", out=np.zeros((1, 3, 4), "f4").view(Larger)),
+    case("writeable", ValueError, r"out is read-only", out=read_only(np.zeros((2, 3, 4), "f4")).view(Writeable)),
+    case("aligned", ValueError, r"out is not aligned", out=unaligned((2, 3, 4)).view(Aligned)),
+    case("class", TypeError, r"out is .*Claimant; it must be a numpy\.ndarray", out=Claimant()),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), LYING)
+def test_out_is_judged_by_its_memory(change, error, message):
+    """Whatever a subclass says of itself: what it says is not what would be written."""
+    for function in [*INTO_OUT, log_softmax]:
+        out = change["out"]
+        before = np.asarray(out).tobytes()
+        with note(function), pytest.raises(error, match=message):
+            function(**valid() | change)
+        assert np.asarray(out).tobytes() == before
+
+
 def test_out_that_overlaps_grad_output():
     buffer = np.zeros(24, np.float32)
     arguments = valid() | {"grad_output": buffer[:8].reshape(2, 4), "out": buffer.reshape(2, 3, 4), "reduction": "none"}

@@ -468,8 +468,9 @@ def as_out(
     """
     if out is None:
         return None
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if not issubclass(type(out), np.ndarray) or issubclass(type(out), np.ma.MaskedArray):
         raise TypeError(f"out is {a_kind_of(out)}; it must be a numpy.ndarray")
+    out = np.asarray(out)  # the memory that is written: a subclass may say anything of itself
     like = others["input"]
     if out.dtype != like.dtype or not out.dtype.isnative:
         found = out.dtype if out.dtype.isnative else out.dtype.str
@@ -480,7 +481,7 @@ def as_out(
         raise ValueError("out is read-only; it must be writeable")
     if not is_aligned(out):
         raise ValueError("out is not aligned to its elements; it cannot be written in place")
-    memory = with_native_name(np.asarray(out))  # a subclass may say anything of itself
+    memory = with_native_name(out)
     if overlaps_itself(memory):
         problem = f"elements that share memory (strides {out.strides})"
         raise ValueError(f"out has {problem}; each must have its own")
