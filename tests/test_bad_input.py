@@ -6,6 +6,7 @@ Every case runs through all functions that take the argument, and none may touch
 
 from __future__ import annotations
 
+from collections import UserList, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -329,6 +330,72 @@ def test_label_smoothing_is_about_logits():
 def test_positional_choices(function):
     with pytest.raises(TypeError, match="positional"):
         function(valid()["input"], valid()["target"], None, -100)
+
+
+# ---- masks, and lists of lists
+
+
+def nested(depth: int) -> Any:
+    """A number in so many lists."""
+    value: Any = 1.0
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def in_itself(times: int) -> list[Any]:
+    """A list whose elements are all the list itself."""
+    value: list[Any] = []
+    value.extend([value] * times)
+    return value
+
+
+ROW = np.ma.masked_array([-1.0, -2.0, -3.0], [0, 1, 0])
+LABELS = np.ma.masked_array([0, 1], [0, 1])
+
+
+@pytest.mark.parametrize("sequence", [list, tuple, deque, UserList])
+def test_masks_inside_sequences_are_not_dropped(sequence):
+    """NumPy drops them."""
+    arguments = {"input": np.zeros((2, 3)), "target": [0, 1]}
+    for change in (
+        {"input": sequence([ROW, ROW])},
+        {"input": sequence([[-1.0, np.ma.masked, -2.0], [0.0, 0.0, 0.0]])},
+        {"target": [[0, 0]], "input": [sequence([[0.0, 0.0], ROW[:2]])]},
+        {"target": sequence([0, np.ma.masked])},
+        {"input": np.zeros((2, 3, 2)), "target": sequence([LABELS, [0, 1]])},
+        {"weight": sequence([1.0, np.ma.masked, 1.0])},
+        {"sample_weight": sequence([np.ma.masked, 1.0])},
+    ):
+        *_, name = change
+        for function in (nll.nll_loss, nll.cross_entropy_value_and_grad):
+            with note(change, function), pytest.raises(TypeError, match=rf"^{name} is a masked array, or holds one"):
+                function(**arguments | change)
+    for grad_output in (sequence([1.0, np.ma.masked]), sequence([LABELS[0], LABELS[1]])):
+        with pytest.raises(TypeError, match=r"^grad_output is .*, or holds one"):
+            nll.nll_loss_backward(grad_output, **arguments, reduction="none")
+    with pytest.raises(TypeError, match=r"^group is .*, or holds one"):
+        nll.LossAccumulator(groups=3).update(**arguments, group=sequence([0, np.ma.masked]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [nested(65), nested(5000), in_itself(1), in_itself(2), [in_itself(3), ROW]],
+    ids=["65-dimensions", "5000-dimensions", "in-itself", "twice-in-itself", "in-itself-beside-a-mask"],
+)
+@pytest.mark.parametrize("name", ["input", "target", "weight", "sample_weight"])
+def test_lists_that_end_nowhere(name, value):
+    """Nor does anyone wait for them."""
+    with pytest.raises(TypeError, match=rf"^{name} is a (list that NumPy cannot take: .*64 dimensions|masked array)"):
+        nll.nll_loss(**{"input": np.zeros((2, 3)), "target": [0, 1]} | {name: value})
+
+
+def test_lists_of_64_dimensions():
+    """As many as NumPy's arrays have."""
+    with pytest.raises(TypeError, match=r"^target has dtype float64; labels must be integers: write"):
+        nll.nll_loss(nested(64), nested(63))
+    with pytest.raises(TypeError, match=r"^target has dtype float64"):
+        nll.nll_loss(np.zeros((1,) * 64), np.zeros((1,) * 62 + (0,)))
 
 
 # ---- labels

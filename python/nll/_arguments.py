@@ -8,6 +8,8 @@ those, or as an error that names argument, value and rule.
 
 import operator
 import sys
+from collections import UserList, deque
+from itertools import chain
 from numbers import Real
 from typing import Any
 
@@ -16,8 +18,10 @@ import numpy as np
 from ._typing import Array
 
 CPU = 1  # of DLPack's device types
+DIMENSIONS = 64  # of NumPy's arrays, at most
 FLOATS = "float16, bfloat16, float32 or float64"
 MANY = 10_000  # elements, enough to tell what an array means
+SEQUENCES = (list, tuple, deque, UserList)  # what arrays are made of, dimension by dimension
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
@@ -31,8 +35,8 @@ def as_array(name: str, value: object) -> Array:
     """An ndarray that shares the memory of `value` where it can; native and aligned."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, whose mask would be lost; mark masked samples in target by "
-            f"ignore_index, for example with target.filled(ignore_index)"
+            f"{name} is a masked array, or holds one, whose mask would be lost; mark masked samples "
+            f"in target by ignore_index, for example with target.filled(ignore_index)"
         )
     if isinstance(value, np.ndarray):
         array = value
@@ -41,6 +45,8 @@ def as_array(name: str, value: object) -> Array:
         try:
             if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
                 array = np.from_dlpack(value)
+            elif holds_a_mask(value):
+                array = np.ma.masked
             else:
                 array = np.asanyarray(value)  # a masked array as such
         except MemoryError:
@@ -54,6 +60,24 @@ def as_array(name: str, value: object) -> Array:
     if not is_aligned(array) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="), order="K", copy=True)
     return with_native_name(array)
+
+
+def holds_a_mask(value: object) -> bool:
+    """Tell whether a list or a tuple, or one inside of it, holds a masked array: NumPy drops masks.
+
+    It raises for lists that end nowhere. Each one is looked at once a level, wherever it stands:
+    NumPy looks 2^64 times at a list that holds itself twice.
+    """
+    level: dict[int, Any] = {id(value): value} if issubclass(type(value), SEQUENCES) else {}
+    for _ in range(DIMENSIONS):
+        kinds = set(chain.from_iterable(map(type, one) for one in level.values()))
+        if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+            return True
+        inner = {kind for kind in kinds if issubclass(kind, SEQUENCES)}
+        if not inner:
+            return False
+        level = {id(one): one for outer in level.values() for one in outer if type(one) in inner}
+    raise ValueError(f"it has more than {DIMENSIONS} dimensions")
 
 
 def with_native_name(array: Array) -> Array:
@@ -131,7 +155,7 @@ def as_target(value: object, input: Array) -> Array:
             )
         elif is_floating(array.dtype):
             rule += as_whole_labels(array)
-        elif are_words(array.flat[:MANY]):
+        elif are_words(first_of(array)):
             rule += (
                 "; those of words are np.unique(target, return_inverse=True)[1], and those of a "
                 "factor in R as.integer(target)"
@@ -140,12 +164,19 @@ def as_target(value: object, input: Array) -> Array:
     return array
 
 
+def first_of(array: Array) -> Array:
+    """Copy the first elements of an array: of its last dimensions, since `flat` takes 32."""
+    while array.ndim > 32 and array.size:
+        array = array[0]
+    return array.flat[:MANY] if array.size else array.ravel()
+
+
 def as_whole_labels(array: Array) -> str:
     """Say how to make integers of floats, if they are whole, in 32 bits as R has them, or NaN.
 
     NaN is R's NA. What is said is of the first ones: an array may be larger than memory.
     """
-    first = array.flat[:MANY]
+    first = first_of(array)
     with np.errstate(all="ignore"):
         whole = (first == np.trunc(first)) & (abs(first) < 2.0**31)
         nan = np.isnan(first)
