@@ -231,13 +231,60 @@ def test_scales_that_make_small_probabilities_matter(class_count, beyond, by, dt
     format = FORMATS[dtype]
     last_bit = 2 - format.max_exponent - format.precision  # the exponent of the smallest subnormal
     powers = np.log2(scale) - last_bit - np.array([-3, 0, 4, 10, 20])
-    distances = np.log(2.0) * np.minimum(powers, 1010)  # all probabilities are normal doubles
+    distances = np.log(2.0) * np.minimum(powers, 1010)  # so that losses, before their weights, are normal doubles
     logits = np.full((2 * len(distances), class_count), -np.inf)
     logits[:, 0] = 0
     logits[:, -1] = -np.repeat(distances, 2)
     target = np.tile([0, class_count - 1], len(distances))
     size = scale if by == "weight" else 1.0
     assert_cross_entropy(logits.astype(dtype), target, [size] * class_count, grad_output=scale / size, reduction="sum")
+
+
+@pytest.mark.parametrize("largest", [0, -149, 149, 5000])
+@pytest.mark.parametrize("class_count", [2, MAX_SEQUENTIAL_CLASSES + 1])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
+def test_gradients_where_a_probability_is_no_double(dtype, axis, class_count, largest):
+    """p·g is an ordinary number, though p is less than the smallest one: at the target, and elsewhere."""
+    distances = np.array([700, 708, 715, 724, 735, 744, 745, 746, 760, 800, 899])
+    exponents = np.minimum(np.log2(np.e) * distances - (500 if dtype == FLOAT64 else 100), 1020)
+    logits = np.full((2 * len(distances), class_count), -np.inf)
+    logits[:, 0] = largest
+    logits[:, -1] = largest - np.repeat(distances, 2)
+    target = np.tile([0, class_count - 1], len(distances))
+    grad_output = np.repeat(1.37 * np.exp2(np.floor(exponents)), 2)
+    input = np.asfortranarray(logits.astype(dtype)) if axis == 0 else logits.astype(dtype)
+    gradient = nll.cross_entropy_backward(grad_output, input, target, reduction="none")
+    assert_within_bound(gradient, softmax_oracle.cross_entropy(input, target, grad_output=grad_output).gradient)
+    assert_within_bound(nll.softmax(input), softmax_oracle.softmax(input))
+
+
+@pytest.mark.parametrize("grad_output", [2.0**16, 1e30])
+def test_scaled_gradients_of_subnormal_probabilities(grad_output):
+    """Loss scales of ordinary size, in double."""
+    logits = np.array([[0, -distance] for distance in np.linspace(690, 760, 200)])
+    for label in (0, 1):
+        assert_cross_entropy(logits, np.full(200, label), grad_output=np.full(200, grad_output), reduction="none")
+
+
+def test_a_row_whose_exponentials_err_alike():
+    """1 over their sum has to be as exact as the sum: here each rounding more would show in an entry."""
+    logits = [["-0x1.482504d9d01e4p+2", "0x1.235d38bb87e34p-7", "0x1.4dcb79974095ap-8", "-0x1.baa15c7a6acf3p+1"]]
+    input = np.array([[float.fromhex(x) for x in row] for row in logits])
+    for label in range(4):
+        assert_cross_entropy(input, [label], reduction="sum")
+
+
+@pytest.mark.parametrize("class_count", [600, 1 << 17])
+def test_masked_classes_have_no_probability_however_many(class_count, dtype):
+    """The loss of the only class that is left is 0, also where weights would show what next to nothing adds up to."""
+    logits = np.full((1, class_count), -INFINITY)
+    logits[0, 0] = -32
+    choices = {"sample_weight": [2.0**19], "reduction": "sum"}
+    for input in (logits, np.where(np.isinf(logits), -5000, logits)):
+        loss, gradient = nll.cross_entropy_value_and_grad(input.astype(dtype), [0], **choices)
+        assert_same_bits(loss, np.zeros((), dtype)[()])
+        assert_same_bits(gradient, np.zeros_like(gradient))
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -275,6 +322,15 @@ def test_smoothed_loss_with_infinite_weights(logits, weight, expected, label, dt
             np.asarray(input).astype(dtype), [label], weight, label_smoothing=0.5, reduction="sum", axis=axis
         )
         np.testing.assert_equal(float(loss), expected)
+
+
+@pytest.mark.parametrize("weight", [[1, INFINITY], [1, -INFINITY]], ids=str)
+def test_smoothed_loss_of_a_masked_class_with_an_infinite_weight(weight, dtype):
+    """Infinite times infinite is infinite, and no NaN."""
+    for axis, shape in ((1, (1, 2)), (0, (2, 1))):
+        input = np.array([0, -INFINITY]).reshape(shape).astype(dtype)
+        loss = nll.cross_entropy(input, [0], weight, label_smoothing=0.1, reduction="sum", axis=axis)
+        np.testing.assert_equal(float(loss), weight[1])
 
 
 def test_smoothed_loss_with_zero_weights(dtype):

@@ -72,10 +72,11 @@ void fill(std::string_view kind, double* x, index_t classes, index_t target, ind
     if (kind == "one +inf") x[one] = infinity;
     if (kind == "one NaN") x[one] = reference::nan;
     if (kind == "limits") {  // of the largest logit that needs no shift, and of those that count
-        const double limit = sign * (sample % 4 < 2 ? 350 : 128);
+        const double limit = sign * (sample % 4 < 2 ? 350 : sample % 4 == 2 ? 128 : 150);
         for (index_t c = 0; c < classes; ++c) x[c] = limit - std::fabs(x[c]);
         x[other] = limit + 0.5 * static_cast<double>(sample % 3 - 1);
-        x[(other + 1) % classes] = x[other] - (sample % 5 < 3 ? 900 : 149);
+        constexpr double depths[] = {900, 920, 1060, 149, 740};
+        x[(other + 1) % classes] = x[other] - depths[sample / 2 % 5];
     }
 }
 
@@ -124,10 +125,12 @@ struct Problem {
 
 // The results of a problem in this precision, where those of all classes are (samples, classes).
 template <class Precision, class Scalar> struct Expected {
-    // Of the mean. The gradient of bfloat16 is of this precision only if it is scaled so.
+    // Of the mean. The gradient of bfloat16 is of this precision only if it is scaled so; in double
+    // a large one shows what is far below a sample's largest logit.
     static constexpr bool wider =
         std::same_as<Precision, Single> && std::same_as<Scalar, nll::bfloat16>;
-    static constexpr double grad_output = wider ? 0x1.8p40 : 1.5;
+    static constexpr bool in_double = std::same_as<Precision, Double>;
+    static constexpr double grad_output = wider ? 0x1.8p40 : in_double ? 0x1.8p700 : 1.5;
     Values<double> loss, weighted_loss;
     Values<Scalar> gradient, mean_gradient, log_softmax;
 

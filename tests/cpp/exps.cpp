@@ -18,6 +18,7 @@ namespace {
 
 constexpr float largest_float = std::numeric_limits<float>::max();
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+const bool fused = multiply_add(1 + 0x1p-30, 1 - 0x1p-30, -1.0) != 0;
 
 double relative_error(long double value, long double exact) {
     return static_cast<double>(std::fabs(value / exact - 1));
@@ -25,7 +26,23 @@ double relative_error(long double value, long double exact) {
 
 // ---------------------------------------------------------------- the functions
 
-// Single: 2^f of the polynomial, 2^n of eighths by the table, as numbers and as vectors.
+// 2^n of eighths by a table, as numbers and as vectors.
+template <int power> void powers_of_eighths() {
+    for (int n = -(1022 + power) * 8; n < (1023 - power) * 8 - Vec::size; ++n) {  // normal numbers
+        const auto fraction = static_cast<double>(std::exp2(static_cast<long double>(n % 8) / 8));
+        CHECK(same_bits(exp2_eighths<power>(n / 8.0 + round_to_eighths),
+                        std::ldexp(fraction, n / 8 + power)));
+        double at[Vec::size], exps[Vec::size];
+        for (int l = 0; l < Vec::size; ++l) at[l] = (n + l) / 8.0;
+        const Vec eighths = Vec::load(at);
+        exp2_eighths<power>(multiply_add(eighths, Vec(1.0), Vec(round_to_eighths)), eighths)
+            .store(exps);
+        for (int l = 0; l < Vec::size; ++l)
+            CHECK(same_bits(exps[l], exp2_eighths<power>(at[l] + round_to_eighths)));
+    }
+}
+
+// Single: 2^f of the polynomial.
 void exps_of_eighths() {
     double worst = 0;
     for (int step = -(1 << 20); step <= 1 << 20; ++step) {
@@ -33,17 +50,8 @@ void exps_of_eighths() {
         worst = std::max(worst, relative_error(Single::exp2_fraction(f), std::exp2(f)));
     }
     CHECK(worst < 8e-11);
-    for (int n = -1302 * 8; n < 743 * 8 - Vec::size; ++n) {  // of a normal number
-        const auto fraction = static_cast<double>(std::exp2(static_cast<long double>(n % 8) / 8));
-        CHECK(
-            same_bits(exp2_eighths(n / 8.0 + round_to_eighths), std::ldexp(fraction, n / 8 + 280)));
-        double at[Vec::size], exps[Vec::size];
-        for (int l = 0; l < Vec::size; ++l) at[l] = (n + l) / 8.0;
-        const Vec eighths = Vec::load(at);
-        exp2_eighths(multiply_add(eighths, Vec(1.0), Vec(round_to_eighths)), eighths).store(exps);
-        for (int l = 0; l < Vec::size; ++l)
-            CHECK(same_bits(exps[l], exp2_eighths(at[l] + round_to_eighths)));
-    }
+    powers_of_eighths<Single::power>();
+    powers_of_eighths<Double::power>();
 }
 
 // Bfloat16: the fraction of an exponential is taken from the polynomial, whose value has to have
@@ -94,7 +102,7 @@ void exps_of_doubles() {
         for (int l = 0; l < lanes; ++l) {
             const auto difference =
                 static_cast<long double>(x[l]) - static_cast<long double>(shift.shift(l));
-            worst = std::max(worst, ulps(exps[l], std::exp(difference) * 0x1p280L));
+            worst = std::max(worst, ulps(exps[l], std::exp(difference) * 0x1p500L));
         }
     };
     for (int i = 0; i < 40'000; ++i) {
@@ -109,27 +117,24 @@ void exps_of_doubles() {
         }
         check(max, x);
     }
-    for (double first = -900; first <= 150; first += 0.16) {
+    for (double first = -1050; first <= 150; first += 0.16) {
         double x[lanes];
         for (int l = 0; l < lanes; ++l) x[l] = std::min(first + 0.01 * l, 150.0);
         const double zeros[lanes] = {};
         check(zeros, x);
     }
-    CHECK(worst < 0.62);
+    CHECK(worst < (fused ? 0.61 : 0.64));
     for (const double max : {0.0, 1000.0}) {
         const auto shift = shift_to<Double, 1>(max);
-        CHECK(exp_at(shift, max, 0) == 0x1p280);
-        CHECK(exp_at(shift, max - 900, 0) > 0 && std::isnan(exp_at(shift, nan, 0)));
-        for (const double x : {max - 900.5, -1e300, -infinity})
+        CHECK(exp_at(shift, max, 0) == 0x1p500);
+        CHECK(exp_at(shift, max - 1050, 0) > 0 && std::isnan(exp_at(shift, nan, 0)));
+        for (const double x : {max - 1050.5, -1e300, -infinity})
             CHECK(same_bits(exp_at(shift, x, 0), 0.0));
     }
     CHECK(exp_difference(5, 5) == 1 && exp_difference(-infinity, 5) == 0);
     CHECK(ulps(exp_difference(-745, -5), std::exp(-740.0L)) < 1);  // subnormal
     for (int n = -1022; n <= 1023; ++n) CHECK(exp2_integer(n) == std::ldexp(1.0, n));
     CHECK(same_bits(exp2_integer(-1023), 0.0));
-    // Sums of normal numbers become numbers of [1, 2).
-    for (int n = -1022; n <= 1022; ++n)
-        CHECK(std::ldexp(1.5, n) * Double::unit_of(std::ldexp(1.5, n)) == 1.5);
 }
 
 // Holds exponentials of one sample, and whether they count: no logit was seen to have none, and
@@ -216,14 +221,14 @@ template <class Precision> double worst_quotient(typename Precision::Real max, d
 
 // Without fused operations the product of a logit and log2(e), in single precision, is rounded,
 // too. 0.01 ULP of bfloat16 is 3.9e-5.
-const double bfloat16_error = multiply_add(1 + 0x1p-30, 1 - 0x1p-30, -1.0) != 0 ? 2e-5 : 3.5e-5;
+const double bfloat16_error = fused ? 2e-5 : 3.5e-5;
 
 void exps_from_the_maximum() {
     for (const float max :
          {0.0f, 3.25f, -17.5f, 127.0f, -350.0f, 350.0f, 1234.5f, -16000.0f, 1e6f, -3e8f, 3e38f}) {
         CHECK(worst_quotient<Single>(max, 500) < 1.6e-10);
         CHECK(worst_quotient<Bfloat16>(max, 100) < bfloat16_error);
-        CHECK(worst_quotient<Double>(max, 600) < 0x1.ap-52);  // of two within 0.62 ULP, rounded
+        CHECK(worst_quotient<Double>(max, 600) < 0x1.ap-52);  // of two within 0.64 ULP, rounded
     }
 }
 

@@ -4,7 +4,8 @@
 // pivot is its target, or for log_softmax the class of the first largest logit.
 //
 //   shift        the largest logit if it is beyond +-350, else 0         (double: beyond +-150)
-//   e[c]         2^280 exp(x[c] - shift) = step * fraction    (double: step + step * fraction)
+//   e[c]         2^280 exp(x[c] - shift) = step * fraction
+//                                                     (double: 2^500, and step + step * fraction)
 //   chunk        the sum of e[c] over 2048 classes in 16 lanes: class c in lane c mod 16. A lane
 //                adds its classes one after the other, and lanes are added in a tree. If C is at
 //                most 128, there is one lane
@@ -19,7 +20,8 @@
 //   log_softmax  (x[c] - center) - log
 //   gradient     scale / (e[pivot] + others) * e[c]; at the target it is
 //                -scale * (others / (e[pivot] + others)); scale is weight * grad_output / divisor
-//                               (double: all three times the power of 2 that makes sum 1 to 2)
+//                  (double: the power of 2 that makes sum + error 1 to 2 multiplies it, and scale,
+//                  if the quotient of both is 1 or more, or else e[c] and others)
 //
 // A product and a sum have one rounding where the instruction set has such an operation (`fused`):
 // step * fraction is then added to its lane without being rounded. Results are rounded once to
@@ -121,17 +123,17 @@ template <class Term> double in_pairs(index_t count, Term&& term) {
 
 // ---------------------------------------------------------------- in double, for results in float
 
-// The number n of eighths next to x log2(e), and 2^(n + 280).
+// The number n of eighths next to x log2(e), and 2^(n + more).
 struct Step {
     double n, power;
     int eighth;
-    explicit Step(double x) : n(multiply_add(x, log2_e, 0x1.8p49) - 0x1.8p49) {
+    Step(double x, int more) : n(multiply_add(x, log2_e, 0x1.8p49) - 0x1.8p49) {
         constexpr double steps[] = {
             0x1.0000000000000p+0, 0x1.172b83c7d517bp+0, 0x1.306fe0a31b715p+0, 0x1.4bfdad5362a27p+0,
             0x1.6a09e667f3bcdp+0, 0x1.8ace5422aa0dbp+0, 0x1.ae89f995ad3adp+0, 0x1.d5818dcfba487p+0};
         const auto eighths = static_cast<int>(n * 8);
         eighth = eighths & 7;
-        power = std::ldexp(steps[eighth], (eighths >> 3) + 280);
+        power = std::ldexp(steps[eighth], (eighths >> 3) + more);
     }
 };
 
@@ -153,7 +155,7 @@ struct Single {
         const double below = x - shift;
         if (below < -900) return {0, 1};
         if (!(below <= 350)) return {nan, nan};  // beside +inf alone
-        const Step step(below);
+        const Step step(below, 280);
         const double f = multiply_add(below, log2_e, -step.n);
         return {step.power,
                 polynomial(f, {0x1.3b2467dce84b4p-7, 0x1.c6be345df0c79p-5, 0x1.ebfbe0a8d155ap-3,
@@ -192,19 +194,18 @@ struct Single {
     static double log_about_shift(double sum, double error) {
         return log_of_quotient(sum, scale, (sum - scale) + error);
     }
-    static double unit(double) { return 1; }
     static double entry(double factor, double exp) { return factor * exp; }
 };
 
 // ---------------------------------------------------------------- for results in double
 
-// 2^280 exp(x - shift) within 0.62 ULP: x - shift, which is taken without error, is n log(2) + r,
-// where n is in eighths; 2^n is from a table, what its numbers lack is in another, and exp(r) - 1 a
-// polynomial. It is 0 for x - shift < -900.
+// 2^500 exp(x - shift): x - shift, which is taken without error, is n log(2) + r, where n is in
+// eighths; 2^n is from a table, what its numbers lack is in another, and exp(r) - 1 a polynomial.
+// It is 0 for x - shift < -1050.
 struct Double {
     using Scale = DoubleDouble;
     static constexpr bool compensated = true;
-    static constexpr double negligible = 0, scale = 0x1p280;
+    static constexpr double negligible = 0, scale = 0x1p500;
     double shift;
 
     explicit Double(double largest)
@@ -220,9 +221,9 @@ struct Double {
                                       0x1.c1a78p-55,
                                       0x1.4a386p-56};
         const double high = x - shift;
-        if (high < -900) return 0;
+        if (high < -1050) return 0;
         if (!(high <= 150)) return nan;  // beside +inf alone
-        const Step step(high);
+        const Step step(high, 500);
         const double rest = multiply_add(step.n, -0x1.62e42fefap-1, high);
         const double low = two_sum_error(x, -shift, high);
         const double r = multiply_add(step.n, -0x1.cf79abc9e3b3ap-40, rest) + low;
@@ -256,14 +257,13 @@ struct Double {
     }
     static double log_about_pivot(double sum, double error, double exp_pivot, double) {
         const double high = sum - exp_pivot, rest = high / exp_pivot, y = 1 + rest;
-        const double rounded_off = (std::fma(-rest, exp_pivot, high) + error) / exp_pivot;
+        const double low = two_sum_error(sum, -exp_pivot, high) + error;
+        const double rounded_off = (std::fma(-rest, exp_pivot, high) + low) / exp_pivot;
         return log_of(y, (rest - (y - 1)) + rounded_off);
     }
     static double log_about_shift(double sum, double error) {
         return log_of(sum / scale, error / scale);
     }
-    static double unit(double sum) { return sum == sum ? std::ldexp(1.0, -std::ilogb(sum)) : nan; }
-    static double entry(DoubleDouble factor, double exp) { return product(factor, exp); }
 };
 
 // ---------------------------------------------------------------- a sample
@@ -304,7 +304,7 @@ public:
             center_ = exp_.shift;
             log_ = Precision::log_about_shift(sum.sum, sum.error);
         }
-        unit_ = Precision::unit(sum.sum);
+        sum_ = sum;
     }
 
     double loss() const { return (center_ - x_[pivot_]) + log_; }
@@ -312,23 +312,43 @@ public:
     double gradient(index_t c, double weight, double grad_output, double divisor) const {
         using Scale = typename Precision::Scale;
         const Scale scale = Scale(grad_output) * weight / Scale(divisor);
-        const double exp_pivot = exp_pivot_ * unit_, others = others_ * unit_;
-        const Scale inverse = Scale(1) / (Scale(exp_pivot) + Scale(others));
-        if (c == pivot_) return -product(scale * (inverse * others), 1);
-        return Precision::entry(scale * inverse, exp_.exp(x_[c]) * unit_);
+        if constexpr (Precision::compensated) {
+            return gradient_in_double(c, scale);
+        } else {
+            const double inverse = 1 / (exp_pivot_ + others_);
+            if (c == pivot_) return -(scale * (inverse * others_));
+            return Precision::entry(scale * inverse, exp_.exp(x_[c]));
+        }
     }
 
 private:
+    double gradient_in_double(index_t c, DoubleDouble scale) const {
+        double unit = sum_.sum == sum_.sum ? std::ldexp(1.0, -std::ilogb(sum_.sum)) : nan;
+        DoubleDouble factor =
+            scale * (DoubleDouble(1) / DoubleDouble(sum_.sum * unit, sum_.error * unit));
+        if (!(std::fabs(factor.high) < 1)) {
+            factor = factor * unit;
+            unit = 1;
+        }
+        if (c != pivot_) return product(factor, exp_.exp(x_[c]) * unit);
+        const double high = sum_.sum - exp_pivot_;
+        const double low = two_sum_error(sum_.sum, -exp_pivot_, high) + sum_.error;
+        const DoubleDouble others = DoubleDouble(high) + DoubleDouble(low);
+        const DoubleDouble entry = factor * DoubleDouble(others.high * unit, others.low * unit);
+        return others_ == 0 ? -(factor.high * 0) : -(entry.high + entry.low);
+    }
+
     const double* x_;
     index_t pivot_;
     Precision exp_;
-    double exp_pivot_, others_, center_, log_, unit_;
+    Compensated sum_;
+    double exp_pivot_, others_, center_, log_;
 };
 
 // ---------------------------------------------------------------- for results in bfloat16
 
 // 2^92 exp(x - shift) in float, with a relative error of 2e-5. Samples are shifted unless their
-// largest logit is in [-32, 19.5]. What is 149 below the shift counts as that.
+// largest logit is in [-32, 19.5]. It is 0 for x - shift < -149.
 struct Bfloat16 {
     using Scale = double;
     static constexpr bool compensated = false;
@@ -344,9 +364,9 @@ struct Bfloat16 {
     // steps of 1 / 128, from 2 on.
     float power(double x) const {
         const float below = static_cast<float>(x) - static_cast<float>(shift);
-        const float value = below < -149 ? -149 : below;
+        if (below < -149) return 0;
         const float at =
-            multiply_add(value, static_cast<float>(log2_e) / 128, 2 + (127 + 92) / 128.0f);
+            multiply_add(below, static_cast<float>(log2_e) / 128, 2 + (127 + 92) / 128.0f);
         if (!(at < 4)) return at;
         const float biased = (at - 2) * 128, exponent = std::floor(biased);
         const float fraction =
@@ -370,7 +390,6 @@ struct Bfloat16 {
     static double log_about_shift(double sum, double error) {
         return Single::log_of_quotient(sum, scale, (sum - scale) + error);
     }
-    static double unit(double) { return 1; }
     // Multiplies with the fraction of a factor, and with its power of 2.
     static double entry(double factor, double exp) {
         const auto bits = std::bit_cast<std::uint64_t>(factor) & 0x7ff0000000000000;

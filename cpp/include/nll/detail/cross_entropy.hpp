@@ -93,7 +93,8 @@ template <class Precision>
         const bool about_pivot = others < (smooths ? 1 : 0x1p900) * exp_pivot;
         // What sums and quotients round off is kept: exponentials have had their share of 4 ULP.
         const double high = sum - exp_pivot, rest = high / exp_pivot, near = 1 + rest;
-        const double rounded_off = (std::fma(-rest, exp_pivot, high) + error) / exp_pivot;
+        const double low = two_diff_error(sum, exp_pivot, high) + error;
+        const double rounded_off = (std::fma(-rest, exp_pivot, high) + low) / exp_pivot;
         const double quotient = about_pivot ? near : sum / scale;
         const double lost = about_pivot ? (rest - (near - 1)) + rounded_off : error / scale;
         return {about_pivot ? pivot : shift, log_of(quotient, lost)};
@@ -154,19 +155,50 @@ GradScale<Scale> grad_scale_of(const Plan& plan, double grad_output, double weig
     return scale;
 }
 
-// Returns 1/S of its two parts: one division serves all entries of a sample.
-template <class Scale> Scale inverse_sum(double part, double others) {
-    return Scale{1} / (Scale{part} + Scale{others});
+// Holds 1/S: one division serves all entries of a sample.
+template <class Scale> struct InverseSum {
+    double inverse;
+    // Takes the two parts of S.
+    InverseSum(double part, double rest) : inverse(1 / (part + rest)) {}
+};
+// Double: of S·unit, which is in [1, 2), so that a small scale does not vanish beside 1/S.
+template <> struct InverseSum<DoubleDouble> {
+    double unit;
+    DoubleDouble inverse;
+    InverseSum(double sum, double error)
+        : unit(unit_of(sum)), inverse(DoubleDouble{1} / DoubleDouble{sum * unit, error * unit}) {}
+    // Returns the power of 2 that brings a normal number to [1, 2).
+    static double unit_of(double number) {
+        const std::uint64_t exponent = std::bit_cast<std::uint64_t>(number) & 0x7ff0000000000000;
+        return std::bit_cast<double>(0x7fe0000000000000 - exponent);
+    }
+};
+
+// Returns scale/S, which multiplies exponentials.
+inline double over_sum(double scale, const InverseSum<double>& sum) { return scale * sum.inverse; }
+// A large scale has the unit, since e^x·unit may be less than any normal number, though all three
+// are an ordinary one; a small scale has not, since scale·unit may be.
+inline UnitDoubleDouble over_sum(DoubleDouble scale, const InverseSum<DoubleDouble>& sum) {
+    const DoubleDouble factor = scale * sum.inverse;
+    if (std::fabs(factor.high) < 1) return {factor, sum.unit};
+    return {factor * sum.unit, 1};
+}
+// Returns scale·part/S of a part of S.
+inline double share_of(double part, double scale, const InverseSum<double>& sum) {
+    return scale * (sum.inverse * part);
+}
+inline double share_of(DoubleDouble part, DoubleDouble scale, const InverseSum<DoubleDouble>& sum) {
+    return product(over_sum(scale, sum), part);
 }
 
 // Returns the gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
 template <class Scale>
 double entry_at_target(const Plan& plan, const GradScale<Scale>& scale, double weight,
-                       double exp_pivot, double others, Scale inverse) {
-    const double entry = -product(scale.target * (inverse * others), 1);
+                       Scale exp_pivot, Scale others, const InverseSum<Scale>& sum) {
+    const double entry = -share_of(others, scale.target, sum);
     if (!plan.smooths()) return entry;
-    const Scale of_all = scale.smoothing * plan.all_class_weights() * (inverse * exp_pivot);
-    return entry + (product(of_all, 1) - product(scale.smoothing, weight));
+    const double of_all = share_of(exp_pivot, scale.smoothing * plan.all_class_weights(), sum);
+    return entry + (of_all - product(scale.smoothing, weight));
 }
 
 // Returns the gradient elsewhere, from e^x_c; smoothing: smoothing·w_c.

@@ -25,8 +25,8 @@ public:
         index_t pitch;
     };
 
-    // buffer: (buffer_bytes / sizeof(Scalar),). staging: staging_size(plan, block) elements, or
-    // nullptr, without which results go out in shorter stretches.
+    // buffer: as many elements as a Workspace has results. staging: staging_size(plan, block)
+    // elements, or nullptr, without which results go out in shorter stretches.
     GradientWriter(const Plan& plan, index_t block, index_t tile_pitch, Scalar* buffer,
                    void* staging)
         : plan_(plan),

@@ -10,7 +10,7 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Holds the buffers of a kernel. Elements of `logits`, `exps` and `results` are (buffer_size,).
+// Holds the buffers of a kernel. Elements of `logits`, `exps` and `results` are (size,).
 template <class Scalar, class Precision> struct Workspace {
     using Real = typename Precision::Real;
     static constexpr index_t size = buffer_bytes / index_t{sizeof(Real)};
@@ -74,7 +74,7 @@ public:
 
     // Returns what the losses of a sample's classes are weighted with.
     double class_weight(index_t i) const {
-        return plan_.has(sample_weight) ? class_weights[i] : weights[i];
+        return plan_.has(sample_weight) && plan_.smooths() ? class_weights[i] : weights[i];
     }
     GradScale<Scale> scale(index_t i) const {
         return {target_scale[i], smoothing_scale[i], total_scale[i]};

@@ -126,23 +126,19 @@ public:
     [[gnu::noinline]] void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block,
                                        index_t at, ExpScale* softmax_scale, Scalar* entry) const {
         for (index_t i = 0; i < count; ++i) {
-            const double unit = Precision::unit_of(sum[i]);
-            const double target = exp_pivot[i] * unit, rest = others[i] * unit;
-            const Scale inverse = inverse_sum<Scale>(target, rest);
-            softmax_scale[i] = Precision::exp_scale(block.total_scale[at + i] * inverse, unit);
-            entry[i] = rounded_entry<Scalar>(entry_at_target(
-                plan, block.scale(at + i), block.class_weight(at + i), target, rest, inverse));
+            const InverseSum<Scale> inverse = inverse_sum(i);
+            softmax_scale[i] = over_sum(block.total_scale[at + i], inverse);
+            entry[i] = rounded_entry<Scalar>(
+                entry_at_target(plan, block.scale(at + i), block.class_weight(at + i),
+                                Scale{exp_pivot[i]}, others_of(i), inverse));
         }
         std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
     }
     // Computes what softmax is made of, which needs no pivots: the factors of exponentials,
     // (width,).
     void take_softmax_scales(ExpScale* softmax_scale) const {
-        for (index_t i = 0; i < width; ++i) {
-            const double total = defined_sum(sum[i]), unit = Precision::unit_of(total);
-            softmax_scale[i] =
-                Precision::exp_scale(inverse_sum<Scale>(total * unit, error[i] * unit), unit);
-        }
+        for (index_t i = 0; i < width; ++i)
+            softmax_scale[i] = over_sum(Scale{1}, InverseSum<Scale>(defined_sum(sum[i]), error[i]));
     }
     // Writes log Σ e^x of samples from `first` on; where there is no softmax, what the largest
     // logit says.
@@ -184,6 +180,23 @@ public:
             for (index_t c = 0; c < plan.classes; ++c) sum += weights[c] * ((max - logit(c)) + log);
         });
         return sum + plan.infinite_weight;
+    }
+
+    // Returns 1/S of sample i, whose pivot is taken out. Double: of what was summed, which is as
+    // exact as can be.
+    InverseSum<Scale> inverse_sum(index_t i) const {
+        if constexpr (Precision::exact) return {sum[i], error[i]};
+        else return {exp_pivot[i], others[i]};
+    }
+    // Returns Σ e^x of all classes but the pivot. Double: with what its difference rounds off.
+    Scale others_of(index_t i) const {
+        if constexpr (Precision::exact) {
+            const double high = sum[i] - exp_pivot[i];
+            const double low = two_diff_error(sum[i], exp_pivot[i], high) + error[i];
+            return others[i] == 0 ? Scale{0} : Scale{high} + Scale{low};
+        } else {
+            return others[i];
+        }
     }
 
     index_t count = 0, width = 0;  // samples, and these in whole lanes

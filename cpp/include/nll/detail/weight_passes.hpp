@@ -45,11 +45,16 @@ public:
         if (plan.infinite_weight == 0) return;
         finite_ = load(plan, options);
         for (index_t c = 0; c < plan.classes; ++c)
-            finite_[c] = std::fabs(finite_[c]) < infinity ? finite_[c] : 0;
+            if (!(std::fabs(finite_[c]) < infinity)) finite_[c] = as_finite(finite_[c]);
         plan.finite_weights = finite_.get();
     }
 
 private:
+    // Returns what stands for a weight that is no finite number, and is added by itself. An
+    // infinite one, as little as nothing beside any finite logit, makes the term of -inf infinite.
+    static double as_finite(double weight) {
+        return weight == weight ? std::copysign(std::numeric_limits<double>::min(), weight) : 0;
+    }
     static std::unique_ptr<double[]> load(const Plan& plan, const Options& options) {
         std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
         double* to = weights.get();

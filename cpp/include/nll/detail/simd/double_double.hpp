@@ -72,8 +72,7 @@ inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
     return with_defined_low(high, two_sum_error(a.high, b.high, high) + a.low + b.low);
 }
 
-// Holds a factor of numbers, and a power of 2 that they are multiplied with first: of large numbers
-// whose factor alone would be too small.
+// Holds a factor of numbers, and a power of 2 that they are multiplied with first.
 struct UnitDoubleDouble {
     DoubleDouble factor;
     double unit = 1;
@@ -88,6 +87,11 @@ struct UnitDoubleDouble {
 }
 [[gnu::always_inline]] inline double product(const UnitDoubleDouble& scale, double number) {
     return product(scale.factor, number * scale.unit);
+}
+inline double product(const UnitDoubleDouble& scale, DoubleDouble number) {
+    const DoubleDouble all =
+        scale.factor * DoubleDouble{number.high * scale.unit, number.low * scale.unit};
+    return all.high + all.low;
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -2,15 +2,16 @@
 // Exponentials of logits, in the precisions that results need, and what they are relative to.
 //
 //     Single   e^x · 2^280 in double, within 8e-11: for float and the 16-bit types
-//     Double   e^x · 2^280 in double, within 0.62 ULP: for double, and for extreme weights
+//     Double   e^x · 2^500 in double, within 0.61 ULP, without fused operations 0.64: for double,
+//              and for extreme weights
 //     Bfloat16 in exp_bfloat16.hpp
 //
 // Nothing is taken off x unless a sample's largest logit is far from 0, so that most need no
 // maximum.
 //
-// One worked line of both: x = 1, x·log2(e) = 1.4427 is about n = 11/8, the nearest eighth. 2^(n +
-// 280) comes by a table of eighths and exponent bits, the rest by a polynomial: for Single 2^f of f
-// = 1.4427 - n = 0.0677, for Double e^r - 1 of r = x - n·log(2) = 0.0469.
+// One worked line of both: x = 1, x·log2(e) = 1.4427 is about n = 12/8, the nearest eighth. 2^n is
+// of a table of eighths and of exponent bits, the rest of a polynomial: for Single 2^f of f =
+// 1.4427 - n = -0.0573, for Double e^r - 1 of r = x - n·log(2) = -0.0397.
 #pragma once
 
 #include "../tuning.hpp"
@@ -30,12 +31,6 @@ template <class Real, class... Coefficient>
     return value;
 }
 
-// Returns 2^n for an integer n in [-1023, 1023], where -1023 gives 0.
-[[gnu::always_inline]] constexpr double exp2_integer(double n) {
-    constexpr double round_to_integer = 0x1.8p52;  // added, it leaves an integer in the low bits
-    return std::bit_cast<double>(std::bit_cast<std::uint64_t>(n + (round_to_integer + 1023)) << 52);
-}
-
 // ---------------------------------------------------------------- the precisions
 
 // Holds numbers n of eighths next to x·log2(e), and `at` = n + round_to_eighths.
@@ -44,7 +39,8 @@ struct Eighths {
     [[gnu::always_inline]] explicit Eighths(Vec x)
         : at(multiply_add(x, Vec(log2_e), Vec(round_to_eighths))), n(at - Vec(round_to_eighths)) {}
 };
-// Holds the parts of exponentials: 2^(n + 280), and the fraction that Precision::exp joins with it.
+// Holds the parts of exponentials: the power of 2, and the fraction that Precision::exp joins with
+// it.
 struct ExpParts {
     Vec power, fraction;
 };
@@ -58,6 +54,8 @@ struct Single {
     static constexpr bool by_eighths = true;  // as above, and in vectors
     // Sums are compensated if `exact`; if `fused`, they add products of two factors unrounded.
     static constexpr bool exact = false, fused = true;
+    // Exponentials have this power of 2: neither they nor their sums overflow, nor lose small ones.
+    static constexpr int power = 280;
     // Terms below this part of the pivot are far below the last bit of any result, and inexact.
     static constexpr double negligible = 0x1p-740;
     // A larger scale of a gradient would make them matter.
@@ -77,7 +75,7 @@ struct Single {
                           0x1.ebfbe0a8d155ap-3, 0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1);
     }
     [[gnu::always_inline]] static Shifted subtract(Vec logits, Vec shift) { return logits - shift; }
-    // Returns the parts of e^x, or clamped.
+    // Returns the parts of e^x; `clamped`: of any x, and 0 for those below -depth.
     template <bool clamped> [[gnu::always_inline]] static ExpParts parts(Vec x) {
         if constexpr (!clamped) return parts_of(x);
         const Vec lowest(-depth);
@@ -85,14 +83,12 @@ struct Single {
         return {zero_below(lowest, x, parts.power), parts.fraction};
     }
     [[gnu::always_inline]] static Vec exp(ExpParts parts) { return parts.power * parts.fraction; }
-    // Returns what exponentials are multiplied with, and their sums with before that is computed.
-    static double unit_of(double) { return 1; }
-    static ExpScale exp_scale(Scale scale, double) { return scale; }
 
 private:
     [[gnu::always_inline]] static ExpParts parts_of(Vec x) {
         const Eighths e(x);
-        return {exp2_eighths(e.at, e.n), exp2_fraction(multiply_subtract(x, Vec(log2_e), e.n))};
+        return {exp2_eighths<power>(e.at, e.n),
+                exp2_fraction(multiply_subtract(x, Vec(log2_e), e.n))};
     }
 };
 
@@ -108,10 +104,10 @@ struct Double {
     static constexpr bool by_eighths = true;
     static constexpr bool exact = true, fused = false;
     static constexpr double negligible = 0, max_scale = infinity;
-    // Keeps exponentials normal: also of what is 745 below a largest logit of -150, and is a number
-    // still as a gradient.
-    static constexpr int unshifted_bits = 216;
-    static constexpr double max_unshifted = 150, max_unclamped = 500, depth = 900;
+    // Exponentials are normal numbers down to 900 below a largest logit of -150. So they are 0 only
+    // where a gradient is scaled with more than 2^224, if it is to be anything else.
+    static constexpr int power = 500, unshifted_bits = 216;
+    static constexpr double max_unshifted = 150, max_unclamped = 350, depth = 1050;
     // So that the terms of the lowest numbers, which mask classes, have a sum.
     static constexpr double smoothing_unit = 0x1p64;
 
@@ -136,20 +132,15 @@ struct Double {
         const Eighths e(high);
         Vec r = multiply_add(e.n, Vec(-log_2_low), multiply_add(e.n, Vec(-log_2_high), high));
         if constexpr (clamped) r = r + zero_below(lowest, x.high, x.low);
-        const Vec power = exp2_eighths(e.at, e.n);
-        return {clamped ? zero_below(lowest, x.high, power) : power,
+        // Where powers saturate, nothing else tells which are below normal numbers.
+        constexpr bool may_be_below = clamped || Vec::exp2_saturates;
+        const Vec exp2 = exp2_eighths<power>(e.at, e.n);
+        return {may_be_below ? zero_below(lowest, x.high, exp2) : exp2,
                 exp_minus_1(r, exp2_eighths_low(e.at))};
     }
     [[gnu::always_inline]] static Vec exp(ExpParts parts) {
         return multiply_add(parts.power, parts.fraction, parts.power);
     }
-    // Returns the power of 2 that brings a sum to [1, 2): what gradients are scaled with, divided
-    // by a sum of 2^400, might be too small for a number.
-    static double unit_of(double sum) {
-        const std::uint64_t exponent = std::bit_cast<std::uint64_t>(sum) & 0x7ff0000000000000;
-        return std::bit_cast<double>(0x7fe0000000000000 - exponent);
-    }
-    static ExpScale exp_scale(const Scale& scale, double unit) { return {scale, unit}; }
 };
 
 // Says what exponentials of `width` samples are relative to: e^x is computed as
@@ -184,7 +175,7 @@ public:
     }
     bool clamps() const { return clamps_; }
     double shift(index_t i) const { return shift_[i]; }
-    static constexpr double scale = exp_scale;
+    static constexpr double scale = exp2_integer(Precision::power);
 
     // Collects how far logits are from 0; NaN does not count. Where exp2_eighths saturates, sums
     // show what has no exponential, and nothing is collected.
@@ -220,7 +211,7 @@ private:
 inline double exp_difference(double x, double max) {
     double exps[Vec::size];
     Double::exp(Double::parts<true>(Double::subtract(Vec(x), Vec(max)))).store(exps);
-    return exps[0] / exp_scale;
+    return exps[0] / exp2_integer(Double::power);
 }
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -25,14 +25,13 @@ struct Bfloat16 {
     static constexpr double smoothing_unit = 1;
     // Largest logits that need no shift: their exponentials and the sum's are normal numbers.
     static constexpr float min_unshifted = -32, max_unshifted = 19.5f;
-    static constexpr float depth = 149;  // below the shift: what is less counts as that, 2^-215
+    static constexpr float depth = 149;  // below the shift, from which e^x is taken as 0
     static constexpr int bias = 92;
 
-    static double unit_of(double) { return 1; }
-    static ExpScale exp_scale(Scale scale, double) { return scale; }
     // Returns what was seen in either of two lanes.
     static std::uint32_t join(std::uint32_t a, std::uint32_t b) { return a | b; }
-    // Returns 2^(f - 1) for 1 <= f < 2, up to 1.6e-7 more (Remez). It is itself in [1, 2).
+    // Returns 2^(f - 1) for 1 <= f < 2 (Remez), as it is rounded up to 3e-7 more and 1.4e-7 less.
+    // It is itself in [1, 2).
     [[gnu::always_inline]] static float exp2_fraction(float f) {
         return polynomial(f, 0x1.ec320cp-10f, -0x1.a1e728p-12f, 0x1.3c93dep-5f, 0x1.b9b122p-4f,
                           0x1.6a3ed8p-2f, 0x1.fe3eacp-2f);
@@ -87,10 +86,9 @@ public:
     // Returns e^(x - shift)·scale of a logit of sample i, or nonsense that is `seen`.
     template <bool shifted>
     [[gnu::always_inline]] float exp(float logit, index_t i, Seen& seen) const {
-        if constexpr (shifted) {
-            logit -= shift_[i];
-            logit = logit < -Bfloat16::depth ? -Bfloat16::depth : logit;
-        }
+        if constexpr (shifted) logit -= shift_[i];
+        const bool below = shifted && logit < -Bfloat16::depth;
+        if constexpr (shifted) logit = below ? -Bfloat16::depth : logit;
         const float at = multiply_add(logit, static_cast<float>(log2_e) * step, origin);
         seen |= std::bit_cast<Bits>(at);
         const Bits bits = std::bit_cast<Bits>(at) << exponent_bits;
@@ -98,7 +96,7 @@ public:
         const Bits f = (bits & fraction) | one;
         const auto p = std::bit_cast<Bits>(Bfloat16::exp2_fraction(std::bit_cast<float>(f)));
         const auto value = std::bit_cast<float>(p ^ f ^ bits);  // p's fraction, bits' exponent
-        if constexpr (shifted) return at < 4 ? value : at;      // NaN stays
+        if constexpr (shifted) return below ? 0.0f : at < 4 ? value : at;  // NaN stays
         return value;
     }
 

@@ -13,67 +13,11 @@
 #endif
 
 #include "double_double.hpp"
+#include "exp2_table.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
-
-// Scales exponentials of single precision: sums of them neither overflow nor lose small terms.
-inline constexpr double exp_scale = 0x1p280;
-// Holds 2^(j/8 + 280).
-alignas(64) inline constexpr double exp2_table[8] = {
-    exp_scale,
-    0x1.172b83c7d517bp+0 * exp_scale,
-    0x1.306fe0a31b715p+0 * exp_scale,
-    0x1.4bfdad5362a27p+0 * exp_scale,
-    0x1.6a09e667f3bcdp+0 * exp_scale,
-    0x1.8ace5422aa0dbp+0 * exp_scale,
-    0x1.ae89f995ad3adp+0 * exp_scale,
-    0x1.d5818dcfba487p+0 * exp_scale,
-};
-inline constexpr double round_to_eighths = 0x1.8p49;  // added, it leaves eighths in the low bits
-
-// Holds what the entries lack of the powers that they stand for, relative to them; in 21 bits, so
-// that the lower half of each number is 0.
-alignas(64) inline constexpr double exp2_table_low[8] = {
-    0,
-    -0x1.01b16p-55,
-    0x1.34d75p-55,
-    0x1.690cfp-56,
-    -0x1.3b3f0p-54,
-    0x1.db730p-55,
-    0x1.c1a78p-55,
-    0x1.4a386p-56,
-};
-
-// Holds the bits of the table's entries, less their number of eighths; as two halves each, too. And
-// the upper halves of what they lack.
-struct Exp2Bits {
-    std::uint64_t whole[8];
-    alignas(32) std::uint32_t low[8], high[8], lacking[8];
-};
-inline constexpr Exp2Bits exp2_bits = [] {
-    Exp2Bits bits{};
-    for (std::uint64_t j = 0; j < 8; ++j) {
-        bits.whole[j] = std::bit_cast<std::uint64_t>(exp2_table[j]) - (j << 49);
-        bits.low[j] = static_cast<std::uint32_t>(bits.whole[j]);
-        bits.high[j] = static_cast<std::uint32_t>(bits.whole[j] >> 32);
-        bits.lacking[j] =
-            static_cast<std::uint32_t>(std::bit_cast<std::uint64_t>(exp2_table_low[j]) >> 32);
-    }
-    return bits;
-}();
-
-// Returns 2^(n + 280) of at = n + round_to_eighths, where 8·n is an integer. Its bits mean nothing
-// where the result has no normal exponent.
-[[gnu::always_inline]] inline double exp2_eighths(double at) {
-    const auto bits = std::bit_cast<std::uint64_t>(at);
-    return std::bit_cast<double>(exp2_bits.whole[bits & 7] + (bits << 49));
-}
-// Returns what that lacks of 2^(n + 280), relative to it.
-[[gnu::always_inline]] inline double exp2_eighths_low(double at) {
-    return exp2_table_low[std::bit_cast<std::uint64_t>(at) & 7];
-}
 
 #if defined(__AVX512F__)
 
@@ -109,15 +53,15 @@ struct Vec {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(value.lane, lowest.lane, _CMP_NLT_UQ),
                                number.lane);
 }
-// Returns 2^(n + 280) as the scalar function does; with AVX-512 it saturates to 0 and infinity.
-[[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec n) {
-    const __m512d entry =
-        _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane), _mm512_load_pd(exp2_table));
+// Returns 2^(n + power) as the scalar function does; with AVX-512 it saturates to 0 and infinity.
+template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec n) {
+    const __m512d entry = _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
+                                                      _mm512_load_pd(exp2_table<power>.entry));
     return _mm512_maskz_scalef_pd(0xff, entry, n.lane);
 }
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
-                                       _mm512_load_pd(exp2_table_low));
+                                       _mm512_load_pd(exp2_lacking));
 }
 
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -168,13 +112,13 @@ struct Vec {
     return _mm256_castps_si256(_mm256_shuffle_ps(
         _mm256_castpd_ps(at.lane), _mm256_castpd_ps(at.next), _MM_SHUFFLE(2, 0, 2, 0)));
 }
-[[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
+template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
     const auto load = [](const std::uint32_t* from) {
         return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
     };
     const __m256i j = low_halves(at);
-    const __m256i low = _mm256_permutevar8x32_epi32(load(exp2_bits.low), j);
-    const __m256i high = _mm256_permutevar8x32_epi32(load(exp2_bits.high), j);
+    const __m256i low = _mm256_permutevar8x32_epi32(load(exp2_table<power>.low), j);
+    const __m256i high = _mm256_permutevar8x32_epi32(load(exp2_table<power>.high), j);
     const auto step = [](__m256i entry, __m256d eighths) {
         return _mm256_castsi256_pd(
             _mm256_add_epi64(entry, _mm256_slli_epi64(_mm256_castpd_si256(eighths), 49)));
@@ -184,7 +128,7 @@ struct Vec {
 }
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     const __m256i high = _mm256_permutevar8x32_epi32(
-        _mm256_load_si256(reinterpret_cast<const __m256i*>(exp2_bits.lacking)), low_halves(at));
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(exp2_lacking_high.of)), low_halves(at));
     const __m256i zero = _mm256_setzero_si256();
     return {_mm256_castsi256_pd(_mm256_unpacklo_epi32(zero, high)),
             _mm256_castsi256_pd(_mm256_unpackhi_epi32(zero, high))};
@@ -247,8 +191,8 @@ struct Vec {
 [[gnu::always_inline]] inline Vec zero_below(Vec lowest, Vec value, Vec number) {
     return Vec::generate([&](int l) { return value[l] < lowest[l] ? 0.0 : number[l]; });
 }
-[[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
-    return Vec::generate([&](int l) { return exp2_eighths(at[l]); });
+template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
+    return Vec::generate([&](int l) { return exp2_eighths<power>(at[l]); });
 }
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return Vec::generate([&](int l) { return exp2_eighths_low(at[l]); });
