@@ -6,9 +6,13 @@ Every case runs through all functions that take the argument, and none may touch
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections import UserList, deque
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
+from unittest.mock import Mock
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +21,7 @@ import pytest
 import nll
 from support.layouts import LAYOUTS
 from support.notes import note
+from support.oracle import assert_same_bits
 from support.pairs import pairwise
 
 AxisError = np.exceptions.AxisError
@@ -724,9 +729,11 @@ def test_dtype_of_no_loss(dtype):
     assert_all_refuse(FORWARD, valid() | {"dtype": dtype}, TypeError, r"dtype")
 
 
-@pytest.mark.parametrize("dtype", ["no such name", 3.5])
+@pytest.mark.parametrize("dtype", ["no such name", 3.5, "f4,,", [("a", "f4"), ("a", "f4")], ("f4", -1), {"names": 3}])
 def test_dtype_that_numpy_does_not_know(dtype):
-    assert_all_refuse(FORWARD, valid() | {"dtype": dtype}, TypeError, r".")
+    assert_all_refuse(FORWARD, valid() | {"dtype": dtype}, TypeError, r"^dtype is .*; it must be float16, bfloat16")
+    with pytest.raises(TypeError, match=r"^dtype is .*; it must be float16, bfloat16"):
+        nll.LossAccumulator(dtype=dtype)
 
 
 # ---- sizes
@@ -746,17 +753,36 @@ class Exhausted:
     def __array__(self, *arguments: Any, **named: Any) -> np.ndarray:
         raise MemoryError("none left")
 
+    def __bool__(self) -> bool:
+        raise MemoryError("none left")
 
-@pytest.mark.parametrize("name", ["input", "target", "axis", "ignore_index"])
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        raise MemoryError("none left")
+
+
+@pytest.mark.parametrize("name", ["input", "target", "axis", "ignore_index", "dtype", "return_total_weight"])
 def test_an_argument_that_runs_out_of_memory(name):
     """It is no other error than that."""
     with pytest.raises(MemoryError, match="none left"):
         nll.nll_loss(**{"input": np.zeros((2, 3)), "target": [0, 1]} | {name: Exhausted()})
 
 
-def test_grad_output_beyond_float64():
-    with pytest.raises(ValueError, match=r"^grad_output is an int, beyond the largest float64$"):
-        nll.nll_loss_backward(10**400, np.zeros((2, 3)), [0, 1])
+LONG = np.longdouble("1e400")  # a double on some machines, and infinite
+BEYOND = [10**400, Fraction(10**400), *([LONG, np.array(LONG)] if np.isfinite(LONG) else [])]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("number", BEYOND, ids=lambda number: type(number).__name__)
+def test_grad_output_beyond_float64(number, sign):
+    with pytest.raises(ValueError, match=r"^grad_output is .*, beyond the largest float64$"):
+        nll.nll_loss_backward(sign * number, np.zeros((2, 3)), [0, 1])
+
+
+@pytest.mark.parametrize("number", [np.inf, np.float32(np.inf), np.longdouble("inf"), ml_dtypes.bfloat16(np.inf)])
+def test_infinite_grad_output(number):
+    for sign in (1, -1):
+        assert nll.nll_loss_backward(sign * number, np.zeros((1, 1)), [0]) == -sign * np.inf
 
 
 def test_float_target_too_large_for_any_memory():
@@ -923,3 +949,166 @@ class RaisesOnConversion:
 def test_error_of_an_array_like_is_not_hidden():
     with pytest.raises((TypeError, RuntimeError), match="lazy array without data"):
         nll.nll_loss(RaisesOnConversion(), [0])
+
+
+# ---- objects that fail, and objects that claim to be others
+
+
+class Fails:
+    """It does at whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError("no attribute today")
+
+    def _fails(self, *arguments: Any, **named: Any) -> Any:
+        raise ZeroDivisionError("no answer today")
+
+    __repr__ = __str__ = __index__ = __float__ = __bool__ = __array__ = __dlpack_device__ = _fails
+
+
+class Silent(Exception):
+    """An error that fails to say what it is."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("no message today")
+
+    __str__ = __repr__
+
+
+class FailsInSilence:
+    """Not even its errors tell more."""
+
+    def _fails(self, *arguments: Any, **named: Any) -> Any:
+        raise Silent
+
+    __index__ = __float__ = __bool__ = __array__ = _fails
+    dtype = requires_grad = property(_fails)
+
+
+class HasNoClass:
+    """An integer that isinstance cannot place."""
+
+    __class__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+    def __index__(self) -> int:
+        return 1
+
+    def __bool__(self) -> bool:
+        raise ZeroDivisionError
+
+
+def claims_to_be(kind: type) -> Any:
+    """An object of another class than it says, which does nothing that the class does."""
+    own = {"__class__": kind, "__bool__": lambda self: 1 / 0, "__repr__": lambda self: 1 / 0}
+    return type(f"ClaimsToBe{kind.__name__}", (), own)()
+
+
+def dead_reference() -> Any:
+    return weakref.proxy(Fails())
+
+
+CLAIMED = [np.ndarray, np.ma.MaskedArray, list, str, float, bool, int, bytes, np.float32, np.dtype]
+HOSTILE: dict[str, Callable[[], Any]] = {
+    "fails": Fails,
+    "fails-in-silence": FailsInSilence,
+    "no-class": HasNoClass,
+    "dead-reference": dead_reference,
+    "mock": lambda: Mock(spec=np.ndarray, __bool__=Mock(side_effect=ZeroDivisionError)),
+    **{f"claims-to-be-{kind.__name__}": functools.partial(claims_to_be, kind) for kind in CLAIMED},
+}
+INPUT_OF_TWO = np.zeros((2, 3))
+TAKES: list[tuple[str, Callable[[Any], Any]]] = [
+    ("input", lambda value: nll.nll_loss(value, [0, 1])),
+    ("input", lambda value: nll.softmax(value)),
+    ("target", lambda value: nll.nll_loss(INPUT_OF_TWO, value)),
+    ("weight", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], value)),
+    ("sample_weight", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], sample_weight=value)),
+    ("ignore_index", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], ignore_index=value)),
+    ("reduction", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], reduction=value)),
+    ("axis", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], axis=value)),
+    ("index_base", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], index_base=value)),
+    ("empty", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], empty=value)),
+    ("dtype", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], dtype=value)),
+    ("return_total_weight", lambda value: nll.nll_loss(INPUT_OF_TWO, [0, 1], return_total_weight=value)),
+    ("label_smoothing", lambda value: nll.cross_entropy(INPUT_OF_TWO, [0, 1], label_smoothing=value)),
+    ("grad_output", lambda value: nll.nll_loss_backward(value, INPUT_OF_TWO, [0, 1])),
+    ("grad_output", lambda value: nll.nll_loss_backward(value, INPUT_OF_TWO, [0, 1], reduction="none")),
+    ("out", lambda value: nll.nll_loss_backward(1.0, INPUT_OF_TWO, [0, 1], out=value)),
+    ("keepdims", lambda value: nll.logsumexp(INPUT_OF_TWO, keepdims=value)),
+    ("n", lambda value: nll.set_num_threads(value)),
+    ("loss", lambda value: nll.LossAccumulator(value)),
+    ("groups", lambda value: nll.LossAccumulator(groups=value)),
+    ("group", lambda value: nll.LossAccumulator(groups=2).update(INPUT_OF_TWO, [0, 1], group=value)),
+    ("other", lambda value: nll.LossAccumulator().merge(value)),
+    ("data", lambda value: nll.LossAccumulator.from_bytes(value)),
+    ("reduction", lambda value: nll.LossAccumulator().compute(value)),
+    ("states", lambda value: nll.merge(value)),
+]
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_an_object_raises_comes_with_the_name_of_the_argument(kind):
+    for name, call in TAKES:
+        with note(name), pytest.raises(TypeError, match=rf"^{name} (is|has) ") as caught:
+            call(HOSTILE[kind]())
+        assert caught.type is TypeError
+
+
+class Shy(float):
+    """A number that is not told."""
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError("no number today")
+
+    __eq__ = __lt__ = __le__ = __float__  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]
+
+
+class ShyFraction(Fraction):
+    """Another one."""
+
+    def __float__(self) -> float:
+        raise ZeroDivisionError("no number today")
+
+
+def test_numbers_that_fail_as_numbers():
+    """A float is one, whatever it says."""
+    gradient = nll.nll_loss_backward(Shy(0.5), INPUT_OF_TWO, [0, 1])
+    assert_same_bits(gradient, nll.nll_loss_backward(0.5, INPUT_OF_TWO, [0, 1]))
+    assert nll.cross_entropy(INPUT_OF_TWO, [0, 1], label_smoothing=Shy(0.5)) > 0
+    with pytest.raises(TypeError, match=r"^grad_output is ShyFraction\(1, 2\), .*no number today"):
+        nll.nll_loss_backward(ShyFraction(1, 2), INPUT_OF_TWO, [0, 1])
+    with pytest.raises(TypeError, match=r"^axis is .*; it must be an integer$"):
+        nll.nll_loss(INPUT_OF_TWO, [0, 1], axis=Shy(1))
+
+
+@pytest.mark.parametrize("flag", [np.array([1, 2]), np.array([]), np.ones((2, 2), bool)], ids=repr)
+def test_flags_that_are_neither_true_nor_false(flag):
+    for function in (nll.nll_loss, nll.nll_loss_value_and_grad):
+        with pytest.raises(TypeError, match=r"^return_total_weight is .*; it must be True or False$"):
+            function(INPUT_OF_TWO, [0, 1], return_total_weight=flag)
+
+
+def test_flag_of_pandas_that_is_not_available():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=r"^return_total_weight is <NA>; it must be True or False$"):
+        nll.nll_loss(INPUT_OF_TWO, [0, 1], return_total_weight=pandas.NA)
+
+
+def test_words_in_a_target_that_fail():
+    """They are no words."""
+    values = np.empty(2, object)
+    values[0], values[1] = dead_reference(), HasNoClass()
+    with pytest.raises(TypeError, match=r"^target has dtype object; labels must be integers$"):
+        nll.nll_loss(INPUT_OF_TWO, values)
+
+
+def test_array_without_a_class_beside_out():
+    """It is converted as any other."""
+
+    class Array(HasNoClass):
+        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+            return np.zeros((2, 3))
+
+    out = np.empty((2, 3))
+    assert nll.nll_loss_backward(1.0, Array(), [0, 1], out=out) is out

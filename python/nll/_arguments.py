@@ -4,8 +4,12 @@
 The extension takes native arguments as they are: aligned arrays of its element types in the
 machine's byte order, ints, floats, bools and words. Anything else comes here. It leaves as one of
 those, or as an error that names argument, value and rule.
+
+An object is what its type is: `isinstance` would ask for its class, which may claim anything, or
+raise. What an object raises, other than MemoryError, becomes an error that names the argument.
 """
 
+import math
 import operator
 import sys
 from collections import UserList, deque
@@ -33,12 +37,12 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
 
 def as_array(name: str, value: object) -> Array:
     """An ndarray that shares the memory of `value` where it can; native and aligned."""
-    if isinstance(value, np.ma.MaskedArray):
+    if issubclass(type(value), np.ma.MaskedArray):
         raise TypeError(
-            f"{name} is a masked array, or holds one, whose mask would be lost; mark masked samples "
-            f"in target by ignore_index, for example with target.filled(ignore_index)"
+            f"{name} is a masked array, or holds one, whose mask would be lost; mark masked "
+            f"samples in target by ignore_index, for example with target.filled(ignore_index)"
         )
-    if isinstance(value, np.ndarray):
+    if issubclass(type(value), np.ndarray):
         array = value
     else:
         check_device(name, value)
@@ -93,12 +97,12 @@ def is_aligned(array: Array) -> bool:
 
 
 def shown(value: object) -> str:
-    """Show a value in a message: its repr, if it has one, unless that is longer than a line."""
+    """Show a value in a message: its repr, if it has one, and one line holds it."""
     try:
         text = repr(value)
     except Exception:  # of its own, or of an integer with too many digits
         text = ""
-    return text if 0 < len(text) <= 80 else a_kind_of(value)
+    return text if 0 < len(text) <= 80 and "\n" not in text else a_kind_of(value)
 
 
 def a_kind_of(value: object) -> str:
@@ -107,23 +111,49 @@ def a_kind_of(value: object) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
+def told(error: Exception) -> str:
+    """Tell in one line what an error says; if that is nothing, its type."""
+    try:
+        lines = str(error).splitlines()
+    except Exception:  # of its own
+        lines = []
+    return lines[0] if lines else type(error).__name__
+
+
 def hint(value: object, error: Exception) -> str:
-    if getattr(value, "requires_grad", False):
+    """Tell why NumPy cannot take an object, and what to do."""
+    try:
+        requires_grad = bool(getattr(value, "requires_grad", False))
+        dtype = str(getattr(value, "dtype", ""))
+    except Exception:  # of its own
+        return told(error)
+    if requires_grad:
         return "it requires a gradient; pass it .detach()ed"
-    if "bfloat16" in str(getattr(value, "dtype", "")):
+    if "bfloat16" in dtype:
         cure = "tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)"
         return f"NumPy has no bfloat16 of its own; pass {cure}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return told(error)
+
+
+def check_class(name: str, value: object) -> None:
+    """Refuse an object that raises where `isinstance` asks for its class."""
+    try:
+        isinstance(value, bool)
+    except MemoryError:
+        raise
+    except Exception as error:
+        problem = f"whose class cannot be told: {told(error)}"
+        raise TypeError(f"{name} is {a_kind_of(value)} {problem}") from error
 
 
 def check_device(name: str, value: object) -> None:
-    locate = getattr(value, "__dlpack_device__", None)
-    if locate is None:
-        return
     try:
-        device = int(locate()[0])
+        locate = getattr(value, "__dlpack_device__", None)
+        device = CPU if locate is None else int(locate()[0])
+    except MemoryError:
+        raise
     except Exception as error:
-        problem = f"whose device cannot be told: {error}"
+        problem = f"whose device cannot be told: {told(error)}"
         raise TypeError(f"{name} is {a_kind_of(value)} {problem}") from error
     if device != CPU:
         raise TypeError(
@@ -141,7 +171,7 @@ def as_input(value: object) -> Array:
 
 def as_target(value: object, input: Array) -> Array:
     array = as_array("target", value)
-    if array.size == 0 and not isinstance(value, np.ndarray) and isinstance(value, list | tuple):
+    if array.size == 0 and issubclass(type(value), SEQUENCES):
         array = array.astype(np.intp)  # NumPy makes empty lists float64
     if array.dtype.kind not in "iu":
         rule = "labels must be integers"
@@ -191,7 +221,7 @@ def as_whole_labels(array: Array) -> str:
 
 
 def are_words(array: Array) -> bool:
-    words = array.dtype.kind == "O" and all(isinstance(value, str) for value in array)
+    words = array.dtype.kind == "O" and all(issubclass(type(value), str) for value in array)
     return array.size > 0 and (words or array.dtype.kind == "U")
 
 
@@ -225,9 +255,10 @@ def as_sample_weight(value: object, target: Array) -> Array | None:
 
 
 def as_integer(name: str, value: object) -> int:
+    check_class(name, value)
     if isinstance(value, bool | np.bool_):
         rule = "it must be an integer, not a bool" + as_written(name, value)
-        raise TypeError(f"{name} is {value}; {rule}")
+        raise TypeError(f"{name} is {shown(value)}; {rule}")
     try:
         return operator.index(value)  # type: ignore[arg-type]
     except MemoryError:
@@ -236,12 +267,16 @@ def as_integer(name: str, value: object) -> int:
         rule = "it must be an integer" + as_written(name, value)
         raise TypeError(f"{name} is {shown(value)}; {rule}") from None
     except Exception as error:  # what its __index__ raises
-        raise TypeError(f"{name} is {shown(value)}, which is no integer: {error!r}") from error
+        problem = f"which is no integer: {shown(error)}"
+        raise TypeError(f"{name} is {shown(value)}, {problem}") from error
 
 
 def as_written(name: str, value: object) -> str:
     """Say how to write the integer that is meant by a whole float, or by R's NA, which is True."""
-    number = float(value) if isinstance(value, float | np.floating) else None
+    try:
+        number = float(value) if issubclass(type(value), float | np.floating) else None  # type: ignore[arg-type]
+    except Exception:  # of its own
+        number = None
     is_nan = number is not None and number != number
     if name == "ignore_index" and (value is True or is_nan):
         return "; in R write NA_integer_ for NA"
@@ -285,7 +320,7 @@ def as_ignore_index(value: object) -> int | None:
 
 def as_word(name: str, value: object, words: tuple[str, ...]) -> str:
     listed = ", ".join(repr(word) for word in words[:-1]) + f" or {words[-1]!r}"
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):
         raise TypeError(f"{name} is {shown(value)}; it must be the string {listed}")
     word = str.__str__(value)  # a subclass may say anything of itself
     if word not in words:
@@ -306,7 +341,9 @@ def as_dtype(value: object) -> np.dtype[Any] | None:
         return None
     try:
         dtype = np.dtype(value)  # type: ignore[call-overload]
-    except TypeError:
+    except MemoryError:
+        raise
+    except Exception:
         raise TypeError(f"dtype is {shown(value)}; it must be {FLOATS}") from None
     if not is_floating(dtype):
         raise TypeError(f"dtype is {dtype}; it must be {FLOATS}")
@@ -322,23 +359,32 @@ def with_digits_for(dtype: np.dtype[Any], input: Array) -> Array:
         return input.astype(np.promote_types(dtype, np.float32), copy=False)
 
 
-def as_number(name: str, value: object) -> float:
+def as_number(name: str, value: Any) -> float:
     """A real number: of Python, a NumPy scalar, or an array without dimensions."""
-    if isinstance(value, float):
-        return float(value)
-    if not isinstance(value, Real | np.generic):
+    if issubclass(type(value), float):
+        return float.__float__(value)  # a subclass may say anything of itself
+    if not issubclass(type(value), Real | np.generic):
         array = as_array(name, value)
         if array.ndim:
             rule = "for a reduced loss it must be one number"
             raise ValueError(f"{name} has shape {array.shape}; {rule}")
         value = array[()]
-    is_real = isinstance(value, Real) or is_floating(np.asarray(value).dtype)
-    if not is_real or isinstance(value, bool | np.bool_):
+    is_real = issubclass(type(value), Real) or is_floating(np.asarray(value).dtype)
+    if not is_real or type(value) in (bool, np.bool_):
         raise TypeError(f"{name} is {shown(value)}; it must be a real number")
     try:
-        return float(value)
+        number = float(value)
+        is_beyond = math.isinf(number) and bool(value != number)  # a finite number of more bits
+    except MemoryError:
+        raise
     except OverflowError:
-        raise ValueError(f"{name} is {shown(value)}, beyond the largest float64") from None
+        is_beyond = True
+    except Exception as error:
+        problem = f"which is no real number: {shown(error)}"
+        raise TypeError(f"{name} is {shown(value)}, {problem}") from error
+    if is_beyond:
+        raise ValueError(f"{name} is {shown(value)}, beyond the largest float64")
+    return number
 
 
 def as_grad_output(value: object, *, of_samples: bool) -> float | Array:
@@ -361,7 +407,12 @@ def as_label_smoothing(value: object) -> float:
 def as_flag(name: str, value: object) -> bool:
     if value is not None and not hasattr(type(value), "__bool__"):
         raise TypeError(f"{name} is {shown(value)}; it must be True or False")
-    return bool(value)
+    try:
+        return bool(value)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise TypeError(f"{name} is {shown(value)}; it must be True or False") from error
 
 
 def as_choices(
@@ -402,15 +453,16 @@ def as_groups(value: object) -> int | None:
     return groups
 
 
-def as_group(value: object, groups: int | None) -> object:
+def as_group(value: Any, groups: int | None) -> object:
     """The groups of samples as they were given, or None where they are the classes."""
     if groups is None:
         raise ValueError("group is given, but groups is None: the accumulator has no groups")
     if value is None:
         raise ValueError(f"group is None, but groups is {groups}: each sample needs a group")
-    if isinstance(value, str):
-        if value != "target":
-            raise ValueError(f"group is {value!r}; it must be 'target', or an array of integers")
+    if issubclass(type(value), str):
+        if not str.__eq__(value, "target"):
+            rule = "it must be 'target', or an array of integers"
+            raise ValueError(f"group is {shown(value)}; {rule}")
         return None
     return value
 
@@ -431,16 +483,16 @@ def as_batch(
     if group is None:
         return scores, labels, weights, None
     array = as_array("group", group)
-    if array.size == 0 and isinstance(group, list | tuple):
+    if array.size == 0 and issubclass(type(group), SEQUENCES):
         array = array.astype(np.intp)
     if array.dtype.kind not in "iu":
         raise TypeError(f"group has dtype {array.dtype}; groups must be integers")
     return scores, labels, weights, array
 
 
-def as_bytes(name: str, value: object) -> Array:
+def as_bytes(name: str, value: Any) -> Array:
     """Bytes as an array of uint8 that shares their memory."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    if issubclass(type(value), bytes | bytearray | memoryview):
         return np.frombuffer(value, np.uint8)
     array = as_array(name, value)
     if array.dtype != np.uint8:
@@ -467,9 +519,9 @@ def as_rows(name: str, value: object, groups: int | None, size: int) -> Array:
     return array.reshape(groups, size)
 
 
-def as_stacked_rows(value: object, size: int) -> Array:
+def as_stacked_rows(value: Any, size: int) -> Array:
     """States of so many bytes to merge as an array, (k, ..., S)."""
-    if isinstance(value, list | tuple):
+    if issubclass(type(value), list | tuple):
         rows = [as_bytes(f"states[{i}]", row) for i, row in enumerate(value)]
         shapes = {row.shape for row in rows}
         if len(shapes) > 1:
@@ -502,6 +554,8 @@ def as_out(
     if not issubclass(type(out), np.ndarray) or issubclass(type(out), np.ma.MaskedArray):
         raise TypeError(f"out is {a_kind_of(out)}; it must be a numpy.ndarray")
     out = np.asarray(out)  # the memory that is written: a subclass may say anything of itself
+    arrays = {name: one for name, one in given.items() if issubclass(type(one), np.ndarray)}
+    given = others | arrays
     like = others["input"]
     if out.dtype != like.dtype or not out.dtype.isnative:
         found = out.dtype if out.dtype.isnative else out.dtype.str

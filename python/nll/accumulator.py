@@ -8,7 +8,15 @@ from typing import Any, ClassVar, Literal
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _core
-from ._arguments import as_choices, as_group, as_groups, as_rows, as_stacked_rows, as_word
+from ._arguments import (
+    as_choices,
+    as_group,
+    as_groups,
+    as_rows,
+    as_stacked_rows,
+    as_word,
+    check_class,
+)
 from ._typing import Array, Empty, Losses, Reduced
 
 
@@ -168,6 +176,7 @@ class LossAccumulator:
             If its loss, label smoothing, class weights or number of groups are others, or if the
             bytes are no state. The accumulator is then as it was.
         """
+        check_class("other", other)
         if isinstance(other, LossAccumulator):
             if other._groups != self._groups:
                 raise ValueError(f"groups is {other._groups}, not {self._groups}")
