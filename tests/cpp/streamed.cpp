@@ -2,8 +2,9 @@
 // Gradients that are written past the caches, or only where they are not zero, are the same as
 // those that are written plainly, at any alignment, in every layout, alone and in one sweep with
 // the losses; and so are those of cross-entropy, and log_softmax.
-#include <nll/detail/kernels.hpp>
 #include <nll/detail/parallel.hpp>
+#include <nll/detail/plan.hpp>
+#include <nll/detail/rounding.hpp>
 
 #include <initializer_list>
 #include <random>
@@ -11,6 +12,10 @@
 #include <vector>
 
 #include "check.hpp"
+
+namespace nll::inline NLL_VERSION_NAMESPACE::detail::inline NLL_INSTRUCTION_SET {
+extern const KernelTable kernel_table;  // of the compiled kernels
+}
 
 using namespace nll;
 using namespace nll::detail;
@@ -22,6 +27,7 @@ std::mt19937_64 random_bits(4);
 template <class Scalar>
 void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index_t shift,
                    bool with_losses, bool weighted) {
+    const Kernels& kernels = kernel_table.of[static_cast<int>(dtype_of<Scalar>)];
     const auto [N, C, D] = shape;
     std::array<index_t, 3> strides;  // in memory, the axes are in this order
     index_t stride = 1;
@@ -50,7 +56,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
     Plan forward({&input_array, &target_array, nullptr, nullptr, nullptr}, 1, options);
     Partial losses;
     losses.memory = parallel::require_thread_memory();
-    nll_loss_sweep<Scalar>(forward, 0, forward.samples.count, losses);
+    kernels.nll_loss(forward, 0, forward.samples.count, losses);
     for (std::vector<std::uint8_t>* memory : {&plain, &streamed, &zeroed}) {
         auto* data = reinterpret_cast<Scalar*>(memory->data()) + shift;
         const Array to(View<Scalar, 3>{data, shape, strides});
@@ -61,7 +67,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
         plan.divisor = 3;
         Partial partial;
         partial.memory = parallel::require_thread_memory();
-        nll_loss_sweep<Scalar>(plan, 0, plan.samples.count, partial);
+        kernels.nll_loss(plan, 0, plan.samples.count, partial);
         CHECK(partial.bad_sample < 0 && partial.count == losses.count);
         if (with_losses)
             CHECK(rounded(partial.loss, format_of<double>) ==
@@ -85,10 +91,9 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
             plan.softmax_result = what == 1 ? SoftmaxResult::softmax : SoftmaxResult::log_softmax;
             Partial partial;
             partial.memory = parallel::require_thread_memory();
-            if (with_gradient)
-                cross_entropy_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count,
-                                                                 partial);
-            else softmax_sweep<Scalar, PrecisionOf<Scalar>>(plan, 0, plan.samples.count, partial);
+            const Kernel sweep =
+                with_gradient ? kernels.cross_entropy.own.sweep : kernels.softmax.sweep;
+            sweep(plan, 0, plan.samples.count, partial);
             CHECK(partial.bad_sample < 0 && partial.count == (with_gradient ? losses.count : 0));
         }
         CHECK(softmax == softmax_streamed);
