@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import nll
+from nll._arguments import shown
 from support import states
 from support.layouts import LAYOUTS
 from support.losses import CROSS_ENTROPY, SMOOTHED, Loss
@@ -377,6 +378,7 @@ def test_results_of_groups_are_arrays():
         (None, ValueError, "^group is None, but groups is 3"),
         ("targets", ValueError, "^group is 'targets'; it must be 'target', or an array of integers$"),
         ("target", ValueError, "^group is 'target', but there are 3 groups for 2 classes$"),
+        ("t" * 1000, ValueError, "^group is a str; it must be 'target', or an array of integers$"),
     ],
     ids=[
         "large",
@@ -389,6 +391,7 @@ def test_results_of_groups_are_arrays():
         "missing",
         "other-word",
         "classes",
+        "long-word",
     ],
 )
 def test_wrong_groups_are_refused(loss, group, error, message):
@@ -508,6 +511,7 @@ def test_failing_update_leaves_the_state(loss, arguments, error, message, groups
         ({"ignore_index": 2**64}, ValueError, "ignore_index is 18446744073709551616"),
         ({"axis": 1.5}, TypeError, "axis is 1.5"),
         ({"axis": 2**40}, np.exceptions.AxisError, "axis 1099511627776 is out of bounds"),
+        ({"axis": 10**5000}, np.exceptions.AxisError, "axis an int is out of bounds"),
         ({"index_base": 2**63}, ValueError, "index_base is 9223372036854775808"),
         ({"empty": "inf"}, ValueError, "empty is 'inf'"),
         ({"label_smoothing": 0.1}, ValueError, "label_smoothing is for cross-entropy"),
@@ -515,10 +519,11 @@ def test_failing_update_leaves_the_state(loss, arguments, error, message, groups
         ({"dtype": np.int64}, TypeError, "dtype is int64"),
         ({"groups": 0}, ValueError, r"groups is 0; it must be None, or in \[1, 2\^31\)"),
         ({"groups": 2**31}, ValueError, "groups is 2147483648"),
+        ({"groups": 10**5000}, ValueError, "groups is an int; it must be None, or in"),
         ({"groups": 1.5}, TypeError, "groups is 1.5"),
         ({"groups": True}, TypeError, "groups is True"),
     ],
-    ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(map(shown, value.items())) if isinstance(value, dict) else "",
 )
 def test_wrong_choices_are_refused(choices, error, message):
     with pytest.raises(error, match=message):
@@ -627,7 +632,7 @@ def test_merging_with_itself():
 @pytest.mark.parametrize(
     ("other", "error", "message"),
     [
-        (lambda: nll.LossAccumulator("cross_entropy"), ValueError, "the loss is cross_entropy, not nll_loss"),
+        (lambda: nll.LossAccumulator("cross_entropy"), ValueError, "^other: .*: the loss is cross_entropy, not nll"),
         (lambda: nll.LossAccumulator("nll", [1, 2]), ValueError, "class weights are of 2 classes, not none"),
         (lambda: nll.LossAccumulator("nll", groups=2), ValueError, "groups is 2, not None"),
         (lambda: b"state", ValueError, "a state has 2784 bytes, not 5"),
@@ -651,7 +656,7 @@ def test_one_group_that_does_not_merge_leaves_all():
     before = one.to_bytes()
     rows = one.state
     rows[1, 100] ^= 1
-    with pytest.raises(ValueError, match=r"^group 1: the state is damaged"):
+    with pytest.raises(ValueError, match=r"^other: group 1: the state is damaged"):
         one.merge(rows)
     rows = np.stack([one.state[0], nll.LossAccumulator("cross_entropy").state])
     with pytest.raises(ValueError, match="the loss is cross_entropy, not nll_loss"):
@@ -778,12 +783,59 @@ def test_state_without_weights_is_refused_with_some():
         (lambda: filled().to_bytes(), 2, r"data has shape \(2784,\); the states of 2 groups have \(2, 2784\)"),
         (lambda: filled(groups=2).to_bytes(), 3, r"the states of 3 groups have"),
         (lambda: filled(groups=2).state.T, 2, r"data has shape \(2784, 2\)"),
+        (lambda: filled(groups=2).state[:1], None, r"data has shape \(1, 2784\) \(as 1 state has: then pass groups\)"),
+        (lambda: np.zeros((2, 5), np.uint8), None, r"^data has shape \(2, 5\); one state has \(2784,\)$"),
+        (lambda: np.zeros((0, 2784), np.uint8), None, r"^data has shape \(0, 2784\); one state has \(2784,\)$"),
+        (lambda: np.zeros((2, 2785), np.uint8), None, r"^data has shape \(2, 2785\); one state has \(2784,\)$"),
     ],
-    ids=["no-groups", "rows", "one-state", "other-groups", "transposed"],
+    ids=["no-groups", "rows", "one-state", "other-groups", "transposed", "a-row", "cut", "no-rows", "longer"],
 )
 def test_bytes_of_other_groups_are_refused(data, groups, message):
     with pytest.raises(ValueError, match=message):
         nll.LossAccumulator.from_bytes(data(), groups=groups)
+
+
+def released(data: bytes) -> memoryview:
+    view = memoryview(data)
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda data: memoryview(data + data)[::2],
+        lambda data: memoryview(np.frombuffer(data, np.uint8).reshape(2, -1).T),
+        lambda data: memoryview(np.asfortranarray(np.stack([np.frombuffer(data, np.uint8)] * 2))),
+        released,
+    ],
+    ids=["every-other", "transposed", "fortran", "released"],
+)
+def test_views_that_are_no_bytes(view):
+    """They name the argument, whatever Python says of them."""
+    data = filled().to_bytes()
+    message = "is a memoryview that gives no bytes: .*(contiguous|released)"
+    with pytest.raises(ValueError, match=rf"^data {message}"):
+        nll.LossAccumulator.from_bytes(view(data))
+    with pytest.raises(ValueError, match=rf"^other {message}"):
+        filled().merge(view(data))
+    with pytest.raises(ValueError, match=rf"^states {message}"):
+        nll.merge(view(data))
+    with pytest.raises(ValueError, match=rf"^states\[1\] {message}"):
+        nll.merge([data, view(data)])
+
+
+@pytest.mark.parametrize("data", [b"", b"state", bytes(states.SIZE), bytes(states.SIZE + 1)], ids=len)
+def test_bytes_that_are_no_state_come_with_the_name_of_the_argument(data):
+    message = "a state has 2784 bytes, not" if len(data) != states.SIZE else "these bytes are no state"
+    with pytest.raises(ValueError, match=rf"^data: {message}"):
+        nll.LossAccumulator.from_bytes(data)
+    with pytest.raises(ValueError, match=rf"^other: {message}"):
+        filled().merge(data)
+    rows = filled(groups=2).state
+    rows[1] = 0
+    with pytest.raises(ValueError, match=r"^data: group 1: these bytes are no state"):
+        nll.LossAccumulator.from_bytes(rows, groups=2)
 
 
 @pytest.mark.parametrize("data", [None, 3, [1.5], "state"], ids=repr)

@@ -373,7 +373,7 @@ def test_every_flipped_bit_is_seen(sound):
 
 def test_every_other_length_is_refused(sound):
     for size in [*range(SIZE), *range(SIZE + 1, SIZE + 9)]:
-        assert refused((sound + sound)[:size]) == f"a state has 2784 bytes, not {size}"
+        assert refused((sound + sound)[:size]) == f"data: a state has 2784 bytes, not {size}"
     assert "as 2 states have" in refused(sound + sound)
 
 

@@ -13,6 +13,8 @@ import math
 import operator
 import sys
 from collections import UserList, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from numbers import Real
 from typing import Any
@@ -432,7 +434,7 @@ def as_choices(
         weight.flags.writeable = False
     axis = as_integer("axis", axis)
     if not -(2**31) <= axis < 2**31:
-        raise np.exceptions.AxisError(f"axis {axis} is out of bounds for any input")
+        raise np.exceptions.AxisError(f"axis {shown(axis)} is out of bounds for any input")
     return {
         "weight": weight,
         "ignore_index": as_ignore_index(ignore_index),
@@ -449,7 +451,7 @@ def as_groups(value: object) -> int | None:
         return None
     groups = as_integer("groups", value)
     if not 1 <= groups < 2**31:
-        raise ValueError(f"groups is {groups}; it must be None, or in [1, 2^31)")
+        raise ValueError(f"groups is {shown(groups)}; it must be None, or in [1, 2^31)")
     return groups
 
 
@@ -493,11 +495,24 @@ def as_batch(
 def as_bytes(name: str, value: Any) -> Array:
     """Bytes as an array of uint8 that shares their memory."""
     if issubclass(type(value), bytes | bytearray | memoryview):
-        return np.frombuffer(value, np.uint8)
+        try:
+            return np.frombuffer(value, np.uint8)
+        except (BufferError, ValueError) as error:  # of a memoryview
+            problem = f"that gives no bytes: {told(error)}"
+            raise ValueError(f"{name} is {a_kind_of(value)} {problem}") from error
     array = as_array(name, value)
     if array.dtype != np.uint8:
         raise TypeError(f"{name} has dtype {array.dtype}; a state is of bytes, or of uint8")
     return array
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Name an argument in what the core says of its bytes."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def as_rows(name: str, value: object, groups: int | None, size: int) -> Array:
@@ -508,8 +523,10 @@ def as_rows(name: str, value: object, groups: int | None, size: int) -> Array:
     array = as_bytes(name, value)
     if groups is None:
         if array.ndim != 1 or (array.size > size and array.size % size == 0):
-            many = f"(as {array.size // size} states have: then pass groups)"
-            raise ValueError(f"{name} has shape {array.shape} {many}; one state has ({size},)")
+            count, rest = divmod(array.size, size)
+            many = "1 state has" if count == 1 else f"{count} states have"
+            cure = f" (as {many}: then pass groups)" if count and not rest else ""
+            raise ValueError(f"{name} has shape {array.shape}{cure}; one state has ({size},)")
         return array.reshape(1, -1)
     if array.shape not in ((groups, size), (groups * size,)):
         raise ValueError(

@@ -16,6 +16,7 @@ from ._arguments import (
     as_stacked_rows,
     as_word,
     check_class,
+    naming,
 )
 from ._typing import Array, Empty, Losses, Reduced
 
@@ -180,9 +181,12 @@ class LossAccumulator:
         if isinstance(other, LossAccumulator):
             if other._groups != self._groups:
                 raise ValueError(f"groups is {other._groups}, not {self._groups}")
-            self._core.merge(other._core)
+            with naming("other"):
+                self._core.merge(other._core)
         else:
-            self._core.merge_rows(as_rows("other", other, self._groups, self.state_size))
+            rows = as_rows("other", other, self._groups, self.state_size)
+            with naming("other"):
+                self._core.merge_rows(rows)
 
     def __iadd__(self, other: "LossAccumulator") -> "LossAccumulator":
         if not isinstance(other, LossAccumulator):
@@ -398,14 +402,16 @@ class LossAccumulator:
             label_smoothing=0.0,
             dtype=dtype,
         )
-        kind = _core.Kind.of(rows[:1])
+        with naming("data"):
+            kind = _core.Kind.of(rows[:1])
         choices["label_smoothing"] = kind.label_smoothing
         if choices["weight"] is not None:
             given = _core.Kind(kind.is_cross_entropy, kind.label_smoothing, choices["weight"])
             kind.check(given)
         accumulator = object.__new__(cls)
         accumulator._begin(kind, choices, groups)
-        accumulator._core.merge_rows(rows)
+        with naming("data"):
+            accumulator._core.merge_rows(rows)
         return accumulator
 
     def __reduce__(self) -> tuple[Any, ...]:
