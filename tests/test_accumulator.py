@@ -723,6 +723,33 @@ def test_subclasses_stay_what_they_are():
         assert type(other) is Named
 
 
+class Labelled(nll.LossAccumulator):
+    """A subclass whose objects have attributes, and another way to be made."""
+
+    def __init__(self, label: str) -> None:
+        super().__init__("nll")
+        self.label = label
+        self.parts = [label]
+        self.me = self
+
+
+@pytest.mark.parametrize("twin", [*TWINS, "+", "sum"])
+def test_attributes_of_subclasses_are_carried(twin):
+    one = Labelled("validation")
+    one.update([[-1.0]], [0])
+    ways = TWINS | {"+": lambda a: a + nll.LossAccumulator("nll"), "sum": lambda a: sum([a])}
+    other = ways[twin](one)
+    assert type(other) is Labelled
+    assert vars(other).keys() == vars(one).keys()
+    assert (other.label, other.parts) == ("validation", ["validation"])
+    is_deep = twin in ("pickle", "deepcopy")
+    assert (other.parts is one.parts) is not is_deep
+    assert (other.me is other) is is_deep
+    assert other.to_bytes() == one.to_bytes()
+    other.update([[-3.0]], [0])
+    assert (one.count, other.count) == (1, 2)
+
+
 def losses_of(seed: int) -> nll.LossAccumulator:
     accumulator = nll.LossAccumulator("cross_entropy", [1.0, 0.5, 2.0])
     rng = np.random.default_rng(seed)

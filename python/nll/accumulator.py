@@ -21,6 +21,10 @@ from ._arguments import (
 from ._typing import Array, Empty, Losses, Reduced
 
 
+# The attributes of an accumulator; others are a subclass's.
+_OWN = {"_choices", "_groups", "_kind", "_lacks_weight", "_core", "_update"}
+
+
 class LossAccumulator:
     r"""A loss over data that comes in batches: the bits of one call over all of it.
 
@@ -212,11 +216,12 @@ class LossAccumulator:
         Returns
         -------
         LossAccumulator
-            One of the same choices, which holds the same.
+            One of the same choices, which holds the same. Attributes of a subclass are shared.
         """
         twin = object.__new__(type(self))
         twin._begin(self._kind, self._choices, self._groups)
         twin._core.merge(self._core)
+        vars(twin).update(self._attributes_of_subclasses())
         return twin
 
     def reset(self) -> None:
@@ -414,8 +419,13 @@ class LossAccumulator:
             accumulator._core.merge_rows(rows)
         return accumulator
 
+    def _attributes_of_subclasses(self) -> dict[str, Any]:
+        """Return what subclasses have added to the attributes that `_begin` sets."""
+        return {name: value for name, value in vars(self).items() if name not in _OWN}
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.to_bytes(), self._choices, self._groups)
+        made_of = (type(self), self.to_bytes(), self._choices, self._groups)
+        return _restored, made_of, self._attributes_of_subclasses() or None
 
     def __repr__(self) -> str:
         choices = self._choices | {"groups": self._groups}
