@@ -55,6 +55,22 @@ def test_gradient_accumulation():
     assert abs(mean_of_means - at_once) > 0.01
 
 
+def test_gradient_accumulation_of_the_readme():
+    """Its masks are of bool, as those of the snippet before it."""
+    readme = RECIPES.parents[2] / "README.md"
+    if not readme.is_file():
+        pytest.skip("installed without the sources")
+    snippet = re.search(r"Gradient accumulation.*?```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
+    assert snippet is not None
+    rng = np.random.default_rng(1)
+    logits, tokens = rng.normal(size=(4, 7, 5)), rng.integers(0, 5, (4, 7))
+    mask, gradients = rng.random((4, 7)) < 0.6, []
+    batches = [(logits[i : i + 2], tokens[i : i + 2], mask[i : i + 2]) for i in (0, 2)]
+    exec(snippet[1] + "    gradients.append(grad)", {"nll": nll, "np": np, "batches": batches, "gradients": gradients})
+    expected = nll.cross_entropy_backward(1.0, logits, np.where(mask, tokens, -100), axis=-1)
+    np.testing.assert_allclose(np.concatenate(gradients), expected, rtol=1e-14)
+
+
 def test_torch_distributed(torch, loss_of_three_ranks):
     if not torch.distributed.is_available():
         pytest.skip("this PyTorch was built without torch.distributed")

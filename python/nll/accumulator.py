@@ -20,7 +20,6 @@ from ._arguments import (
 )
 from ._typing import Array, Empty, Losses, Reduced
 
-
 # The attributes of an accumulator; others are a subclass's.
 _OWN = {"_choices", "_groups", "_kind", "_lacks_weight", "_core", "_update"}
 
@@ -150,7 +149,8 @@ class LossAccumulator:
         group : array_like of integers, shape (N, d1, ..., dk) or (), or "target"
             The group of each sample, in [0, groups), of ignored ones too. "target" groups samples
             by their classes, of which there must be `groups`; ignored ones are then not counted.
-            With groups only. So many samples as a batch has, 32 bytes each are allocated.
+            With groups only. For each sample of a batch 32 bytes are allocated; with weights, if
+            the groups are not in order, 40.
 
         Raises
         ------

@@ -333,6 +333,7 @@ def cross_entropy(
         Labels: input's shape without the class axis, in any integer dtype.
     weight : array_like, shape (C,), optional
         Weight of each class, in any of the float dtypes or integers up to 2^53. 1 unless given.
+        With label smoothing, each is 0, infinite, or of a magnitude from 2^-500 to 2^500.
     sample_weight : array_like, optional
         Weight of each sample, in any of the float dtypes or integers up to 2^53, of target's shape
         or one that broadcasts to it. The weight :math:`w` of a sample is that of its class times
