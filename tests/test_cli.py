@@ -362,6 +362,20 @@ def test_a_picture_of_losses_beyond_its_histogram():
     assert "100.0 % are smaller than" in Path("picture.svg").read_text("utf-8")
 
 
+@pytest.mark.parametrize("classes", [C, 50], ids=["bars", "the-worst"])
+@pytest.mark.parametrize("value", [np.inf, np.nan], ids=str)
+def test_a_picture_of_a_mean_that_is_not_finite(rng, classes, value):
+    """It has no line of the mean, and so no legend of lines, of which Matplotlib would warn."""
+    pytest.importorskip("matplotlib")
+    logits = rng.normal(size=(N, classes))
+    target = rng.integers(0, classes, N)
+    logits[0, target[0]] = -value
+    np.save("logits.npy", logits)
+    np.save("target.npy", target)
+    run("score", "logits.npy", "target.npy", "--plot", "picture.svg")
+    assert "all classes" not in Path("picture.svg").read_text("utf-8")
+
+
 def test_what_is_not_a_number_is_told():
     np.save("logits.npy", np.array([[np.nan, 2, 0], [1, 0, np.nan], [3, 0, 1]], np.float32))
     np.save("target.npy", np.array([0, 0, 0]))

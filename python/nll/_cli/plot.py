@@ -160,11 +160,12 @@ def classes(axes: Any, found: dict[str, Any]) -> None:
         axes.set(title=title, xlabel="mean NLL (nats)", ylabel="class (samples)")
         if np.isfinite(overall):
             axes.axvline(overall, color=WARM, linewidth=1.5, linestyle="--", label="all classes")
-    axes.legend(
-        frameon=False,
-        loc="upper right" if len(present) <= MAX_BARS else "best",
-        fontsize=10,
-    )
+    if np.isfinite(overall):  # then there is a line to tell of
+        axes.legend(
+            frameon=False,
+            loc="upper right" if len(present) <= MAX_BARS else "best",
+            fontsize=10,
+        )
 
 
 def reliability(axes: Any, below: Any, found: dict[str, Any]) -> None:
