@@ -10,10 +10,12 @@ import os
 import pickle
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -386,13 +388,57 @@ def test_what_is_not_a_number_is_told():
     assert found["worst"]["samples"][0]["position"] == [0]
 
 
-@pytest.mark.parametrize("shape", [(0, C), (3, C, 0), (2, C)], ids=str)
-def test_nothing_to_score(shape):
-    np.save("logits.npy", np.zeros(shape, np.float32))
+@pytest.mark.parametrize("format", ["npy", "safetensors"])
+@pytest.mark.parametrize("shape", [(0, C), (3, C, 0), (2, C), (2, 0)], ids=str)
+def test_nothing_to_score(shape, format):
+    empty = np.zeros(shape, np.float32)
+    if format == "npy":
+        np.save("logits.npy", empty)
+    else:
+        pytest.importorskip("safetensors.numpy").save_file({"a": empty}, "logits.safetensors")
     np.save("target.npy", np.full((shape[0], *shape[2:]), -100))
-    found = numbers(score("logits.npy", "target.npy", "--per-class", "--worst", 2))
+    found = numbers(score(f"logits.{format}", "target.npy", "--per-class", "--worst", 2))
     assert np.isnan(found["loss"]["mean"])
     assert found["loss"]["count"] == 0
+
+
+@pytest.fixture
+def without_classes() -> None:
+    """Predictions of no class, whose samples are all ignored."""
+    np.save("logits.npy", np.zeros((20, 0), np.float32))
+    np.save("target.npy", np.full(20, -100))
+    np.save("group.npy", np.arange(20) // 7)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["--kind", "log-probabilities"],
+        ["--kind", "probabilities"],
+        ["--per-class"],
+        ["--group", "group.npy"],
+        ["--worst", 3],
+        ["--compare", "logits.npy"],
+        ["--per-sample", "losses.npy"],
+        ["--plot", "picture.svg"],
+    ],
+    ids=lambda more: " ".join(map(str, more)),
+)
+@pytest.mark.usefixtures("without_classes")
+def test_samples_of_no_class_are_ignored(more):
+    if "--plot" in more:
+        pytest.importorskip("matplotlib")
+    found = score("logits.npy", "target.npy", *more)
+    assert (found["loss"]["count"], found["loss"]["ignored"]) == (0, 20)
+
+
+@pytest.mark.parametrize("kind", ["logits", "log-probabilities", "probabilities"])
+@pytest.mark.usefixtures("without_classes")
+def test_a_label_where_there_is_no_class_is_told_with_status_2(kind):
+    np.save("target.npy", np.where(np.arange(20) == 7, 0, -100))
+    message = refused("score", "logits.npy", "target.npy", "--kind", kind)
+    assert message == "Error: target.npy[7] is 0, outside [0, 0) (ignore_index is -100)"
 
 
 def test_one_sample_without_an_axis_of_samples(logits):
@@ -441,14 +487,15 @@ def test_formats(logits, format):
     assert found == expected
 
 
-@pytest.mark.parametrize("format", ["raw", "uint16", "safetensors"])
+@pytest.mark.parametrize("format", ["raw", "uint16", "safetensors", "safetensors-uint16"])
 def test_bfloat16(logits, format):
     bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     halves = logits.astype(bfloat16)
     name, more = "halves.npy", ["--dtype", "bfloat16"]
-    if format == "safetensors":
-        pytest.importorskip("safetensors.numpy").save_file({"halves": halves}, "halves.safetensors")
-        name, more = "halves.safetensors", []
+    if format.startswith("safetensors"):
+        name, more = "halves.safetensors", more if format.endswith("uint16") else []
+        stored = halves.view(np.uint16) if more else halves
+        pytest.importorskip("safetensors.numpy").save_file({"halves": stored}, name)
     else:
         np.save("halves.npy", halves if format == "raw" else halves.view(np.uint16))
     found = score(name, "target.npy", *more)
@@ -687,6 +734,91 @@ def test_bad_input_is_told_with_status_2(logits, target, name):
     assert not Path("trapped").exists()
 
 
+@pytest.mark.parametrize("chunk", ["inf", "nan", "0", "-1"])
+def test_a_chunk_is_a_number_above_0(logits, chunk):
+    assert "Invalid value for '--chunk'" in refused("score", "logits.npy", "target.npy", "--chunk", chunk)
+
+
+def test_a_chunk_may_be_larger_than_any_memory(logits):
+    assert score("logits.npy", "target.npy", "--chunk", 1e308) == score("logits.npy", "target.npy")
+
+
+def with_header(
+    descr: str = "'<f4'", shape: str = f"({N}, {C})", end: str = "}", numbers: bytes = bytes(4 * N * C)
+) -> bytes:
+    """The bytes of a .npy file whose header says this."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, {end}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + numbers
+
+
+HEADERS = {
+    "endless": with_header(shape="(99999999999999999999,)"),
+    "negative": with_header(shape=f"(-{N}, {C})"),
+    "bool": with_header(shape=f"(True, {C})"),
+    "deep": with_header(shape=f"({'-' * 5000}1,)"),
+    "no-dtype": with_header("',,'"),
+    "cut": with_header(end=""),
+}
+
+
+@pytest.mark.parametrize("format", ["npy", "npz"])
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_damaged_header_is_told_with_status_2(logits, header, format):
+    Path("bad.npy").write_bytes(header)
+    if format == "npz":
+        with zipfile.ZipFile("bad.npz", "w") as archive:
+            archive.write("bad.npy")
+    assert refused("score", f"bad.{format}", "target.npy").startswith(f"Error: bad.{format}: ")
+
+
+def half_packed() -> bytes:
+    """The deflated beginning of an array, and a block of a kind that there is not."""
+    packer = zlib.compressobj(wbits=-15)
+    begin = with_header(numbers=np.random.default_rng(1).bytes(2 * N * C))
+    return packer.compress(begin) + packer.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 100
+
+
+MEMBERS = {  # bytes, flags and method of compression
+    "damaged": (half_packed(), 0, zipfile.ZIP_DEFLATED),
+    "damaged-header": (b"\xff" * 100, 0, zipfile.ZIP_DEFLATED),
+    "encrypted": (with_header(), 1, zipfile.ZIP_STORED),
+    "unknown-method": (with_header(), 0, 77),
+}
+
+
+@pytest.mark.parametrize(("member", "flags", "method"), MEMBERS.values(), ids=MEMBERS)
+def test_a_npz_that_cannot_be_unpacked_is_told_with_status_2(logits, member, flags, method):
+    with zipfile.ZipFile("bad.npz", "w") as archive:
+        archive.writestr("a.npy", member)
+    whole = bytearray(Path("bad.npz").read_bytes())
+    for begin in 6, whole.index(b"PK\1\2") + 8:  # of the two headers that say both
+        whole[begin : begin + 4] = struct.pack("<HH", flags, method)
+    Path("bad.npz").write_bytes(whole)
+    assert refused("score", "bad.npz", "target.npy").startswith("Error: bad.npz: ")
+
+
+@pytest.mark.parametrize("format", ["npy", "npz", "zarr", "safetensors"])
+def test_numbers_are_no_raw_bytes(logits, format):
+    if format == "npz":
+        np.savez("logits.npz", logits)
+    elif format == "zarr":
+        pytest.importorskip("zarr").create_array("logits.zarr", data=logits, chunks=(64, C))
+    elif format == "safetensors":
+        pytest.importorskip("safetensors.numpy").save_file({"a": logits}, "logits.safetensors")
+    message = refused("score", f"logits.{format}", "target.npy", "--dtype", "bfloat16")
+    assert message == f"Error: logits.{format} has dtype float32, which are no raw bytes of bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_safetensors_of_a_dtype_that_numpy_lacks_are_told_with_status_2(logits, dtype):
+    pytest.importorskip("safetensors")
+    about = {"a": {"dtype": dtype, "shape": [N, C], "data_offsets": [0, N * C]}}
+    header = json.dumps(about).encode()
+    Path("small.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(N * C))
+    message = refused("score", "small.safetensors", "target.npy")
+    assert message == f"Error: small.safetensors: a has dtype {dtype}, which NumPy does not have"
+
+
 def test_bad_safetensors_are_told_with_status_2(logits):
     save = pytest.importorskip("safetensors.numpy").save_file
     save({"a": np.float32([1.0])[0:1].reshape(())}, "scalar.safetensors")
@@ -706,12 +838,32 @@ def test_arrays_of_a_zarr_group(logits):
     assert "no Zarr array is there" in refused("score", "group.zarr:c", "target.npy")
 
 
-def test_raw_bytes_of_a_zarr_array(logits):
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("array.zarr:a", "array.zarr: it is one Zarr array, without a name ('a')"),
+        ("group.zarr:part", "group.zarr: part is a group: name an array in it, as group.zarr:part/NAME"),
+        ("list.zarr", "list.zarr: no Zarr array is there"),
+        ("deep.zarr", "deep.zarr: no Zarr array is there"),
+    ],
+)
+def test_a_bad_zarr_array_is_told_with_status_2(logits, given, words):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array("array.zarr", data=logits, chunks=(64, C))
+    zarr.open_group("group.zarr", mode="w").create_group("part").create_array("a", data=logits, chunks=(64, C))
+    for name, about in ("list", "[]"), ("deep", "[" * 100_000):
+        Path(f"{name}.zarr").mkdir()
+        Path(f"{name}.zarr/zarr.json").write_text(about, "utf-8")
+    assert words in refused("score", given, "target.npy")
+
+
+@pytest.mark.parametrize("raw", [np.dtype(np.uint16), np.dtype("V2")], ids=str)
+def test_raw_bytes_of_a_zarr_array(logits, raw):
     zarr = pytest.importorskip("zarr")
     halves = logits.astype(pytest.importorskip("ml_dtypes").bfloat16)
     np.save("halves.npy", halves.view(np.uint16))
-    zarr.create_array("raw.zarr", data=halves.view(np.uint16), chunks=(64, C))
-    found = score("raw.zarr", "target.npy", "--dtype", "bfloat16")
+    zarr.create_array("raw.zarr", data=halves.view(raw), chunks=(64, C), zarr_format=2)
+    found = score("raw.zarr", "target.npy", "--dtype", "bfloat16", "--chunk", 1e-3)
     assert found["loss"] == score("halves.npy", "target.npy", "--dtype", "bfloat16")["loss"]
 
 
@@ -930,7 +1082,6 @@ def test_progress_is_shown_on_a_terminal_only(logits):
     pytest.importorskip("tqdm")
     import fcntl
     import pty
-    import struct
     import termios
 
     for is_terminal in True, False:

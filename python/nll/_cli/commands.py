@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The commands and their options; exit status 2 for bad input, 1 for failure, 130 at Ctrl-C."""
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -111,6 +112,21 @@ class IgnoreIndex(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is neither an integer nor none", param, ctx)
         if not -(2**63) <= number < 2**64:
             self.fail(f"{number} is outside [-2^63, 2^64): no label can be that", param, ctx)
+        return number
+
+
+class Finite(click.FloatRange):
+    """A number of a range, but for infinities and NaN."""
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not finite", param, ctx)
         return number
 
 
@@ -241,7 +257,7 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
 @option(
     WORK,
     "--chunk",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=DEFAULT_CHUNK,
     show_default=True,
     metavar="MIB",
@@ -318,10 +334,10 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
             raise BadInput(f"{source.files[0]} has shape {source.shape}, {problem}")
         if weight is not None and chosen["label_smoothing"]:
             raise BadInput("--compare takes --weight or --label-smoothing, not both")
-    per_class = bool(chosen["per_class"])
+    per_class = bool(chosen["per_class"]) and predictions.classes > 0
     if per_class and predictions.classes > MAX_PARTS:
         raise BadInput(f"--per-class is for at most {MAX_PARTS} classes, not {predictions.classes}")
-    if chosen["plot"] and predictions.classes <= MAX_PARTS:
+    if chosen["plot"] and 0 < predictions.classes <= MAX_PARTS:
         per_class = True
     hint(predictions, kind)
     return Job(

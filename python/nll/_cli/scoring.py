@@ -119,7 +119,7 @@ class Run:
         itemsize = job.predictions.source.dtype.itemsize
         if job.other is not None:
             chunk /= 4  # of both, all probabilities are computed in double
-        limit = int(chunk * 2**20) // max(itemsize * job.predictions.classes, 1)
+        limit = int(min(chunk * 2**20, 2.0**62)) // max(itemsize * job.predictions.classes, 1)
         source = job.predictions.source
         along = (source.cuts, source.granule) if self.axis else ((), 1)
         self.blocks = list(divide(self.shape, max(limit, 1), *along))
@@ -278,7 +278,7 @@ class Block:
 
     def scores(self, input: Array) -> Array:
         """Return what the core takes the loss of: logits, or logarithms of probabilities."""
-        if self.choices.kind != "probabilities":
+        if self.choices.kind != "probabilities" or not self.choices.classes:
             return input
         classes = self.classes
         chosen = measures.of_class(input, classes, self.axis).astype(np.float64)
@@ -361,6 +361,8 @@ class Block:
 
     def count(self, losses: Array) -> tuple[Counts, Array]:
         """Count what was found; tell also which samples are right."""
+        if not self.choices.classes:  # then all samples are ignored
+            return Counts(), self.kept
         input = measures.comparable(self.input)
         kept, classes = self.kept, self.classes
         chosen, largest, first, inside = measures.survey(input, classes, kept, self.axis)
@@ -420,6 +422,8 @@ class Block:
         terms = np.where(p == -np.inf, 0.0, np.exp(p) * (p - q))
         minus = self.same_for_all_classes(-terms.sum(self.axis))
         comparison.divergence.update(minus, self.target, **self.weights)
+        if not self.choices.classes:
+            return 0
         tops = [
             measures.top_class(measures.comparable(one), self.axis)
             for one in (

@@ -7,14 +7,15 @@ import os
 import re
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from .._typing import Array
-from .errors import BadInput, required
+from .errors import BadInput, Failure, required
 
 Slices = tuple[slice, ...]  # one for each axis, with both ends
 
@@ -24,6 +25,21 @@ ZARR_CODECS = {
     *("blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "shuffle", "delta"),
     *("bitround", "quantize", "fixedscaleoffset", "packbits", "astype"),
 }
+NEVER = "it holds Python objects, which nll never unpickles"
+NOT_OF_FILES = (BadInput, Failure, ImportError, MemoryError)  # what is told as it is
+
+
+@contextmanager
+def as_bad_input(path: str) -> Iterator[None]:
+    """Tell in a line what a reader raises: each format, header and codec has errors of its own."""
+    try:
+        yield
+    except NOT_OF_FILES:
+        raise
+    except Exception as error:
+        words = str(getattr(error, "strerror", None) or error).strip()
+        problem = words.splitlines()[0] if words else type(error).__name__
+        raise BadInput(f"{path}: {problem}") from error
 
 
 class Source(Protocol):
@@ -101,9 +117,8 @@ class Zipped(Held):
         self.lock = threading.Lock()
         self.held: Array | None = None
         shape, stored = self.header()
-        # An array of no samples, and of the file's dtype.
-        super().__init__(of_dtype(np.empty((0, *shape[1:]), stored), path, dtype), path)
-        self.shape = shape
+        # An array of the file's shape and dtype that takes no memory.
+        super().__init__(of_dtype(np.broadcast_to(np.empty((), stored), shape), path, dtype), path)
         size = f"{np.prod(shape, dtype=object) * stored.itemsize / 2**20:,.1f} MiB"
         why = f"a .npz cannot be mapped, so {name} is read whole ({size}); a .npy can be"
         self.notes = [f"{path}: {why}"]
@@ -119,15 +134,12 @@ class Zipped(Held):
             else:
                 raise ValueError(f"{self.name} has a header of version {version}")
         if dtype.hasobject:
-            raise ValueError(f"{self.name} holds Python objects, which nll never unpickles")
+            raise BadInput(f"{self.path}: {NEVER}")
         return shape, dtype
 
     def load(self) -> Array:
-        try:
-            with np.load(self.path, allow_pickle=False) as loaded:
-                return of_dtype(loaded[self.name], self.path, self.raw)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{self.path}: {error}") from error
+        with as_bad_input(self.path), np.load(self.path, allow_pickle=False) as loaded:
+            return of_dtype(loaded[self.name], self.path, self.raw)
 
     def read(self, slices: Slices) -> Array:
         with self.lock:
@@ -144,21 +156,22 @@ class Zipped(Held):
 class Tensor(Held):
     """A tensor of a .safetensors file."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str, dtype: str | None) -> None:
         self.path = path
         self.name = name
+        self.raw = dtype
         self.local = threading.local()
         view = self.view()
-        # One number says what dtype NumPy gets, and that it can be had.
-        array = view[tuple(slice(0, 1) for _ in view.get_shape())] if view.get_shape() else None
-        if array is None:
+        shape = tuple(view.get_shape())
+        if not shape:
             raise BadInput(f"{path}: {name} is a single number")
-        self.shape = tuple(view.get_shape())
-        self.dtype = array.dtype
-        self.files = [path]
-        self.notes = []
-        self.cuts = []
-        self.granule = 1
+        try:  # One number says what dtype NumPy gets, and that it can be had.
+            one = view[tuple(slice(0, 1) for _ in shape)]
+        except AttributeError as error:
+            problem = f"{name} has dtype {view.get_dtype()}, which NumPy does not have"
+            raise BadInput(f"{path}: {problem}") from error
+        super().__init__(of_dtype(one, path, dtype), path)
+        self.shape = shape
 
     def view(self) -> Any:
         if not hasattr(self.local, "view"):
@@ -168,30 +181,27 @@ class Tensor(Held):
         return self.local.view
 
     def read(self, slices: Slices) -> Array:
-        try:
-            array: Array = self.view()[slices]
-        except Exception as error:  # of Rust, each of its own kind
-            raise BadInput(f"{self.path}: {error}") from error
-        return array
+        with as_bad_input(self.path):
+            return of_dtype(self.view()[slices], self.path, self.raw)
 
 
 class Zarr(Held):
     """A Zarr array."""
 
-    def __init__(self, array: Any, name: str) -> None:
+    def __init__(self, array: Any, name: str, dtype: str | None) -> None:
         super().__init__(array, name)
         self.shape = tuple(array.shape)
+        self.raw = dtype
+        self.dtype = of_dtype(np.empty(0, array.dtype), name, dtype).dtype
         if array.ndim:
             self.granule = int((getattr(array, "shards", None) or array.chunks)[0])
 
     def read(self, slices: Slices) -> Array:
-        try:
+        with as_bad_input(self.files[0]):
             block = np.asarray(self.array[slices])
-        except Exception as error:  # each codec has its own
-            raise BadInput(f"{self.files[0]} cannot be read: {error}") from error
         if block.dtype.isnative:  # Zarr's dtypes name their byte order, which is not NumPy's own
-            return block.view(block.dtype.newbyteorder("="))
-        return block
+            block = block.view(block.dtype.newbyteorder("="))
+        return of_dtype(block, self.files[0], self.raw)
 
 
 class Joined:
@@ -271,16 +281,14 @@ def natural(path: str) -> list[tuple[int, str]]:
 def open_one(path: str, name: str | None, dtype: str | None) -> Source:
     """Open one file or store, whatever its format."""
     suffix = Path(path).suffix
-    try:
+    with as_bad_input(path):
         if Path(path).is_dir() or ".zarr" in Path(path).suffixes or ".zarr/" in path:
             return open_zarr(path, name, dtype)
         if not Path(path).exists():
             raise BadInput(f"{path}: no such file")
         if suffix == ".safetensors":
-            return open_safetensors(path, name)
+            return open_safetensors(path, name, dtype)
         return open_numpy(path, name, dtype)
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}") from error
 
 
 def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
@@ -290,31 +298,29 @@ def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
         raise BadInput(
             f"{path} is none of the formats that are read: .npy, .npz, .safetensors, Zarr",
         )
-    try:
-        if magic[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                names = [member.removesuffix(".npy") for member in archive.namelist()]
-            return Zipped(path, chosen(path, name, names), dtype)
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        problem = str(error).splitlines()[0]
-        if "Python objects" in problem:
-            problem = "it holds Python objects, which nll never unpickles"
-        raise BadInput(f"{path}: {problem}") from error
+    if magic[:2] == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            names = [member.removesuffix(".npy") for member in archive.namelist()]
+        return Zipped(path, chosen(path, name, names), dtype)
     if name is not None:
         raise BadInput(f"{path}: a .npy file has one array, without a name ({name!r})")
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        if "Python objects" in str(error):
+            raise BadInput(f"{path}: {NEVER}") from error
+        raise
     return Mapped(of_dtype(loaded, path, dtype), loaded.base, path)
 
 
-def open_safetensors(path: str, name: str | None) -> Source:
+def open_safetensors(path: str, name: str | None, dtype: str | None) -> Source:
     safetensors = required("safetensors")
     required("ml_dtypes")  # which makes bfloat16 known to NumPy
-    try:
-        with safetensors.safe_open(path, framework="numpy") as opened:
-            names = list(opened.keys())
-        return Tensor(path, chosen(path, name, names))
-    except safetensors.SafetensorError as error:
-        raise BadInput(f"{path}: {error}") from error
+    with safetensors.safe_open(path, framework="numpy") as opened:
+        name = chosen(path, name, list(opened.keys()))
+        if 0 in opened.get_slice(name).get_shape():  # which safetensors does not slice
+            return Held(of_dtype(opened.get_tensor(name), path, dtype), path)
+    return Tensor(path, name, dtype)
 
 
 def open_zarr(path: str, name: str | None, dtype: str | None) -> Source:
@@ -322,21 +328,23 @@ def open_zarr(path: str, name: str | None, dtype: str | None) -> Source:
     required("ml_dtypes")
     try:
         opened = zarr.open(path, mode="r")
+        if name is not None and hasattr(opened, "dtype"):
+            raise BadInput(f"{path}: it is one Zarr array, without a name ({name!r})")
         if name is not None:
             opened = opened[name]
         elif not hasattr(opened, "dtype"):
             opened = opened[chosen(path, name, sorted(opened.array_keys()))]
-    except (FileNotFoundError, KeyError, ValueError, TypeError) as error:
+    except NOT_OF_FILES:
+        raise
+    except Exception as error:
         raise BadInput(f"{path}: no Zarr array is there ({error})") from error
+    if not hasattr(opened, "dtype"):
+        raise BadInput(f"{path}: {name} is a group: name an array in it, as {path}:{name}/NAME")
     unsafe = codecs_of(opened.metadata) - ZARR_CODECS
     if opened.dtype.kind == "O" or unsafe:
         what = f"the codec {sorted(unsafe)[0]!r}" if unsafe else "Python objects"
         raise BadInput(f"{path} has {what}: nll reads arrays of numbers, and never unpickles")
-    if dtype is not None and opened.dtype.kind in "Vu":
-        array = np.asarray(opened[...])
-        note = f"{path}: raw bytes of a Zarr array are read whole"
-        return Held(of_dtype(array, path, dtype), path, note)
-    return Zarr(opened, path)
+    return Zarr(opened, path, dtype)
 
 
 def codecs_of(metadata: Any) -> set[str]:
@@ -375,12 +383,13 @@ def chosen(path: str, name: str | None, names: Sequence[str]) -> str:
 
 def of_dtype(array: Array, path: str, dtype: str | None) -> Array:
     """View raw bytes as what they are: bfloat16, which .npy has no name for."""
+    is_void = array.dtype.type is np.void
     if dtype is None:
-        if array.dtype.kind == "V":
+        if is_void:
             cure = "pass --dtype bfloat16 if that is what they are"
             raise BadInput(f"{path} has raw elements of {array.dtype.itemsize} bytes: {cure}")
         return array
-    raw = array.dtype.kind == "V" or array.dtype == np.uint16
+    raw = is_void or array.dtype == np.uint16
     if array.dtype.name == dtype or (not raw and array.dtype.kind in "iu"):
         return array
     wanted = required("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
