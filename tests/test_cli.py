@@ -600,6 +600,33 @@ def test_merged_parts_are_the_whole_byte_for_byte(everything):
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        ["--weight", "weight.npy", "--per-class"],
+        ["--label-smoothing", 0.1, "--per-class"],
+        ["--label-smoothing", 1],
+        ["--sample-weight", "sample.npy", "--worst", 2],
+        ["--compare", "other.npy", "--weight", "weight.npy"],
+        ["--compare", "other.npy", "--label-smoothing", 0.1],
+        ["--kind", "log-probabilities", "--compare", "other.npy", "--weight", "weight.npy"],
+        ["--ignore-index", "none", "--index-base", -100],
+        ["--ignore-index", 2**64 - 1, "--index-base", -100],
+        ["--reduction", "sum"],
+    ],
+    ids=lambda more: " ".join(map(str, more)),
+)
+def test_what_is_saved_can_be_merged(logits, target, more):
+    logits = -np.abs(np.pad(logits, ((0, 0), (0, 100))))  # with classes for the labels from -100 on
+    np.save("logits.npy", logits)
+    np.save("other.npy", logits[::-1].copy())
+    np.save("weight.npy", np.arange(100 + C) + 1)
+    np.save("sample.npy", np.linspace(1, 2, N))
+    run("score", "logits.npy", "target.npy", *more, "--json", "it.json")
+    run("merge", "it.json", "--json", "again.json")
+    assert Path("again.json").read_bytes() == Path("it.json").read_bytes()
+
+
+@pytest.mark.parametrize(
     ("shape", "limit", "cuts", "granule"),
     [((10,), 3, (), 1), ((10,), 3, (4, 5), 1), ((10,), 3, (7,), 2), ((4, 6, 5), 7, (2,), 1), ((4, 6, 5), 30, (3,), 1)],
     ids=str,
@@ -906,6 +933,75 @@ def damaged(change: Any) -> Any:
     return write
 
 
+def put(value: Any, *path: str | int) -> Any:
+    """Make the change by which a member of the object has another value."""
+
+    def change(whole: dict[str, Any]) -> None:
+        *outer, last = path
+        for key in outer:
+            whole = whole[key]
+        whole[last] = value
+
+    return damaged(change)
+
+
+def state_of_another(loss: str, weight: Any = None, smoothing: float = 0.0) -> str:
+    total = nll.LossAccumulator(loss, weight, label_smoothing=smoothing)
+    return base64.b64encode(total.to_bytes()).decode("ascii")
+
+
+DAMAGE = {
+    "infinite-count": put(np.inf, "accuracy", "top1_count"),
+    "negative-count": put(-1, "accuracy", "top1_count"),
+    "bool-count": put(True, "accuracy", "top5_count"),
+    "count-of-nobody": put(N + 1, "accuracy", "undefined"),
+    "endless-count": put(10**400, "accuracy", "top1_count"),
+    "count-beyond-int64": put([2**63 + 5] * 15, "calibration", "count"),
+    "count-of-bin": put([0] * 14 + [N + 1], "calibration", "count"),
+    "right-beyond-count": put([N] * 15, "calibration", "correct_count"),
+    "endless-confidence": put(["9" * 4000] * 15, "calibration", "confidence_sum"),
+    "negative-confidence": put(["-1"] * 15, "calibration", "confidence_sum"),
+    "number-of-confidence": put([0] * 15, "calibration", "confidence_sum"),
+    "few-confidences": put(["0"], "calibration", "confidence_sum"),
+    "infinite-limit": put(np.inf, "worst", "limit"),
+    "no-limit": put(0, "worst", "limit"),
+    "infinite-position": put([np.inf], "worst", "samples", 0, "position"),
+    "word-of-target": put("x", "worst", "samples", 0, "target"),
+    "number-of-file": put(1, "worst", "samples", 0, "file"),
+    "infinite-agreement": put(np.inf, "comparison", "agreed_count"),
+    "agreement-of-nobody": put(N + 1, "comparison", "agreed_count"),
+    "right-of-class-beyond-count": put([N] * C, "classes", "top1_count"),
+    "no-files": put({}, "files"),
+    "no-input": put([], "files", "input"),
+    "word-of-files": put("logits.npy", "files", "target"),
+    "numbers-of-files": put([1], "files", "group"),
+    "no-file-of-comparison": damaged(lambda it: it["files"].pop("compare")),
+    "word-of-classes": put("7", "options", "classes"),
+    "null-of-classes": put(None, "options", "classes"),
+    "negative-classes": put(-5, "options", "classes"),
+    "other-classes": put(C + 1, "options", "classes"),
+    "word-of-base": put("0", "options", "index_base"),
+    "base-beyond-int64": put(2**63, "options", "index_base"),
+    "label-beyond-uint64": put(2**64, "options", "ignore_index"),
+    "kind-of-nothing": put(["logits"], "options", "kind"),
+    "smoothing-of-nothing": put(np.nan, "options", "label_smoothing"),
+    "number-of-shift": put(0, "options", "shift"),
+    "other-reduction": put("none", "options", "reduction"),
+    "state-of-another-loss": put(state_of_another("nll"), "loss", "state"),
+    "state-of-smoothing": put(state_of_another("cross_entropy", smoothing=0.1), "loss", "state"),
+    "state-of-weights": put(state_of_another("cross_entropy", np.ones(C)), "loss", "state"),
+    "difference-of-another-loss": put(state_of_another("cross_entropy"), "comparison", "difference", "state"),
+}
+
+
+@pytest.mark.parametrize("change", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.usefixtures("companions")
+def test_a_damaged_result_is_told_with_status_2(change):
+    run("score", "logits.npy", "target.npy", *EVERYTHING, "--json", "good.json")
+    change(json.loads(Path("good.json").read_text("utf-8")))
+    assert refused("merge", "bad.json").startswith("Error: bad.json is damaged: ")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -916,10 +1012,11 @@ def damaged(change: Any) -> Any:
         (damaged(lambda it: it["loss"].update(state="%")), "bad.json is damaged"),
         (damaged(lambda it: it["classes"].update(states="AAAA")), "bad.json is damaged"),
         (damaged(lambda it: it["calibration"].update(count=[-1] * 15)), "bad.json is damaged"),
-        (damaged(lambda it: it["options"].update(kind="probabilities")), "its kind is probabilities, not logits"),
+        (damaged(lambda it: it["options"].update(shift=True)), "its shift is True, not False"),
         (damaged(lambda it: it.pop("classes")), "bad.json lacks a table of classes"),
         (damaged(lambda it: it["histogram"].update(edges=[0, 1])), "bad.json is damaged"),
         (lambda it: Path("bad.json").write_text("{", "utf-8"), "bad.json is no JSON"),
+        (lambda it: Path("bad.json").write_text("[" * 100_000, "utf-8"), "bad.json is no JSON"),
         (lambda it: None, "bad.json: No such file"),
     ],
 )
@@ -933,6 +1030,16 @@ def test_states_of_other_weights_are_not_merged(logits):
     for name, last in ("a", 1.0), ("b", 2.0):
         np.save("weight.npy", np.array([1.0] * (C - 1) + [last]))
         run("score", "logits.npy", "target.npy", "--weight", "weight.npy", "--json", f"{name}.json")
+    assert refused("merge", "a.json", "b.json").startswith("Error: b.json: ")
+
+
+def test_classes_of_other_weights_are_not_merged(logits):
+    """Nor where the states of all samples would."""
+    for name, last in ("a", 1.0), ("b", 2.0):
+        np.save("weight.npy", np.array([1.0] * (C - 1) + [last]))
+        run("score", "logits.npy", "target.npy", "--weight", "weight.npy", "--per-class", "--json", f"{name}.json")
+    one, other = (json.loads(Path(f"{name}.json").read_text("utf-8")) for name in "ab")
+    Path("b.json").write_text(json.dumps(other | {"loss": one["loss"]}), "utf-8")
     assert refused("merge", "a.json", "b.json").startswith("Error: b.json: ")
 
 

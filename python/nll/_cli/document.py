@@ -8,21 +8,24 @@ import base64
 import json
 import math
 import os
+import re
 import zlib
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
-from .. import LossAccumulator, __version__
+from .. import LossAccumulator, __version__, _core
 from .._typing import Array
 from .errors import BadInput, Failure
 from .measures import BINS, EDGES, UNIT, Calibration
-from .tally import Choices, Comparison, Counts, Parted, Tally, Worst, restored
+from .tally import KINDS, Choices, Comparison, Counts, Parted, Tally, Worst, restored
 
 FORMAT = "nll.score"
 VERSION = 1
-COMPARED = ("other", "difference", "divergence")
+# What is raised where an object is not as the schema says.
+DAMAGES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def schema() -> str:
@@ -171,72 +174,153 @@ def as_tally(found: Any, name: str) -> Tally:
             f"{name} has version {found.get('version')}; this nll reads version {VERSION}",
         )
     try:
-        return Tally(
-            choices=Choices(**found["options"]),
-            files={str(key): [str(one) for one in value] for key, value in found["files"].items()},
-            total=state_of(found["loss"]),
-            counts=counts_of(found) if "accuracy" in found else None,
-            by_class=parted_of(found["classes"]) if "classes" in found else None,
-            by_group=parted_of(found["groups"]) if "groups" in found else None,
-            worst=[worst_of(one) for one in found["worst"]["samples"]] if "worst" in found else [],
-            worst_limit=int(found["worst"]["limit"]) if "worst" in found else 0,
-            comparison=comparison_of(found["comparison"]) if "comparison" in found else None,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+        return tally_of(found)
+    except (*DAMAGES, zlib.error) as error:
         raise BadInput(f"{name} is damaged: {type(error).__name__}: {error}") from error
 
 
-def state_of(found: dict[str, Any]) -> Any:
-    return restored(base64.b64decode(found["state"], validate=True))
+def tally_of(found: dict[str, Any]) -> Tally:
+    choices = choices_of(found["options"])
+    total = state_of(found["loss"], choices)
+    by_class = parted_of(found["classes"], choices) if "classes" in found else None
+    if by_class is not None and len(by_class.correct) != choices.classes:
+        raise ValueError(f"it has {len(by_class.correct)} rows of {choices.classes} classes")
+    worst = found.get("worst", {"limit": 0, "samples": []})
+    return Tally(
+        choices=choices,
+        files=files_of(found["files"], with_other="comparison" in found),
+        total=total,
+        counts=counts_of(found, total.count) if "accuracy" in found else None,
+        by_class=by_class,
+        by_group=parted_of(found["groups"], choices) if "groups" in found else None,
+        worst=[worst_of(one) for one in worst["samples"]],
+        worst_limit=integer(worst["limit"], least=int("worst" in found)),
+        comparison=comparison_of(found, choices, total.count) if "comparison" in found else None,
+    )
 
 
-def integers(values: Any, length: int) -> Array:
+def integer(value: Any, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    """Take an integer of [least, most] as it is."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"an integer of [{least}, {most}] is expected, not {value!r:.60}")
+    return value
+
+
+def integers(values: Any, length: int, most: Any) -> Array:
+    """Take counts, each of [0, most]. most: a number, or one for each count."""
     array = np.array(values)
     if array.shape != (length,) or array.dtype.kind not in "iu" or (array < 0).any():
         raise ValueError(f"{length} counts are expected, not {values!r:.60}")
+    if (array > most).any():
+        raise ValueError("it counts more samples than there are")
     return array.astype(np.int64)
 
 
-def counts_of(found: dict[str, Any]) -> Counts:
-    bins, losses = found["calibration"], found["histogram"]
-    sums = [int(total) for total in bins["confidence_sum"]]
-    if len(sums) != BINS or losses["edges"] != EDGES.tolist():
+def is_label(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**64
+
+
+# What options may be.
+OPTIONS: dict[str, Callable[[Any], object]] = {
+    "kind": lambda value: value in KINDS,
+    "classes": lambda value: type(value) is int and 0 <= value < 2**63,
+    "ignore_index": lambda value: value is None or is_label(value),
+    "index_base": lambda value: is_label(value) and value < 2**63,
+    "label_smoothing": lambda value: type(value) in (int, float) and 0 <= value <= 1,
+    "shift": lambda value: type(value) is bool,
+    "reduction": lambda value: value in ("mean", "sum"),
+    "weighted": lambda value: type(value) is bool,
+    "sample_weighted": lambda value: type(value) is bool,
+}
+
+
+def choices_of(found: dict[str, Any]) -> Choices:
+    choices = Choices(**found)
+    for key, is_right in OPTIONS.items():
+        if not is_right(found[key]):
+            raise ValueError(f"its {key} is {found[key]!r:.60}")
+    return choices
+
+
+def files_of(found: dict[str, Any], *, with_other: bool) -> dict[str, list[str]]:
+    for key in ["input", "target", *(["compare"] if with_other else []), *found]:
+        names = found[key]
+        if type(names) is not list or not names or not all(type(one) is str for one in names):
+            raise ValueError(f"its files of {key} are {names!r:.60}")
+    return found
+
+
+def state_of(found: dict[str, Any], choices: Choices, loss: str | None = None) -> LossAccumulator:
+    """Restore a state: of a loss, or of that which was chosen."""
+    return restored_as(base64.b64decode(found["state"], validate=True), choices, loss)
+
+
+def restored_as(
+    data: bytes,
+    choices: Choices,
+    loss: str | None = None,
+    groups: int | None = None,
+) -> LossAccumulator:
+    """Restore states; refuse those of another loss, label smoothing or weights than chosen."""
+    losses = restored(data, groups)
+    kind = _core.Kind.of(np.frombuffer(data, np.uint8)[None, : LossAccumulator.state_size])
+    is_cross_entropy = (loss or choices.loss) == "cross_entropy"
+    smoothing = choices.label_smoothing if is_cross_entropy else 0
+    expected = (is_cross_entropy, smoothing, choices.weighted)
+    if (kind.is_cross_entropy, kind.label_smoothing, kind.has_weights) != expected:
+        raise ValueError("a state is of another loss than its options say")
+    return losses
+
+
+def counts_of(found: dict[str, Any], samples: int) -> Counts:
+    bins, losses, accuracy = found["calibration"], found["histogram"], found["accuracy"]
+    if losses["edges"] != EDGES.tolist():
         raise ValueError("its bins are others")
-    calibration = Calibration(
-        integers(bins["count"], BINS),
-        integers(bins["correct_count"], BINS),
-        sums,
+    count = integers(bins["count"], BINS, samples)
+    sums = [
+        integer(int(total) if re.fullmatch("[0-9]+", total) else total, most=number * UNIT)
+        for total, number in zip(bins["confidence_sum"], count.tolist(), strict=True)
+    ]
+    return Counts(
+        integer(accuracy["top1_count"], most=samples),
+        integer(accuracy["top5_count"], most=samples),
+        integer(accuracy["undefined"], most=samples),
+        Calibration(count, integers(bins["correct_count"], BINS, count), sums),
+        integers([losses["below"], *losses["counts"], losses["above"]], len(EDGES) + 1, samples),
     )
-    row = [losses["below"], *losses["counts"], losses["above"]]
-    accuracy = found["accuracy"]
-    top1, top5, undefined = (
-        int(accuracy[key])
-        for key in (
-            "top1_count",
-            "top5_count",
-            "undefined",
-        )
-    )
-    return Counts(top1, top5, undefined, calibration, integers(row, len(EDGES) + 1))
 
 
-def parted_of(found: dict[str, Any]) -> Parted:
+def parted_of(found: dict[str, Any], choices: Choices) -> Parted:
     length = len(found["top1_count"])
     packed = base64.b64decode(found["states"], validate=True)
     # No more than it should be is unpacked, whatever the bytes ask for.
     data = zlib.decompressobj().decompress(packed, length * LossAccumulator.state_size + 1)
-    return Parted(restored(data, length), integers(found["top1_count"], length))
+    losses = restored_as(data, choices, groups=length)
+    return Parted(losses, integers(found["top1_count"], length, losses.count))
 
 
 def worst_of(found: dict[str, Any]) -> Worst:
-    position = tuple(int(i) for i in found["position"])
-    numbers = {key: float(found[key]) for key in ("loss", "probability")}
-    return Worst(**(found | {"position": position} | numbers))
+    label = {"least": -(2**63), "most": 2**64}
+    if type(found["file"]) is not str:
+        raise ValueError(f"the file of a label is {found['file']!r:.60}")
+    return Worst(
+        loss=float(found["loss"]),
+        file=found["file"],
+        position=tuple(integer(index) for index in found["position"]),
+        target=integer(found["target"], **label),
+        predicted=integer(found["predicted"], **label),
+        probability=float(found["probability"]),
+    )
 
 
-def comparison_of(found: dict[str, Any]) -> Comparison:
-    other, difference, divergence = (state_of(found[key]) for key in COMPARED)
-    return Comparison(other, difference, divergence, int(found["agreed_count"]))
+def comparison_of(found: dict[str, Any], choices: Choices, samples: int) -> Comparison:
+    compared = found["comparison"]
+    return Comparison(
+        state_of(compared["other"], choices),
+        state_of(compared["difference"], choices, "nll"),
+        state_of(compared["divergence"], choices, "nll"),
+        integer(compared["agreed_count"], most=samples),
+    )
 
 
 # ---- files
@@ -278,6 +362,6 @@ def load(path: str) -> Tally:
             found = json.load(file)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise BadInput(f"{path} is no JSON: {error}") from error
     return as_tally(found, path)

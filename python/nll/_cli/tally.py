@@ -153,14 +153,14 @@ class Tally:
         if self.worst_limit != other.worst_limit:
             problem = f"{other.worst_limit} worst samples, not {self.worst_limit}"
             raise BadInput(f"{name} keeps {problem}")
+        pairs: list[tuple[Any, Any]] = [(getattr(self, key), getattr(other, key)) for key in PARTS]
         try:
             self.total = self.total + other.total
+            for mine, theirs in pairs:
+                if mine is not None:
+                    mine.add(theirs)
         except ValueError as error:
             raise BadInput(f"{name}: {error}") from error
-        pairs: list[tuple[Any, Any]] = [(getattr(self, key), getattr(other, key)) for key in PARTS]
-        for mine, theirs in pairs:
-            if mine is not None:
-                mine.add(theirs)
         self.keep_worst(other.worst)
         for key, files in other.files.items():
             known = self.files.setdefault(key, [])
