@@ -562,6 +562,12 @@ def test_in_place(way, loss, reduction, dtype, rng):
     assert_same_bits(np.asarray(logits), input)
 
 
+@pytest.mark.parametrize("value", ["no", "", []], ids=repr)
+def test_in_place_is_a_flag(value):
+    with pytest.raises(TypeError, match=r"in_place is .*; it must be True or False"):
+        nll.jax.cross_entropy(X, T, in_place=value)
+
+
 def test_in_place_halves_the_memory_of_a_step():
     pytest.importorskip("nll._jax", reason="nll was built without JAX")
     size = 1024 * 4096 * 4

@@ -399,7 +399,7 @@ def _loss(name: str, input: Any, target: Any, weight: Any, given: dict[str, Any]
         empty=_arguments.as_empty(given["empty"]),
         label_smoothing=_arguments.as_label_smoothing(given["label_smoothing"]),
         return_total_weight=_arguments.as_flag("return_total_weight", given["return_total_weight"]),
-        in_place=given["in_place"],
+        in_place=_arguments.as_flag("in_place", given["in_place"]),
     )
     if target.shape != choices.target_shape:
         problem = (
@@ -612,7 +612,7 @@ def cross_entropy(
         "label_smoothing": label_smoothing,
         "dtype": dtype,
         "return_total_weight": return_total_weight,
-        "in_place": bool(in_place),
+        "in_place": in_place,
     }
     return _loss("cross_entropy", input, target, weight, given)
 
