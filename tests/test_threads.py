@@ -157,6 +157,24 @@ def test_one_num_threads_object_serves_threads_tasks_and_nested_blocks():
     assert nll.get_num_threads() == before
 
 
+def left_without_being_entered() -> None:
+    nll.num_threads(2).__exit__(None, None, None)
+
+
+def left_in_another_thread() -> None:
+    block = nll.num_threads(2)
+    with block, ThreadPoolExecutor(1) as pool:
+        pool.submit(block.__exit__, None, None, None).result()
+
+
+@pytest.mark.parametrize("leave", [left_without_being_entered, left_in_another_thread])
+def test_num_threads_is_left_where_it_was_entered(leave):
+    before = nll.get_num_threads()
+    with pytest.raises(ValueError, match="num_threads: no block is left here"):
+        leave()
+    assert nll.get_num_threads() == before
+
+
 BAD_COUNTS = [(0, ValueError), (-1, ValueError), (257, ValueError), (2**70, ValueError)]
 BAD_COUNTS += [(1.0, TypeError), (True, TypeError), (None, TypeError), ("2", TypeError), (np.float64(2), TypeError)]
 

@@ -90,6 +90,9 @@ class num_threads:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not _around.get():
+            rule = "a block is left by the thread or task that entered it"
+            raise ValueError(f"num_threads: no block is left here; {rule}")
         *around, outer = _around.get()
         _around.set(tuple(around))
         _core.thread_context.set(outer)
