@@ -733,6 +733,59 @@ def test_complex_weights_are_refused_within_transforms(ours, random_tensors):
         torch.func.grad(lambda input: ours(input, target, weight=weight + 0j))(input)
 
 
+REFUSED_CHOICES = [
+    {"reduction": 5},
+    {"reduction": "avg"},
+    {"empty": None},
+    {"ignore_index": 1.0},
+    {"ignore_index": 2**64},
+    {"index_base": "1"},
+    {"index_base": 2**63},
+    {"axis": True},
+    {"axis": 7},
+    {"dtype": np.float32},
+    {"dtype": []},
+    {"dtype": torch.int32},
+]
+
+
+@pytest.mark.parametrize("choices", REFUSED_CHOICES, ids=str)
+def test_choices_are_refused_within_transforms_as_without(ours, random_tensors, choices):
+    input, target, _ = random_tensors()
+    with pytest.raises((TypeError, ValueError)) as expected:
+        ours(input, target, **choices)
+    with pytest.raises(type(expected.value)) as found:
+        torch.func.grad(lambda x: ours(x, target, **choices))(input)
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("label_smoothing", [2, "0.1", None], ids=repr)
+def test_label_smoothing_is_refused_within_transforms_as_without(random_tensors, label_smoothing):
+    input, target, _ = random_tensors()
+    ours = partial(nll.torch.cross_entropy, target=target, label_smoothing=label_smoothing)
+    with pytest.raises((TypeError, ValueError)) as expected:
+        ours(input)
+    with pytest.raises(type(expected.value)) as found:
+        torch.func.grad(ours)(input)
+    assert str(found.value) == str(expected.value)
+
+
+def test_an_ignored_label_beyond_int64_is_taken_within_transforms(ours, random_tensors):
+    """No label of target's dtype can be that."""
+    input, target, _ = random_tensors()
+    loss = partial(ours, target=target.clamp(0), ignore_index=2**64 - 1)
+    assert_close(torch.func.grad(loss)(input), gradient(loss, input))
+
+
+def test_an_ignored_label_that_operators_do_not_have_is_refused_with_a_cure(ours, random_tensors):
+    input, target, _ = random_tensors()
+    target, ignored = target.clamp(-1).view(torch.uint64), 2**64 - 1
+    with pytest.raises(ValueError, match=r"pass target\.view\(torch\.int64\) and ignore_index=-1"):
+        torch.func.grad(lambda x: ours(x, target, ignore_index=ignored))(input)
+    cured = torch.func.grad(lambda x: ours(x, target.view(torch.int64), ignore_index=-1))(input)
+    assert_close(cured, gradient(ours, input, target, ignore_index=ignored))
+
+
 REFUSED_INPUTS = {
     "device": (lambda x: x.to("meta"), r"input is on device 'meta'; nll computes on the CPU"),
     "sparse": (lambda x: x.to_sparse(), r"input is sparse or packed \(torch.sparse_coo\)"),
@@ -742,6 +795,7 @@ REFUSED_INPUTS = {
     "float8": (lambda x: x.to(torch.float8_e5m2), r"input has dtype torch.float8_e5m2, which NumPy does not have"),
     "array": (lambda x: x.numpy(), r"input is a ndarray; it must be a torch.Tensor"),
     "list": (lambda x: x.tolist(), r"input is a list; it must be a torch.Tensor"),
+    "none": (lambda x: None, r"input is a NoneType; it must be a torch.Tensor"),
 }
 
 
@@ -751,6 +805,7 @@ REFUSED_TARGETS = {
     "device": (lambda t: t.to("meta"), "target is on device 'meta'"),
     "sparse": (lambda t: t.to_sparse(), "target is sparse"),
     "list": (lambda t: t.tolist(), "target is a list"),
+    "none": (lambda t: None, "target is a NoneType; it must be a torch.Tensor"),
 }
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import _core
+from . import _arguments, _core
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMPY: dict[torch.dtype, np.dtype[Any]] = {
@@ -29,7 +29,8 @@ NUMPY: dict[torch.dtype, np.dtype[Any]] = {
     torch.float64: np.dtype(np.float64),
 }
 HALF = (torch.float16, torch.bfloat16)
-PLAIN = {Tensor, torch.nn.Parameter, type(None)}  # neither a subclass's tensor nor a fake one
+PLAIN = {Tensor, torch.nn.Parameter}  # neither a subclass's tensor nor a fake one
+PLAIN_OR_NONE = {*PLAIN, type(None)}
 
 # What a call chooses, in the order in which the core takes it: ignore_index, reduction, axis,
 # index_base, empty and, for the cross-entropy, label_smoothing.
@@ -97,7 +98,7 @@ def arrays_of(
 
 
 def numpy_dtype(dtype: torch.dtype | None) -> np.dtype[Any] | None:
-    if dtype is not None and dtype not in NUMPY:
+    if dtype is not None and (type(dtype) is not torch.dtype or dtype not in NUMPY):
         allowed = ", ".join(map(str, NUMPY))
         raise TypeError(f"dtype is {dtype!r}; it must be one of {allowed}")
     return None if dtype is None else NUMPY[dtype]
@@ -406,8 +407,8 @@ def is_plain_call(
         torch.compiler.is_compiling()
         or type(input) not in PLAIN
         or type(target) not in PLAIN
-        or type(weight) not in PLAIN
-        or type(sample_weight) not in PLAIN
+        or type(weight) not in PLAIN_OR_NONE
+        or type(sample_weight) not in PLAIN_OR_NONE
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack()
         or torch._C._is_tracing()
@@ -491,10 +492,31 @@ def compute_in_graph(
         dtype = dtype_under_autocast(input)
     tensors = input, target, weight, sample_weight
     if not torch.compiler.is_compiling():
+        numpy_dtype(dtype)
+        choices = choices_of_operators(choices, input, target)
         return Transformed.apply(*tensors, loss, choices, dtype)
     if torch._C._functorch.peek_interpreter_stack() is None:
         return loss.operator(*tensors, *choices, dtype)
     return transformed(loss.name, *tensors, choices, dtype)
+
+
+def choices_of_operators(choices: Choices, input: Tensor, target: Tensor) -> Choices:
+    """Convert choices by the rules of arrays, which the dispatcher does not have."""
+    ignore_index, reduction, axis, index_base, empty, *label_smoothing = choices
+    ignored = _arguments.as_ignore_index(ignore_index)
+    if ignored is not None and ignored >= 2**63:  # beyond the integers of operators
+        if target.dtype is torch.uint64:
+            cure = f"pass target.view(torch.int64) and ignore_index={ignored - 2**64}"
+            raise ValueError(f"ignore_index is {ignored}, beyond int64: under torch.func, {cure}")
+        ignored = None  # no label can be that
+    return (
+        ignored,
+        _arguments.as_reduction(reduction),
+        _arguments.as_axis(axis, input.ndim),
+        _arguments.as_index_base(index_base),
+        _arguments.as_empty(empty),
+        *map(_arguments.as_label_smoothing, label_smoothing),
+    )
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]

@@ -41,9 +41,10 @@ log-softmax). float16, whose gradient must be scaled before it is rounded, reduc
 Transformations. ``torch.compile`` and ``torch.export`` see the operators ``torch.ops.nll.nll_loss``
 and ``torch.ops.nll.cross_entropy`` and their ``_backward``: no graph break. They keep input and
 compute the gradient in backward, which costs a compiled graph no more than scaling a copy would.
-``torch.func.grad`` and ``torch.vmap`` work, vmap by one call for each slice. Under
-``torch.autocast("cpu")``, losses of half precision are float32, as PyTorch's are, but input is not
-copied for that. Second derivatives and forward-mode derivatives raise an error.
+``torch.func.grad`` and ``torch.vmap`` work, vmap by one call for each slice; they ignore no uint64
+label beyond int64. Under ``torch.autocast("cpu")``, losses of half precision are float32, as
+PyTorch's are, but input is not copied for that. Second derivatives and forward-mode derivatives
+raise an error.
 
 Threads. Where nll and PyTorch are built with the same OpenMP library, as on Linux, they share its
 threads, and ``torch.set_num_threads`` holds for both.
