@@ -149,7 +149,7 @@ double sum_of_tile(const std::vector<typename Precision::Real>& logits,
     const ExpShift<Precision, max_tile_samples> shift(all.data(), max_tile_samples, false);
     LaneSums<Precision::exact> sums;
     sums.begin(samples);
-    if (Precision::fused) sums.clear();
+    if constexpr (Precision::fused) sums.clear();
     for_each_block(0, static_cast<index_t>(logits.size()), part, [&](index_t first, index_t count) {
         std::vector<Real> tile(count * samples, Real{0});
         std::vector<typename Precision::Exp> exps(tile.size());

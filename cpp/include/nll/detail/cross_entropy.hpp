@@ -71,17 +71,21 @@ template <class Precision>
     return others < Precision::negligible * exp_pivot ? 0.0 : others;
 }
 
+// Tells whether the call is smoothed, in a precision that serves such calls.
+template <class Precision> bool is_smoothed(const Plan& plan) {
+    return Precision::smooths && plan.smooths();
+}
 // Tells whether exponentials have to be relative to the largest logit, whatever it is.
 template <class Precision> bool needs_max(const Plan& plan) {
-    return Precision::exact && plan.smooths();
+    return Precision::exact && is_smoothed<Precision>(plan);
 }
 
 // ---------------------------------------------------------------- loss
 
 // Holds log S = center + log: about the pivot where that is most of the sum, else about the shift.
 // Double, of which no digit may be lost between the two: about the pivot unless that is too far
-// from the shift, where the difference is most of the loss; `smooths`, where log S - shift has to
-// be exact too, and the shift is the largest logit: as the others.
+// from the shift, where the difference is most of the loss. With smoothing log S - shift has to be
+// exact, too, the shift is the largest logit, and Double does as the others do.
 struct LogSumExp {
     double center, log;
 };
@@ -180,8 +184,9 @@ inline double over_sum(double scale, const InverseSum<double>& sum) { return sca
 // are an ordinary one; a small scale has not, since scale·unit may be.
 inline UnitDoubleDouble over_sum(DoubleDouble scale, const InverseSum<DoubleDouble>& sum) {
     const DoubleDouble factor = scale * sum.inverse;
-    if (std::fabs(factor.high) < 1) return {factor, sum.unit};
-    return {factor * sum.unit, 1};
+    const bool small = std::fabs(factor.high) < 1;
+    const double own = small ? 1 : sum.unit;
+    return {{factor.high * own, factor.low * own}, small ? sum.unit : 1};
 }
 // Returns scale·part/S of a part of S.
 inline double share_of(double part, double scale, const InverseSum<double>& sum) {
@@ -191,12 +196,11 @@ inline double share_of(DoubleDouble part, DoubleDouble scale, const InverseSum<D
     return product(over_sum(scale, sum), part);
 }
 
-// Returns the gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
+// Returns the smoothed gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
 template <class Scale>
-double entry_at_target(const Plan& plan, const GradScale<Scale>& scale, double weight,
-                       Scale exp_pivot, Scale others, const InverseSum<Scale>& sum) {
+double smoothed_entry_at_target(const Plan& plan, const GradScale<Scale>& scale, double weight,
+                                Scale exp_pivot, Scale others, const InverseSum<Scale>& sum) {
     const double entry = -share_of(others, scale.target, sum);
-    if (!plan.smooths()) return entry;
     const double of_all = share_of(exp_pivot, scale.smoothing * plan.all_class_weights(), sum);
     return entry + (of_all - product(scale.smoothing, weight));
 }

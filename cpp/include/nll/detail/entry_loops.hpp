@@ -91,8 +91,8 @@ template <class Exp, class ExpScale, class Scale, class Scalar>
     else write([&](index_t) { return alike; });
 }
 
-// Writes to[c] = (logits[c] - center) - log, rounded, for c < classes, which may be in place. The
-// center of most rows is 0.
+// Writes to[c] = (logits[c] - center) - log, rounded, for c < classes, which may be in place. Most
+// rows of float have no center.
 template <class Real, class Scalar>
 [[gnu::noinline]] void subtract_log_sum(const Real* logits, index_t classes,
                                         const LogSumExp& log_sum, Scalar* __restrict to) {
@@ -106,7 +106,7 @@ template <class Real, class Scalar>
         for (index_t c = 0; c < classes; ++c) to[c] = rounded_entry<Scalar>(subtract(from[c]));
     };
     const double center = log_sum.center, log = log_sum.log;
-    if (std::same_as<Scalar, Real> && center == 0)
+    if (std::same_as<Scalar, float> && center == 0)
         write(logits, [&](Real x) { return static_cast<double>(x) - log; });
     else write(logits, [&](Real x) { return (static_cast<double>(x) - center) - log; });
 }

@@ -3,7 +3,7 @@
 // and no decision.
 #pragma once
 
-#include "cross_entropy.hpp"
+#include "plan.hpp"
 #include "simd/exp_bfloat16.hpp"
 #include "simd/transpose.hpp"
 #include "weights.hpp"

@@ -36,7 +36,7 @@ struct CompensatedSum {
     double sum, error;
 };
 
-// Returns the sum of lanes, and of what they have lost, of which nothing more is lost.
+// Returns the sum of lanes and of what they have lost, to which it adds what itself rounds off.
 [[gnu::always_inline]] inline CompensatedSum compensated_sum(const double* lane,
                                                              const double* lost) {
     double sum[lanes], error[lanes];
@@ -50,7 +50,7 @@ struct CompensatedSum {
     return {sum[0], error[0]};
 }
 
-// Returns Σ term(c) over c < classes, of which nothing is lost.
+// Returns Σ term(c) over c < classes, with what its additions round off.
 template <class Term> CompensatedSum compensated_sum(index_t classes, Term&& term) {
     double sum[lanes] = {}, error[lanes] = {};
     const index_t whole = classes / lanes * lanes;
@@ -118,7 +118,9 @@ public:
         filled_ = 0;
     }
     // Sets all lanes to 0, to be added to from outside.
-    void clear() {
+    void clear()
+        requires(!compensated)
+    {
         for (filled_ = 0; filled_ < lanes; ++filled_)
             std::fill_n(sum + filled_ * pitch, samples_, 0.0);
     }

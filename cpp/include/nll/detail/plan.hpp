@@ -58,8 +58,8 @@ struct Plan {
     double label_smoothing;
     // For label smoothing: Σ of the finite weight[c], rounded once, and Σ of those that are not.
     double class_weight_sum = 0, infinite_weight = 0;
-    // For label smoothing: the class weights, (C,), and these with 0 for those that are not finite;
-    // nullptr without weights.
+    // For label smoothing: the class weights, (C,), and these with next to 0 for those that are not
+    // finite; nullptr without weights.
     const double *class_weights = nullptr, *finite_weights = nullptr;
     SoftmaxResult softmax_result{};              // of a call without labels
     Team* team = nullptr;                        // of a row that all threads share

@@ -37,7 +37,7 @@ public:
         ignores = kept < count || plan_.zero_gradient;
         if (plan_.weighs()) {
             by_class.load(classes, count, weights);
-            if (plan_.has(sample_weight) && plan_.smooths()) {
+            if (plan_.has(sample_weight) && is_smoothed<Precision>(plan_)) {
                 std::copy_n(weights, count, class_weights);
                 load_sample_weights(plan_, begin, count, classes, sample_weights);
             }
@@ -52,7 +52,7 @@ public:
     void finish(Partial& partial) {
         const double* const of_samples = plan_.weighs() ? weights : nullptr;
         const double* factors = of_samples;
-        if (plan_.smooths()) {  // the losses have the weights of classes
+        if (is_smoothed<Precision>(plan_)) {  // the losses have the weights of classes
             factors = nullptr;
             for (index_t i = 0; plan_.has(sample_weight) && i < count; ++i)
                 losses[i] *= sample_weights[i];
@@ -74,7 +74,8 @@ public:
 
     // Returns what the losses of a sample's classes are weighted with.
     double class_weight(index_t i) const {
-        return plan_.has(sample_weight) && plan_.smooths() ? class_weights[i] : weights[i];
+        return plan_.has(sample_weight) && is_smoothed<Precision>(plan_) ? class_weights[i]
+                                                                         : weights[i];
     }
     GradScale<Scale> scale(index_t i) const {
         return {target_scale[i], smoothing_scale[i], total_scale[i]};
@@ -90,7 +91,7 @@ private:
         if (!plan_.has(gradient)) return;
         load_grad_output(plan_, first, count, grad_outputs_);
         for (index_t i = 0; i < count; ++i) {
-            const bool own = plan_.smooths() && plan_.has(sample_weight);
+            const bool own = is_smoothed<Precision>(plan_) && plan_.has(sample_weight);
             const auto scale = grad_scale_of<Scale>(plan_, grad_outputs_[i], weights[i],
                                                     own ? sample_weights[i] : 1.0);
             target_scale[i] = scale.target;

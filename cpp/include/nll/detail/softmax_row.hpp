@@ -65,10 +65,11 @@ public:
     ExpSum sum_chunk(const Scalar* from, index_t first, index_t classes, const Shift& shift,
                      Exp* kept, Between&& between) {
         ExpSum chunk;
-        if (Precision::exact && plan_.smooths())
+        const bool smooths = is_smoothed<Precision>(plan_);
+        if (Precision::exact && smooths)
             chunk.smoothing = sum_smoothing(from, first, classes, shift);
-        const bool smooths = !Precision::exact && plan_.smooths();
-        const auto row = compute_exps(from, first, classes, shift, kept, between, smooths);
+        const auto row =
+            compute_exps(from, first, classes, shift, kept, between, !Precision::exact && smooths);
         chunk.in_range = row.in_range();
         if constexpr (Precision::exact) {
             const auto sum = compensated_sum(row.sum, row.error);
@@ -108,7 +109,7 @@ public:
         Scalar* to = writer_.place_row(row.to, first);
         if (row.from) {
             subtract_log_sum(load(row.from, first, classes), classes, row.log_sum, to);
-        } else if (!plan_.smooths()) {
+        } else if (!is_smoothed<Precision>(plan_)) {
             scale_row(exps, classes, row.softmax_scale, to);
         } else {
             const double* weights = plan_.class_weights ? plan_.class_weights + first : nullptr;
@@ -194,7 +195,7 @@ private:
             c < plan_.classes ? from + c * plan_.class_stride[input]
                               : from + plan_.samples.stride(input) + (c - plan_.classes));
     }
-    // Returns Σ w·(x - shift) of a chunk, in smoothing units; nothing of it is lost.
+    // Returns Σ w·(x - shift) of a chunk, in smoothing units, with what its additions round off.
     double sum_smoothing(const Scalar* from, index_t first, index_t classes, const Shift& shift) {
         constexpr double unit = Precision::smoothing_unit;
         const Real* __restrict logits = load(from, first, classes);

@@ -148,7 +148,8 @@ private:
             return in_range && Row::Shift::sum_in_range(sums_.sum[i], plan_.classes);
         };
         sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum, [&] {
-            return Row::shift_to(row_.find_max(from_[i], 0, plan_.classes).logit, plan_.smooths());
+            return Row::shift_to(row_.find_max(from_[i], 0, plan_.classes).logit,
+                                 is_smoothed<Precision>(plan_));
         });
         sums_.shift.take(i, shift_, 0);
     }

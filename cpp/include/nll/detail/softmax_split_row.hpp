@@ -138,8 +138,9 @@ private:
             });
             return in_range && Row::Shift::sum_in_range(total_.sum[0], plan_.classes);
         };
-        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum,
-                             [&] { return Row::shift_to(find_max().logit, plan_.smooths()); });
+        sum_with_valid_shift(needs_max<Precision>(plan_), shift_, sum, [&] {
+            return Row::shift_to(find_max().logit, is_smoothed<Precision>(plan_));
+        });
         total_.shift.take(0, shift_, 0);
     }
     void exclude_pivot() {

@@ -106,11 +106,11 @@ public:
     template <class Scalar>
     [[gnu::noinline]] void take_losses(const Plan& plan, SoftmaxBlock<Precision>& block,
                                        index_t at) {
-        take_logs(plan.smooths());
+        take_logs(is_smoothed<Precision>(plan));
         double* losses = block.losses + at;
         for (index_t i = 0; i < count; ++i)
             losses[i] = negative_log_softmax({center[i], log[i]}, pivot[i]);
-        for (index_t i = 0; i < count && plan.smooths(); ++i) {
+        for (index_t i = 0; i < count && is_smoothed<Precision>(plan); ++i) {
             const LogSumExp log_sum{center[i], log[i]};
             double all = smoothing_sum<Precision>(plan, smoothing[i], log_sum, shift.shift(i));
             if (cancels<Precision>(plan, all, log_sum, shift.shift(i)))
@@ -125,13 +125,21 @@ public:
     template <class Scalar>
     [[gnu::noinline]] void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block,
                                        index_t at, ExpScale* softmax_scale, Scalar* entry) const {
-        for (index_t i = 0; i < count; ++i) {
-            const InverseSum<Scale> inverse = inverse_sum(i);
-            softmax_scale[i] = over_sum(block.total_scale[at + i], inverse);
-            entry[i] = rounded_entry<Scalar>(
-                entry_at_target(plan, block.scale(at + i), block.class_weight(at + i),
-                                Scale{exp_pivot[i]}, others_of(i), inverse));
-        }
+        const auto take = [&](auto smooths) {
+            for (index_t i = 0; i < count; ++i) {
+                const Scale total = block.total_scale[at + i];
+                const InverseSum<Scale> inverse = inverse_sum(i);
+                softmax_scale[i] = over_sum(total, inverse);
+                double of_target = -share_of(others_of(i), total, inverse);
+                if constexpr (smooths)
+                    of_target = smoothed_entry_at_target(
+                        plan, block.scale(at + i), block.class_weight(at + i), Scale{exp_pivot[i]},
+                        others_of(i), inverse);
+                entry[i] = rounded_entry<Scalar>(of_target);
+            }
+        };
+        if (is_smoothed<Precision>(plan)) take(std::true_type());
+        else take(std::false_type());
         std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
     }
     // Computes what softmax is made of, which needs no pivots: the factors of exponentials,

@@ -126,7 +126,7 @@ private:
         }
         if (!knows_max) find_max(false);
         // Tiles after this, which are likely to be alike, begin so.
-        sums_.shift = Shift(max_, tile_.width, plan_.smooths());
+        sums_.shift = Shift(max_, tile_.width, is_smoothed<Precision>(plan_));
         sum_classes();
     }
     // Computes the sums, and takes the pivots out of them. targets: (count,), or nullptr: then the
@@ -181,10 +181,10 @@ private:
         in_range_ = true;
         sums_.clear();
         const bool adds_terms = sequential() && Precision::fused;  // beside the exponentials
-        if (plan_.smooths() && !adds_terms)
+        if (is_smoothed<Precision>(plan_) && !adds_terms)
             for_each_chunk([&](index_t first, index_t classes) { sum_smoothing(first, classes); });
         if (sequential()) {
-            if (!plan_.smooths()) return compute_exps(plan_.classes, sums_.sum, 0);
+            if (!is_smoothed<Precision>(plan_)) return compute_exps(plan_.classes, sums_.sum, 0);
             return compute_exps(plan_.classes, sums_.sum, 0,
                                 std::bool_constant<Precision::fused>());
         }
@@ -219,7 +219,7 @@ private:
     void add_chunk_sums(index_t first, index_t classes) {
         auto& sums = lane_sums_;
         sums.begin(tile_.width);
-        if (Precision::fused) sums.clear();
+        if constexpr (Precision::fused) sums.clear();
         for_each_part(first, classes, [&](index_t, index_t count) {
             if (Precision::fused) return compute_exps(count, sums.sum, sums.pitch);
             compute_exps(count);
@@ -294,7 +294,7 @@ private:
         for_each_part(0, plan_.classes, [&](index_t first, index_t classes) {
             if (!whole_) compute_exps(classes);
             const auto [to, pitch] = writer_.place_tile(tile_, first);
-            if (plan_.smooths())
+            if (is_smoothed<Precision>(plan_))
                 write_smoothed(block, at, softmax_scale, first, classes, to, pitch);
             else scale_tile(space_.exps, classes, tile_.width, pitch_, softmax_scale, to, pitch);
             for (index_t i = 0; i < tile_.count; ++i) {

@@ -87,6 +87,25 @@ double max_of_blocks(const Plan& plan, const Options& options, OfBlock&& of_bloc
     return largest.value;
 }
 
+// Returns the largest of 1 and the magnitudes of samples' own weights, of ignored ones, too.
+inline double max_sample_weight(const Plan& plan, const Options& options) {
+    return visit_real(plan.dtype[sample_weight], [&]<class T>() {
+        const T* const data = plan.pointer<const T>(sample_weight);
+        const index_t stride = plan.samples.stride(sample_weight);
+        return max_of_blocks(plan, options, [&](index_t first, index_t count) {
+            double max[4] = {1, 1, 1, 1};  // each waits for itself
+            plan.samples.for_each_run_of(
+                sample_weight, first, count, [&](index_t, index_t length, index_t offset) {
+                    for (index_t i = 0; i < length; ++i) {
+                        const double size = std::fabs(to_double(data[offset + i * stride]));
+                        max[i % 4] = max[i % 4] < size ? size : max[i % 4];
+                    }
+                });
+            return std::max(std::max(max[0], max[1]), std::max(max[2], max[3]));
+        });
+    });
+}
+
 }  // namespace NLL_INSTRUCTION_SET
 }  // namespace NLL_HIDDEN detail
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

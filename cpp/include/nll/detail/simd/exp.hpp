@@ -54,6 +54,7 @@ struct Single {
     static constexpr bool by_eighths = true;  // as above, and in vectors
     // Sums are compensated if `exact`; if `fused`, they add products of two factors unrounded.
     static constexpr bool exact = false, fused = true;
+    static constexpr bool smooths = true;  // whether it serves label smoothing
     // Exponentials have this power of 2: neither they nor their sums overflow, nor lose small ones.
     static constexpr int power = 280;
     // Terms below this part of the pivot are far below the last bit of any result, and inexact.
@@ -102,7 +103,7 @@ struct Double {
         [[gnu::always_inline]] Shifted(Vec high, Vec low = Vec(0.0)) : high(high), low(low) {}
     };
     static constexpr bool by_eighths = true;
-    static constexpr bool exact = true, fused = false;
+    static constexpr bool exact = true, fused = false, smooths = true;
     static constexpr double negligible = 0, max_scale = infinity;
     // Exponentials are normal numbers down to 900 below a largest logit of -150. So they are 0 only
     // where a gradient is scaled with more than 2^224, if it is to be anything else.

@@ -19,7 +19,7 @@ struct Bfloat16 {
     using Exp = float;
     using Scale = double;
     using ExpScale = double;
-    static constexpr bool by_eighths = false, exact = false, fused = false;
+    static constexpr bool by_eighths = false, exact = false, fused = false, smooths = false;
     static constexpr double negligible = 0x1p-160;
     static constexpr double max_scale = 0x1p20;
     static constexpr double smoothing_unit = 1;
