@@ -28,7 +28,8 @@ def busy(results: dict[str, Any]) -> bool:
 def duration(seconds: float) -> str:
     for unit, size in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
-            return f"{seconds / size:.2g} {unit}" if seconds / size < 100 else f"{seconds / size:.0f} {unit}"
+            number = seconds / size
+            return f"{number:.2g} {unit}" if number < 99.5 else f"{number:.0f} {unit}"
     return f"{seconds / 1e-9:.0f} ns"
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from bench.cases import CASES, tiny
 from bench.peers import CONTESTANTS
+from bench.report import duration
 from bench.room import Room
 
 TINY = {case.name: case for case in map(tiny, CASES)}
@@ -33,6 +34,14 @@ def test_contestants_find_the_true_values(room, case):
     assert "nll" in checks
     assert failed == {}
     assert {name: it for name, it in checks.items() if "wrong" in it} == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4e-7, "400 ns"), (2.26e-6, "2.3 µs"), (0.0994, "99 ms"), (0.0996, "100 ms"), (0.123, "123 ms"), (1.26, "1.3 s")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_cases_have_names_of_their_own():

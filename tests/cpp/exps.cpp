@@ -194,6 +194,20 @@ Computed<Precision> compute_tile(const Reals<Precision>& logits, const TileShift
     return found;
 }
 
+// Double: what is cut off from 1050 below 0 on is so also where nothing is clamped, if it counts.
+void far_below() {
+    for (const double x : {-1049.0, -1051.0, -1060.0, -1080.0, -1e4}) {
+        Reals<Double> logits(pair_size, 0.0);
+        logits[5] = x;
+        const auto row = compute_row<false, Double>(logits, {});
+        const auto tile = compute_tile<false, Double>(logits, {}, 3, lanes, false);
+        for (const Computed<Double>& found : {row, tile}) {
+            CHECK(found.accepted == Vec::exp2_saturates);
+            if (found.accepted) CHECK(same_bits(found.exps[5], exp_at(RowShift<Double>(), x, 0)));
+        }
+    }
+}
+
 // ---------------------------------------------------------------- how exact they are
 
 // Returns the largest relative error of quotients of exponentials whose shift is made from the
@@ -431,6 +445,7 @@ template <class Exp, class Scalar> void scaling() {
 
 int main() {
     exps_of_doubles();
+    far_below();
     exps_of_eighths();
     exps_of_fractions();
     exps_from_the_maximum();
