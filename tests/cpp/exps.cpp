@@ -127,8 +127,8 @@ void exps_of_doubles() {
     for (const double max : {0.0, 1000.0}) {
         const auto shift = shift_to<Double, 1>(max);
         CHECK(exp_at(shift, max, 0) == 0x1p500);
-        CHECK(exp_at(shift, max - 1090, 0) > 0 && std::isnan(exp_at(shift, nan, 0)));
-        for (const double x : {max - 1100.5, -1e300, -infinity})
+        CHECK(exp_at(shift, max - 1050, 0) > 0 && std::isnan(exp_at(shift, nan, 0)));
+        for (const double x : {max - 1050.5, -1e300, -infinity})
             CHECK(same_bits(exp_at(shift, x, 0), 0.0));
     }
     CHECK(exp_difference(5, 5) == 1 && exp_difference(-infinity, 5) == 0);
@@ -194,10 +194,9 @@ Computed<Precision> compute_tile(const Reals<Precision>& logits, const TileShift
     return found;
 }
 
-// Double: subnormal numbers and 0, from 1055 below 0 on, are the same where nothing is clamped, if
-// that counts.
+// Double: what is cut off from 1050 below 0 on is so also where nothing is clamped, if it counts.
 void far_below() {
-    for (const double x : {-1049.0, -1054.9, -1055.2, -1060.0, -1070.1, -1090.0, -1091.5, -1e4}) {
+    for (const double x : {-1049.0, -1051.0, -1060.0, -1080.0, -1e4}) {
         Reals<Double> logits(pair_size, 0.0);
         logits[5] = x;
         const auto row = compute_row<false, Double>(logits, {});

@@ -201,7 +201,7 @@ struct Single {
 
 // 2^500 exp(x - shift): x - shift, which is taken without error, is n log(2) + r, where n is in
 // eighths; 2^n is from a table, what its numbers lack is in another, and exp(r) - 1 a polynomial.
-// From 1055 below the shift on that is a subnormal number, and for x - shift < -1100 it is 0.
+// It is 0 for x - shift < -1050.
 struct Double {
     using Scale = DoubleDouble;
     static constexpr bool compensated = true;
@@ -221,7 +221,7 @@ struct Double {
                                       0x1.c1a78p-55,
                                       0x1.4a386p-56};
         const double high = x - shift;
-        if (high < -1100) return 0;
+        if (high < -1050) return 0;
         if (!(high <= 150)) return nan;  // beside +inf alone
         const Step step(high, 500);
         const double rest = multiply_add(step.n, -0x1.62e42fefap-1, high);

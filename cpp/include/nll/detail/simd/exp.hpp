@@ -108,9 +108,7 @@ struct Double {
     // Exponentials are normal numbers down to 900 below a largest logit of -150. So they are 0 only
     // where a gradient is scaled with more than 2^224, if it is to be anything else.
     static constexpr int power = 500, unshifted_bits = 216;
-    static constexpr double max_unshifted = 150, max_unclamped = 280, depth = 1100;
-    static_assert(max_unclamped * log2_e + power + more_power < 1023 &&
-                  depth * log2_e > power + 1075);
+    static constexpr double max_unshifted = 150, max_unclamped = 350, depth = 1050;
     // So that the terms of the lowest numbers, which mask classes, have a sum.
     static constexpr double smoothing_unit = 0x1p64;
 
@@ -135,7 +133,10 @@ struct Double {
         const Eighths e(high);
         Vec r = multiply_add(e.n, Vec(-log_2_low), multiply_add(e.n, Vec(-log_2_high), high));
         if constexpr (clamped) r = r + zero_below(lowest, x.high, x.low);
-        return {clamped ? any_exp2_eighths<power>(e.at, e.n) : exp2_eighths<power>(e.at, e.n),
+        // Where powers saturate, nothing else tells which are below normal numbers.
+        constexpr bool may_be_below = clamped || Vec::exp2_saturates;
+        const Vec exp2 = exp2_eighths<power>(e.at, e.n);
+        return {may_be_below ? zero_below(lowest, x.high, exp2) : exp2,
                 exp_minus_1(r, exp2_eighths_low(e.at))};
     }
     [[gnu::always_inline]] static Vec exp(ExpParts parts) {

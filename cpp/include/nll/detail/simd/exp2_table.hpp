@@ -13,7 +13,6 @@ namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
 inline constexpr double round_to_eighths = 0x1.8p49;  // added, it leaves eighths in the low bits
-inline constexpr int more_power = 100;  // of powers that become subnormal numbers by a product
 
 // Returns 2^n for an integer n in [-1023, 1023], where -1023 gives 0.
 [[gnu::always_inline]] constexpr double exp2_integer(double n) {

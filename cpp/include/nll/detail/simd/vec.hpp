@@ -59,10 +59,6 @@ template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec 
                                                       _mm512_load_pd(exp2_table<power>.entry));
     return _mm512_maskz_scalef_pd(0xff, entry, n.lane);
 }
-// Returns 2^(n + power), also where that is a subnormal number, or 0.
-template <int power> [[gnu::always_inline]] inline Vec any_exp2_eighths(Vec at, Vec n) {
-    return exp2_eighths<power>(at, n);
-}
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
                                        _mm512_load_pd(exp2_lacking));
@@ -200,16 +196,6 @@ template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec)
 }
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return Vec::generate([&](int l) { return exp2_eighths_low(at[l]); });
-}
-
-#endif
-
-#if !defined(__AVX512F__)
-
-// Returns 2^(n + power), also where that is a subnormal number, or 0; not where 2^(n + power +
-// more_power) is not finite: that is what one product rounds.
-template <int power> [[gnu::always_inline]] inline Vec any_exp2_eighths(Vec at, Vec n) {
-    return exp2_eighths<power + more_power>(at, n) * Vec(exp2_integer(-more_power));
 }
 
 #endif
