@@ -198,8 +198,9 @@ inline double share_of(DoubleDouble part, DoubleDouble scale, const InverseSum<D
 
 // Returns the smoothed gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
 template <class Scale>
-double smoothed_entry_at_target(const Plan& plan, const GradScale<Scale>& scale, double weight,
-                                Scale exp_pivot, Scale others, const InverseSum<Scale>& sum) {
+[[gnu::noinline]] double smoothed_entry_at_target(const Plan& plan, const GradScale<Scale>& scale,
+                                                  double weight, Scale exp_pivot, Scale others,
+                                                  const InverseSum<Scale>& sum) {
     const double entry = -share_of(others, scale.target, sum);
     const double of_all = share_of(exp_pivot, scale.smoothing * plan.all_class_weights(), sum);
     return entry + (of_all - product(scale.smoothing, weight));

@@ -16,12 +16,12 @@ inline namespace NLL_INSTRUCTION_SET {
 inline constexpr index_t pair_size = 2 * lanes;
 constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_size * pair_size; }
 
-// Raises seen, (lanes,), to |logits|, (lanes,), or, where what is far below is clamped, to logits;
-// NaN does not count.
-template <bool clamped, class Real>
+// Raises seen, (lanes,), to logits, (lanes,), or, where what is far below has no exponential, to
+// |logits|; NaN does not count.
+template <bool from_below, class Real>
 [[gnu::always_inline]] inline void raise_seen(const Real* logits, Real* seen) {
     NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-        const Real size = clamped ? logits[l] : std::fabs(logits[l]);
+        const Real size = from_below ? logits[l] : std::fabs(logits[l]);
         seen[l] = seen[l] < size ? size : seen[l];
     }
 }
@@ -128,7 +128,7 @@ template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Pr
             });
             if constexpr (!Vec::exp2_saturates)
                 for (index_t half = 0; half < size; half += lanes)
-                    raise_seen<clamps>(pair + half, found.seen);
+                    raise_seen<clamps || Precision::any_below>(pair + half, found.seen);
         } else {
             NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
                 const auto exp = shift.template exp<clamps>(pair[l], 0, found.seen[l]);
@@ -233,7 +233,8 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
                     }
                 });
                 if constexpr (!Vec::exp2_saturates && !clamped)
-                    for (int k = 0; k < count; k += lanes) raise_seen<clamped>(from + k, seen);
+                    for (int k = 0; k < count; k += lanes)
+                        raise_seen<clamped || Precision::any_below>(from + k, seen);
             });
             for (int k = 0; k < count; k += Vec::size) {
                 if constexpr (!by_lanes) sum[k / Vec::size].store(sums + first + k);

@@ -153,19 +153,17 @@ private:
                 const auto compute = [&](auto clamped, auto keeps, auto smoothed) {
                     exps_of_row<clamped, keeps, smoothed>(
                         logits + at, std::min(count, end - at), at + count == classes ? last : none,
-                        shift, far_ahead(from, first + at), kept ? kept + at : nullptr, row,
+                        shift, far_ahead(from, first + at), (kept ? kept : space_.exps) + at, row,
                         TermWeights(plan_, first + at));
                 };
-                const auto choose_shift = [&](auto keeps, auto smoothed) {
-                    if (shift.clamps()) compute(std::true_type(), keeps, smoothed);
-                    else compute(std::false_type(), keeps, smoothed);
+                // Clamped rows, which are few, keep theirs in any case.
+                const auto choose = [&](auto smoothed) {
+                    if (shift.clamps()) compute(std::true_type(), std::true_type(), smoothed);
+                    else if (kept) compute(std::false_type(), std::true_type(), smoothed);
+                    else compute(std::false_type(), std::false_type(), smoothed);
                 };
-                const auto choose_keeps = [&](auto smoothed) {
-                    if (kept) choose_shift(std::true_type(), smoothed);
-                    else choose_shift(std::false_type(), smoothed);
-                };
-                if (smooths) choose_keeps(std::bool_constant<Precision::fused>());
-                else choose_keeps(std::false_type());
+                if (smooths) choose(std::bool_constant<Precision::fused>());
+                else choose(std::false_type());
             });
             const TermWeights weights(plan_, first + end);
             for (index_t c = 0; c < rest && smooths; ++c)

@@ -125,26 +125,13 @@ public:
     template <class Scalar>
     [[gnu::noinline]] void take_scales(const Plan& plan, const SoftmaxBlock<Precision>& block,
                                        index_t at, ExpScale* softmax_scale, Scalar* entry) const {
-        const auto take = [&](auto smooths) {
-            for (index_t i = 0; i < count; ++i) {
-                const Scale total = block.total_scale[at + i];
-                const InverseSum<Scale> inverse = inverse_sum(i);
-                softmax_scale[i] = over_sum(total, inverse);
-                double of_target = -share_of(others_of(i), total, inverse);
-                if constexpr (smooths)
-                    of_target = smoothed_entry_at_target(
-                        plan, block.scale(at + i), block.class_weight(at + i), Scale{exp_pivot[i]},
-                        others_of(i), inverse);
-                entry[i] = rounded_entry<Scalar>(of_target);
-            }
-        };
-        if (is_smoothed<Precision>(plan)) take(std::true_type());
-        else take(std::false_type());
-        std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
+        alignas(cache_line) double exact[max_tile_samples];
+        take_scales_of(plan, block, at, softmax_scale, exact);
+        for (index_t i = 0; i < count; ++i) entry[i] = rounded_entry<Scalar>(exact[i]);
     }
     // Computes what softmax is made of, which needs no pivots: the factors of exponentials,
     // (width,).
-    void take_softmax_scales(ExpScale* softmax_scale) const {
+    [[gnu::noinline]] void take_softmax_scales(ExpScale* softmax_scale) const {
         for (index_t i = 0; i < width; ++i)
             softmax_scale[i] = over_sum(Scale{1}, InverseSum<Scale>(defined_sum(sum[i]), error[i]));
     }
@@ -190,6 +177,35 @@ public:
         return sum + plan.infinite_weight;
     }
 
+    index_t count = 0, width = 0;  // samples, and these in whole lanes
+    Shift shift;
+    // Hold the pivot of each sample, the chunk of classes that has it, and what ExpSum says.
+    alignas(cache_line) Real pivot[max_tile_samples];
+    alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
+    alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
+    alignas(cache_line) double smoothing[max_tile_samples], most[max_tile_samples];
+    alignas(cache_line) double pivot_chunk[max_tile_samples];
+    alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
+    // Hold LogSumExp of each.
+    alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
+
+private:
+    // Computes the same with entries that are not rounded, once for all types.
+    [[gnu::noinline]] void take_scales_of(const Plan& plan, const SoftmaxBlock<Precision>& block,
+                                          index_t at, ExpScale* softmax_scale,
+                                          double* entry) const {
+        for (index_t i = 0; i < count; ++i) {
+            const Scale total = block.total_scale[at + i];
+            const InverseSum<Scale> inverse = inverse_sum(i);
+            softmax_scale[i] = over_sum(total, inverse);
+            entry[i] = -share_of(others_of(i), total, inverse);
+        }
+        std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
+        for (index_t i = 0; i < count && is_smoothed<Precision>(plan); ++i)
+            entry[i] =
+                smoothed_entry_at_target(plan, block.scale(at + i), block.class_weight(at + i),
+                                         Scale{exp_pivot[i]}, others_of(i), inverse_sum(i));
+    }
     // Returns 1/S of sample i, whose pivot is taken out. Double: of what was summed, which is as
     // exact as can be.
     InverseSum<Scale> inverse_sum(index_t i) const {
@@ -206,18 +222,6 @@ public:
             return others[i];
         }
     }
-
-    index_t count = 0, width = 0;  // samples, and these in whole lanes
-    Shift shift;
-    // Hold the pivot of each sample, the chunk of classes that has it, and what ExpSum says.
-    alignas(cache_line) Real pivot[max_tile_samples];
-    alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
-    alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
-    alignas(cache_line) double smoothing[max_tile_samples], most[max_tile_samples];
-    alignas(cache_line) double pivot_chunk[max_tile_samples];
-    alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
-    // Hold LogSumExp of each.
-    alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
 };
 
 }  // namespace NLL_INSTRUCTION_SET

@@ -65,6 +65,7 @@ struct Single {
     static constexpr float max_unshifted = 350;  // a largest logit that needs no shift
     static constexpr float max_unclamped = 500;  // a logit whose exponential has meaning
     static constexpr float depth = 900;          // below the shift, from which e^x is taken as 0
+    static constexpr bool any_below = true;      // unclamped logits may be as low as they like
     static constexpr double smoothing_unit = 1;  // of Σ w·(x - shift)
 
     // Returns what was seen in either of two lanes.
@@ -76,21 +77,15 @@ struct Single {
                           0x1.ebfbe0a8d155ap-3, 0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1);
     }
     [[gnu::always_inline]] static Shifted subtract(Vec logits, Vec shift) { return logits - shift; }
-    // Returns the parts of e^x; `clamped`: of any x, and 0 for those below -depth.
+    // Returns the parts of e^x, for x below -depth of what is next to nothing; `clamped`: of 0.
     template <bool clamped> [[gnu::always_inline]] static ExpParts parts(Vec x) {
-        if constexpr (!clamped) return parts_of(x);
-        const Vec lowest(-depth);
-        const ExpParts parts = parts_of(no_less_than(lowest, x));
-        return {zero_below(lowest, x, parts.power), parts.fraction};
+        const Vec lowest(-depth), high = no_less_than(lowest, x);
+        const Eighths e(high);
+        return {clamped ? exp2_eighths_from<power>(lowest, x, e.at, e.n)
+                        : exp2_eighths<power>(e.at, e.n),
+                exp2_fraction(multiply_subtract(high, Vec(log2_e), e.n))};
     }
     [[gnu::always_inline]] static Vec exp(ExpParts parts) { return parts.power * parts.fraction; }
-
-private:
-    [[gnu::always_inline]] static ExpParts parts_of(Vec x) {
-        const Eighths e(x);
-        return {exp2_eighths<power>(e.at, e.n),
-                exp2_fraction(multiply_subtract(x, Vec(log2_e), e.n))};
-    }
 };
 
 struct Double {
@@ -103,7 +98,7 @@ struct Double {
         [[gnu::always_inline]] Shifted(Vec high, Vec low = Vec(0.0)) : high(high), low(low) {}
     };
     static constexpr bool by_eighths = true;
-    static constexpr bool exact = true, fused = false, smooths = true;
+    static constexpr bool exact = true, fused = false, smooths = true, any_below = false;
     static constexpr double negligible = 0, max_scale = infinity;
     // Exponentials are normal numbers down to 900 below a largest logit of -150. So they are 0 only
     // where a gradient is scaled with more than 2^224, if it is to be anything else.
@@ -133,10 +128,8 @@ struct Double {
         const Eighths e(high);
         Vec r = multiply_add(e.n, Vec(-log_2_low), multiply_add(e.n, Vec(-log_2_high), high));
         if constexpr (clamped) r = r + zero_below(lowest, x.high, x.low);
-        // Where powers saturate, nothing else tells which are below normal numbers.
-        constexpr bool may_be_below = clamped || Vec::exp2_saturates;
-        const Vec exp2 = exp2_eighths<power>(e.at, e.n);
-        return {may_be_below ? zero_below(lowest, x.high, exp2) : exp2,
+        return {clamped || Vec::exp2_saturates ? exp2_eighths_from<power>(lowest, x.high, e.at, e.n)
+                                               : exp2_eighths<power>(e.at, e.n),
                 exp_minus_1(r, exp2_eighths_low(e.at))};
     }
     [[gnu::always_inline]] static Vec exp(ExpParts parts) {

@@ -59,6 +59,15 @@ template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec 
                                                       _mm512_load_pd(exp2_table<power>.entry));
     return _mm512_maskz_scalef_pd(0xff, entry, n.lane);
 }
+// Returns that, or 0 where x is less than `lowest`: there, scaling to less than a normal number
+// would take 28 times as long.
+template <int power>
+[[gnu::always_inline]] inline Vec exp2_eighths_from(Vec lowest, Vec x, Vec at, Vec n) {
+    const __m512d entry = _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
+                                                      _mm512_load_pd(exp2_table<power>.entry));
+    const __mmask8 from_lowest = _mm512_cmp_pd_mask(x.lane, lowest.lane, _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_pd(from_lowest, entry, n.lane);
+}
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return _mm512_maskz_permutexvar_pd(0xff, _mm512_castpd_si512(at.lane),
                                        _mm512_load_pd(exp2_lacking));
@@ -185,17 +194,36 @@ struct Vec {
     return Vec(a.lane * b.lane - c.lane);
 }
 #endif
+#if defined(__SSE2__) && defined(__GNUC__)
+[[gnu::always_inline]] inline Vec no_less_than(Vec lowest, Vec value) {
+    return Vec(_mm_max_pd(lowest.lane, value.lane));
+}
+[[gnu::always_inline]] inline Vec zero_below(Vec lowest, Vec value, Vec number) {
+    return Vec(_mm_and_pd(_mm_cmpnlt_pd(value.lane, lowest.lane), number.lane));
+}
+#else
 [[gnu::always_inline]] inline Vec no_less_than(Vec lowest, Vec value) {
     return Vec::generate([&](int l) { return value[l] < lowest[l] ? lowest[l] : value[l]; });
 }
 [[gnu::always_inline]] inline Vec zero_below(Vec lowest, Vec value, Vec number) {
     return Vec::generate([&](int l) { return value[l] < lowest[l] ? 0.0 : number[l]; });
 }
+#endif
 template <int power> [[gnu::always_inline]] inline Vec exp2_eighths(Vec at, Vec) {
     return Vec::generate([&](int l) { return exp2_eighths<power>(at[l]); });
 }
 [[gnu::always_inline]] inline Vec exp2_eighths_low(Vec at) {
     return Vec::generate([&](int l) { return exp2_eighths_low(at[l]); });
+}
+
+#endif
+
+#if !defined(__AVX512F__)
+
+// Returns 2^(n + power), or 0 where x is less than `lowest`.
+template <int power>
+[[gnu::always_inline]] inline Vec exp2_eighths_from(Vec lowest, Vec x, Vec at, Vec n) {
+    return zero_below(lowest, x, exp2_eighths<power>(at, n));
 }
 
 #endif
