@@ -77,8 +77,8 @@ struct Single {
                           0x1.ebfbe0a8d155ap-3, 0x1.62e42fb90c128p-1, 0x1.fffffffff9b14p-1);
     }
     [[gnu::always_inline]] static Shifted subtract(Vec logits, Vec shift) { return logits - shift; }
-    // Returns the parts of e^x; `clamped`: of 0 for x below -depth. Else e^-depth stands for what is
-    // less, -inf, too: it counts as nothing, and so rows with masked logits need no clamped sum.
+    // Returns the parts of e^x; `clamped`: of 0 for x below -depth. Else e^-depth stands for what
+    // is less, -inf, too: it counts as nothing, and so rows with masked logits need no clamped sum.
     template <bool clamped> [[gnu::always_inline]] static ExpParts parts(Vec x) {
         const Vec lowest(-depth), high = no_less_than(lowest, x);
         const Eighths e(high);
