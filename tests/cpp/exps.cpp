@@ -131,6 +131,10 @@ void exps_of_doubles() {
         for (const double x : {max - 1050.5, -1e300, -infinity})
             CHECK(same_bits(exp_at(shift, x, 0), 0.0));
     }
+    for (const float max : {0.0f, 1000.0f}) {
+        const auto shift = shift_to<Bfloat16, 1>(max);
+        CHECK(exp_at(shift, max - 149, 0) > 0 && same_bits(exp_at(shift, max - 150, 0), 0.0));
+    }
     CHECK(exp_difference(5, 5) == 1 && exp_difference(-infinity, 5) == 0);
     CHECK(ulps(exp_difference(-745, -5), std::exp(-740.0L)) < 1);  // subnormal
     for (int n = -1022; n <= 1023; ++n) CHECK(exp2_integer(n) == std::ldexp(1.0, n));
