@@ -129,6 +129,8 @@ struct Double {
         const Eighths e(high);
         Vec r = multiply_add(e.n, Vec(-log_2_low), multiply_add(e.n, Vec(-log_2_high), high));
         if constexpr (clamped) r = r + zero_below(lowest, x.high, x.low);
+        // Where powers saturate, no sum shows what is below normal numbers: it is 0 there, too, so
+        // that all instruction sets have the same bits.
         return {clamped || Vec::exp2_saturates ? exp2_eighths_from<power>(lowest, x.high, e.at, e.n)
                                                : exp2_eighths<power>(e.at, e.n),
                 exp_minus_1(r, exp2_eighths_low(e.at))};
