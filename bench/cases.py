@@ -38,7 +38,7 @@ class Case:
     patches: bool = False  # targets piecewise constant in 32 x 32 squares, as in images; otherwise random
     channels_last: bool = False
     padding: int = 0  # classes that each row of the memory has beyond those of the shape: x[:, :C]
-    values: str = "usual"  # or "wide", log-probabilities of a confident classifier
+    values: str = "usual"  # or "wide", log-probabilities of a confident classifier, or "masked" logits
     cached: bool = False  # small: measured warm, in the caches; otherwise the data come from memory
     readme: bool = False  # stands in the README; --quick measures nothing else
     faults: dict[str, str] = field(default_factory=dict)  # peer -> why its value is known to be wrong
@@ -63,7 +63,7 @@ class Case:
         layout = [
             ", patches" * self.patches,
             ", channels-last" * self.channels_last,
-            ", confident predictions" * (self.values == "wide"),
+            {"wide": ", confident predictions", "masked": ", half of the classes masked"}.get(self.values, ""),
         ]
         return ", ".join([what, *filter(None, choices)]) + f" ({', '.join([n, c, *spatial])})" + "".join(layout)
 
@@ -279,13 +279,18 @@ class Data:
             for axis, size in enumerate(shape[1:], start=1):
                 target = target.repeat(32, axis).take(range(size), axis)
         else:
-            target = generator.integers(self.case.shape[1], size=shape)
+            classes = self.case.shape[1] if self.case.values != "masked" else math.ceil(self.case.shape[1] / 2)
+            target = generator.integers(classes, size=shape)
         return copied(target.astype(np.int64))
 
     def _draw_input(self, generator: np.random.Generator) -> np.ndarray:
         shape, dtype = self.case.input_shape, np.float64 if self.case.dtype == "float64" else np.float32
         if self.case.function != "nll_loss":
             values = generator.standard_normal(shape, dtype=dtype)
+            if self.case.values == "masked":  # the classes of the second half, which no sample has, in the two usual ways
+                half = math.ceil(shape[1] / 2)
+                values[:, half::2] = -math.inf
+                values[:, half + 1 :: 2] = -1000
         elif self.case.values == "wide":  # from -1e-8 where it is right to -1e2 where it is wrong
             values = generator.standard_normal(shape, dtype=dtype)
             values *= 4
@@ -419,6 +424,8 @@ def cases_of_cross_entropy() -> Iterator[Case]:
             if shape in BETWEEN[:2] or dtype == "float32":
                 for array, floor in ((None, 2.5), ("out", 4.0)):
                     yield make(shape, {"torch": floor}, array=array, dtype=dtype)
+        for array in (None, "out"):
+            yield make(BETWEEN[1], array=array, dtype=dtype, values="masked")
     for shape in (*BETWEEN[:2], BETWEEN[3], TOKENS, IMAGES):
         for weighted in (False, True):
             for array in (None, "out"):
