@@ -234,7 +234,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
                 });
                 if constexpr (!Vec::exp2_saturates && !clamped)
                     for (int k = 0; k < count; k += lanes)
-                        raise_seen<clamped || Precision::any_below>(from + k, seen);
+                        raise_seen<Precision::any_below>(from + k, seen);
             });
             for (int k = 0; k < count; k += Vec::size) {
                 if constexpr (!by_lanes) sum[k / Vec::size].store(sums + first + k);
