@@ -287,7 +287,7 @@ class Data:
         shape, dtype = self.case.input_shape, np.float64 if self.case.dtype == "float64" else np.float32
         if self.case.function != "nll_loss":
             values = generator.standard_normal(shape, dtype=dtype)
-            if self.case.values == "masked":  # the classes of the second half, which no sample has, in the two usual ways
+            if self.case.values == "masked":  # classes that no sample has, in the two usual ways
                 half = math.ceil(shape[1] / 2)
                 values[:, half::2] = -math.inf
                 values[:, half + 1 :: 2] = -1000

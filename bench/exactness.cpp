@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -20,13 +21,22 @@ namespace {
 struct PlainSums {
     double loss = 0, weight = 0;
     index_t count = 0;
+    void* memory = nullptr;  // not needed; parallel::reduce sets it
 };
+
+// Returns the sum of value(i), i < count, which is whole lanes.
+template <class Value> double lane_sum(index_t count, Value&& value) {
+    double sums[lanes] = {};
+    for (index_t i = 0; i < count; i += lanes)
+        for (int l = 0; l < lanes; ++l) sums[l] += value(i + l);
+    return std::accumulate(sums, sums + lanes, 0.0);
+}
 
 // Adds samples [first, last) as nll_loss_sweep does, but in plain double sums.
 template <class Scalar>
 void plain_sweep(const Plan& plan, index_t first, index_t last, PlainSums& sums) {
     Partial unused;
-    const SampleWeights sample_weights(plan, last - first);
+    const WeightsByClass by_class(plan, last - first);
     LossBlock<Scalar> block;
     LabelsAhead labels(plan, first, last, block_size, unused);
     for_each_block(first, last, block_size, [&](index_t begin, index_t count) {
@@ -37,17 +47,17 @@ void plain_sweep(const Plan& plan, index_t first, index_t last, PlainSums& sums)
         block.known = labels.known();
         block.classes = labels.classes();
         block.all_kept = kept == count && labels.next_all_kept();
-        gather_losses(plan, sample_weights, block, block_size, [](index_t) {});
+        gather_losses(plan, by_class, block, block_size, [](index_t) {});
         pad(block.losses, count);
         const auto loss = [&](index_t i) { return static_cast<double>(block.losses[i]); };
         if (!plan.weight) {
-            sums.loss += plain_lane_sum(padded(count), loss);
+            sums.loss += lane_sum(padded(count), loss);
             return;
         }
         pad(block.weights, count);
         const auto weight = [&](index_t i) { return block.weights[i]; };
-        sums.weight += plain_lane_sum(padded(count), weight);
-        sums.loss += plain_lane_sum(padded(count), [&](index_t i) { return weight(i) * loss(i); });
+        sums.weight += lane_sum(padded(count), weight);
+        sums.loss += lane_sum(padded(count), [&](index_t i) { return weight(i) * loss(i); });
     });
 }
 
@@ -55,7 +65,7 @@ template <class Scalar>
 double plain_mean(View<const Scalar, 2> input, View<const std::int64_t, 1> target,
                   const Options& options) {
     const Array from(input), labels(target);
-    const Plan plan({&from, &labels, nullptr, nullptr, nullptr}, 1, options);
+    const Plan plan({&from, &labels}, 1, options);
     PlainSums total;
     const index_t pieces =
         std::max<index_t>(1, std::min<index_t>(32, plan.samples.count / block_size / 16));

@@ -30,7 +30,7 @@ PAUSE = 10e-3  # seconds before a turn: OpenMP's threads go on spinning for mill
 
 
 def build(source: str, target: Path, *flags: str) -> Path:
-    """Build a C++ program of this folder as CMake builds the kernels."""
+    """Build a C++ program of this folder with the flags of the kernels, for this machine."""
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     usual = ["-O3", "-std=c++20", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     usual += ["-mprefer-vector-width=512", "-fopenmp", "-I", "cpp/include"]

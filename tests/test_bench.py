@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from bench.cases import CASES, tiny
+from bench.measure import build
 from bench.peers import CONTESTANTS
 from bench.report import duration
 from bench.room import Room
 
+ROOT = Path(__file__).parents[1]
 TINY = {case.name: case for case in map(tiny, CASES)}
 
 
@@ -48,12 +50,17 @@ def test_cases_have_names_of_their_own():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
+@pytest.mark.parametrize("source", [file.name for file in (ROOT / "bench").glob("*.cpp")])
+def test_programs_compile(source, tmp_path):
+    build(source, tmp_path / "program", "-fsyntax-only")
+
+
 def test_an_interrupted_run_keeps_its_rows(tmp_path):
     file = tmp_path / "results.json"
     options = ["--peers=numpy", "--threads=1", "--rounds=100000", "--patience=0.1", f"--json={file}"]
     run = subprocess.Popen(
         [sys.executable, "-m", "bench", *options, r"--cases=nll_loss.*\(64, 10\)|nll_loss.*\(256, 1000\)"],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
