@@ -686,6 +686,9 @@ def prepare_bad_files(target: np.ndarray) -> None:
     np.save("many-groups.npy", np.full(N, 1 << 20))
     np.save("wide.npy", np.zeros((2, (1 << 17) + 1), np.float16))
     np.save("two.npy", target[:2])
+    np.save("label.npy", target[0])
+    for index in range(2):
+        np.save(f"line-{index}.npy", np.zeros(C, np.float32))
     with zipfile.ZipFile("header.npz", "w") as archive:
         archive.writestr("a.npy", b"\x93NUMPY" + bytes([3, 0]) + bytes(100))
     Path("text.json").write_text("{}", "utf-8")
@@ -712,7 +715,8 @@ BAD = {
     "other": (["logits.npy", "target.npy", "--compare", "other.npy"], "other.npy has shape (400, 8), but logits.npy"),
     "shards": (["part-*.npy", "target.npy"], "part-1.npy has shape (2, 6), which does not continue (2, 7) of part-0"),
     "scalar": (["scalar.npy", "target.npy"], "scalar.npy has no dimension; predictions have a class axis"),
-    "axis-of-shards": (["same-[01].npy", "target.npy", "--axis", 0], "--axis is 0, along which shards are joined"),
+    "axis-of-shards": (["same-[01].npy", "target.npy", "--axis", 0], "axis is 0, along which shards are joined"),
+    "shards-of-classes": (["line-*.npy", "label.npy"], "the class axis is 0, along which shards are joined"),
     "dtype-of-shards": (["same-*.npy", "target.npy"], "same-2.npy has dtype float64, but same-0.npy has float32"),
     "long-name": (["a" * 300 + ".npy", "target.npy"], "a.npy: File name too long"),
     "header": (["header.npz", "target.npy"], "a has a header of version (3, 0)"),

@@ -11,6 +11,8 @@ from .._typing import Array
 from .errors import BadInput
 from .sources import Held, Slices, Source
 
+CLASSES_IN_SHARDS = "the class axis is 0, along which shards are joined; classes cannot lie there"
+
 
 def divide(
     shape: Sequence[int],
@@ -32,15 +34,9 @@ def divide(
         runs = list(pairwise([0, *cuts, shape[0]]))
     else:
         runs = [(0, shape[axis])]
-    along = [
-        slice(start, min(start + step, last))
-        for first, last in runs
-        for start in range(
-            first,
-            last,
-            step,
-        )
-    ]
+    along: list[slice] = []
+    for first, last in runs:
+        along += [slice(start, min(start + step, last)) for start in range(first, last, step)]
     whole = tuple(slice(0, size) for size in shape[axis + 1 :])
     for outer in product(*(range(size) for size in shape[:axis])):
         for one in along:
@@ -55,7 +51,9 @@ class Predictions:
         if ndim == 0:
             raise BadInput(f"{source.files[0]} has no dimension; predictions have a class axis")
         if ndim == 1:  # one sample
-            source = Held(source.read((slice(0, source.shape[0]),))[None], *source.files)
+            if len(source.files) > 1:
+                raise BadInput(CLASSES_IN_SHARDS)
+            source = Held(source.read((slice(0, source.shape[0]),))[None], source.files[0])
             axis, ndim = 1, 2
         if not -ndim <= axis < ndim:
             raise BadInput(
@@ -64,7 +62,7 @@ class Predictions:
         self.source = source
         self.axis = axis % ndim
         if self.axis == 0 and len(source.files) > 1:
-            raise BadInput("--axis is 0, along which shards are joined; classes cannot lie there")
+            raise BadInput(CLASSES_IN_SHARDS)
         self.classes = source.shape[self.axis]
         samples = [size for index, size in enumerate(source.shape) if index != self.axis]
         if shift:
@@ -117,16 +115,16 @@ def labels(source: Source, predictions: Predictions, shift: bool) -> OfSamples:
     if source.dtype.kind not in "iu":
         raise BadInput(f"{source.files[0]} has dtype {source.dtype}; labels must be integers")
     if source.shape == () and len(predictions.source.shape) == 2:
-        source = Held(source.read(())[None], *source.files)
+        source = Held(source.read(())[None], source.files[0])
     found = OfSamples(source, shift) if source.shape else None
     if found is None or found.shape != predictions.samples or (shift and source.shape[-1] == 0):
-        rule = f"without its class axis ({predictions.axis}) that is {of_files(predictions, shift)}"
+        rule = f"without its class axis ({predictions.axis}) that is {of_files(predictions)}"
         problem = f"but {predictions.source.files[0]} has {predictions.source.shape}: {rule}"
         raise BadInput(f"{source.files[0]} has shape {source.shape}, {problem}")
     return found
 
 
-def of_files(predictions: Predictions, shift: bool) -> tuple[int, ...]:
+def of_files(predictions: Predictions) -> tuple[int, ...]:
     """Tell the shape of the samples in the files, before a shift."""
     full = predictions.source.shape
     return (*full[: predictions.axis], *full[predictions.axis + 1 :])
@@ -147,7 +145,7 @@ def spread(source: Source, target: OfSamples, shift: bool, *, leading: bool = Fa
         except ValueError:
             problem = f"which does not broadcast to {full} of {target.source.files[0]}"
             raise BadInput(f"{source.files[0]} has shape {source.shape}, {problem}") from None
-        source = Held(array, *source.files)
+        source = Held(array, source.files[0])
     return OfSamples(source, shift)
 
 
@@ -168,14 +166,11 @@ def largest(source: Source, limit: int = 1 << 22) -> int:
 
 
 def first_wrong(
-    block: Array, ignore_index: int | None, first: int, count: int
-) -> (
-    tuple[
-        tuple[int, ...],
-        Any,
-    ]
-    | None
-):
+    block: Array,
+    ignore_index: int | None,
+    first: int,
+    count: int,
+) -> tuple[tuple[int, ...], Any] | None:
     """Find the first label that is neither ignored nor one of `count` from `first` on."""
     wrong = (block < first) | (block >= first + count)
     if ignore_index is not None:

@@ -252,7 +252,7 @@ WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
     WORK,
     "--threads",
     type=click.IntRange(1, 256),
-    help="Threads.  [default: as many as there are cores]",
+    help="Threads.  [default: what nll.get_num_threads() says]",
 )
 @option(
     WORK,
@@ -426,11 +426,9 @@ def losses_at(path: str | None, job: Job) -> Any:
 @contextmanager
 def watched(job: Job) -> Any:
     """Yield what shows progress."""
-    from math import prod
-
     from .progress import progress_bar
 
-    with progress_bar(prod(job.predictions.samples)) as progress:
+    with progress_bar(math.prod(job.predictions.samples)) as progress:
         yield progress
 
 

@@ -143,7 +143,7 @@ def compare_columns(columns: Array, pivot: Array) -> tuple[Array, Array, Array]:
 
 
 def compare_rows(rows: Array, pivot: Array) -> tuple[Array, Array, Array]:
-    """Find the same as `compare_columns`, but few equal ones where TOP classes are larger.
+    """Find the same as `compare_columns`, but count no equal ones where TOP classes are larger.
 
     rows: (..., C). pivot, and what is returned: (...).
     """

@@ -132,7 +132,7 @@ class Tally:
         self.worst = sorted([*self.worst, *found], key=lambda one: one.rank)[: self.worst_limit]
 
     def in_double(self) -> None:
-        """Let all states tell their losses in double, that of the total and its parts apart."""
+        """Let all states compute losses in double: the total's, and those of groups and classes."""
         if self.by_group is not None and self.by_class is not None:
             by_class = self.by_class
             by_class.losses = restored(by_class.losses.state, len(by_class.correct))
