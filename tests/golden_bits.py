@@ -66,6 +66,7 @@ INPUT: Axes = {
 }
 LABELS: Axes = {
     "weight": ["none", "float16", "float32", "float64", "int64", "huge", "zeros"],
+    "sample_weight": ["none", "float32", "int64"],
     "reduction": ["none", "sum", "mean"],
     "ignored": ["nothing", "unhit", "some", "some-nan", "class", "all"],
     "target": ["int64", "int32", "uint8"],
@@ -86,7 +87,9 @@ FUNCTIONS = {
     "cross_entropy": CROSS_ENTROPY | RESULT,
     "cross_entropy_backward": CROSS_ENTROPY | GRADIENT | IN_PLACE,
     "cross_entropy_value_and_grad": CROSS_ENTROPY | GRADIENT | IN_PLACE | REDUCED,
+    "softmax": INPUT | IN_PLACE,
     "log_softmax": INPUT | IN_PLACE,
+    "logsumexp": INPUT | RESULT,
 }
 
 MOST_ELEMENTS = 300_000  # in a problem that is not large
@@ -106,7 +109,7 @@ LARGE = [  # layout, bytes and classes of results that are larger than the cache
 LARGE_FUNCTIONS = [  # one of each computes a large problem
     ["nll_loss_backward", "nll_loss_value_and_grad"],
     ["cross_entropy_backward", "cross_entropy_value_and_grad"],
-    ["log_softmax"],
+    ["softmax", "log_softmax"],
 ]
 
 
@@ -119,6 +122,7 @@ class Problem(NamedTuple):
     samples: int
     layout: str
     weight: str = "none"
+    sample_weight: str = "none"
     label_smoothing: float = 0.0
     reduction: str = "mean"
     values: str = "usual"
@@ -213,10 +217,11 @@ def cancelling() -> Iterator[Problem]:
     """Yields problems whose results are small differences, so that rounding hides no bit."""
     kernels = {axis: INPUT[axis] for axis in ("dtype", "classes")}
     kernels["layout"] = ["rows", "fortran", "images", "channels-last", "every-second"]
-    level = {"values": "level", "weight": "none", "reduction": "sum", "grad_output": 1.0}
+    level = {"values": "level", "weight": "none", "sample_weight": "none"}
+    level |= {"reduction": "sum", "grad_output": 1.0}
     yield from crossed("cross_entropy_backward", kernels, **level, label_smoothing=1.0)
     rolled: dict[str, Any] = {"values": "rolled", "weight": "alternating", "reduction": "sum"}
-    rolled |= {"ignored": "unhit", "label_smoothing": 0.0}
+    rolled |= {"ignored": "unhit", "label_smoothing": 0.0, "sample_weight": "none"}
     for classes in INPUT["classes"][1:]:
         kernels |= {"classes": [classes], "result": [None, "float32"]}
         samples = 64 if classes < 5000 else 4
@@ -281,21 +286,21 @@ def logits_of(problem: Problem, rng: np.random.Generator, classes: np.ndarray) -
     return x
 
 
-def weight_of(problem: Problem, rng: np.random.Generator) -> np.ndarray | None:
-    """Draws numbers (C,), some of them 0 or negative."""
-    weight = np.where(rng.random(problem.classes) < 0.2, 0, rng.uniform(-0.5, 3, problem.classes))
-    match problem.weight:
+def weight_of(kind: str, count: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Draws numbers (count,), some of them 0 or negative."""
+    weight = np.where(rng.random(count) < 0.2, 0, rng.uniform(-0.5, 3, count))
+    match kind:
         case "none":
             return None
         case "zeros":
-            return np.zeros(problem.classes)
+            return np.zeros(count)
         case "alternating":
-            return (-1.0) ** np.arange(problem.classes)
+            return (-1.0) ** np.arange(count)
         case "huge":
             return weight * 2.0**40
         case "int64":
             return (100 * weight).astype(np.int64)
-    return weight.astype(problem.weight)
+    return weight.astype(kind)
 
 
 def laid_out(problem: Problem, array: np.ndarray) -> np.ndarray:
@@ -312,8 +317,8 @@ def laid_out(problem: Problem, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, 1, -1) if problem.layout == "channels-last" else array
 
 
-def arrays_of(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any]:
-    """Draws logits (N, C); and target, weight, grad_output as passed. Many samples repeat some."""
+def arrays_of(problem: Problem) -> tuple[np.ndarray, dict[str, Any]]:
+    """Draws logits (N, C), and the other arrays as they are passed. Many samples repeat some."""
     rng = np.random.default_rng(zlib.crc32(problem.name.encode()))
     count = min(problem.samples, MOST_ELEMENTS // problem.classes | 1)
     most_classes = 200 if problem.target == "uint8" else problem.classes
@@ -333,8 +338,13 @@ def arrays_of(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray | No
         fits = abs(grad_output) < 1000
         grad_output = laid_out(problem, numbers.astype(problem.dtype if fits else "float64"))
     logits = np.resize(logits, (problem.samples, problem.classes))
-    target = laid_out(problem, np.resize(labels, problem.samples))
-    return logits, target, weight_of(problem, rng), grad_output
+    sample_weight = weight_of(problem.sample_weight, problem.samples, rng)
+    return logits, {
+        "target": laid_out(problem, np.resize(labels, problem.samples)),
+        "weight": weight_of(problem.weight, problem.classes, rng),
+        "sample_weight": None if sample_weight is None else laid_out(problem, sample_weight),
+        "grad_output": grad_output,
+    }
 
 
 def out_of(problem: Problem, input: np.ndarray, out: str) -> np.ndarray | None:
@@ -371,10 +381,9 @@ def hash_of(results: tuple[Any, ...]) -> str:
 
 def hashes_of(problem: Problem) -> Hashes:
     """Computes a problem in each way."""
-    logits, target, weight, grad_output = arrays_of(problem)
+    logits, arrays = arrays_of(problem)
     function = getattr(nll, problem.function)
-    values = problem._asdict() | {"target": target, "weight": weight, "grad_output": grad_output}
-    values |= {"dtype": problem.result, "return_total_weight": True}
+    values = problem._asdict() | arrays | {"dtype": problem.result, "return_total_weight": True}
     values["axis"] = -1 if problem.layout == "channels-last" else 1
     values["ignore_index"] = problem.ignore_index
     hashes = {}
