@@ -204,6 +204,7 @@ for loss in "nll", "cross_entropy":
         pytest.skip("kernels are of one instruction set here")
     ours = run_python(program).stdout.splitlines()
     others = ["x86-64"] if own == "x86-64-v3" else ["x86-64", "x86-64-v3"]
+    compared = 0
     for other in others:
         try:
             theirs = run_python(program, NLL_INSTRUCTION_SET=other).stdout.splitlines()
@@ -211,10 +212,13 @@ for loss in "nll", "cross_entropy":
             if "this machine runs" not in str(error):
                 raise
             continue  # built without it
+        compared += 1
         fused = other != "x86-64"
         assert [line for line in theirs if fused or line.startswith("nll ")] == [
             line for line in ours if fused or line.startswith("nll ")
         ]
+    if not compared:
+        pytest.skip("kernels are of one instruction set here")
 
 
 @hypothesis.settings(max_examples=60, deadline=None)
@@ -433,8 +437,7 @@ def test_any_bytes_with_a_checksum_that_fits(sound, changes):
 def test_any_field_with_a_checksum_that_fits(sound, name, integer, exponent):
     if name in SUMS:
         value = Fraction(integer) * Fraction(2) ** exponent
-        if (value * 2**2176).denominator != 1:
-            return
+        hypothesis.assume((value * 2**2176).denominator == 1)
     else:
         value = abs(integer) % {"count": 2**40, "ignored": 2**40, "specials": 2**16}.get(name, 256)
     accepted_or_refused(changed(sound, **{name: value}))

@@ -14,7 +14,7 @@ import clang_format
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "python/nll").glob("*.py"))
+PACKAGE = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "python/nll").rglob("*.py"))
 CPP = sorted(
     str(path.relative_to(ROOT))
     for folder in ("cpp", "python/bindings", "tests", "bench")

@@ -141,8 +141,8 @@ void exps_of_doubles() {
     CHECK(same_bits(exp2_integer(-1023), 0.0));
 }
 
-// Holds exponentials of one sample, and whether they count: no logit was seen to have none, and
-// the sum shows none, which is taken as if it were that of so many classes.
+// Holds exponentials of one sample, and whether they may be used: no logit was noted as out of
+// range, nor is the sum, as one of so many classes.
 template <class Precision> struct Computed {
     std::vector<typename Precision::Exp> exps;
     double sum = 0;

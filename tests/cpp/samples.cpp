@@ -55,10 +55,10 @@ void every_sample_once() {
     const int rank = static_cast<int>(samples_shape.size());
     const Array of_input = array_of(shape), of_target = array_of(samples_shape);
     const Array of_losses = array_of(samples_shape), of_grad_output = array_of(samples_shape);
-    const Array of_gradient = array_of(shape);
-    std::array<const Array*, operands> arrays{&of_input, &of_target, &of_losses, &of_grad_output,
-                                              &of_gradient};
-    for (const Operand optional : {input, losses, grad_output})
+    const Array of_gradient = array_of(shape), of_sample_weight = array_of(samples_shape);
+    Arrays arrays{&of_input,       &of_target,   &of_losses,
+                  &of_grad_output, &of_gradient, &of_sample_weight};
+    for (const Operand optional : {input, losses, grad_output, sample_weight})
         if (below(2)) arrays[optional] = nullptr;
     const Samples samples = samples_of(arrays, axis, gradient);
 

@@ -94,7 +94,7 @@ template <class Scalar> Scalar numbered(index_t i) {
     else return static_cast<Scalar>(i + 1);
 }
 
-template <class Scalar> std::vector<index_t> random_classes(index_t samples, index_t classes) {
+std::vector<index_t> random_classes(index_t samples, index_t classes) {
     std::vector<index_t> found(samples);
     for (index_t& c : found) c = below(classes + 1) - 1;
     return found;
@@ -107,7 +107,7 @@ template <class Scalar> void one_hot_rows() {
         for (const index_t samples : {index_t{1}, index_t{33}, rows.most_rows})
             for (const bool differ : {false, true}) {
                 const index_t shift = below(cache_line / index_t{sizeof(Scalar)});
-                const std::vector<index_t> targets = random_classes<Scalar>(samples, classes);
+                const std::vector<index_t> targets = random_classes(samples, classes);
                 std::vector<Scalar> entries(samples + rows.beyond);
                 for (index_t i = 0; i < samples; ++i) entries[i] = numbered<Scalar>(i);
                 std::vector<Scalar> expected(samples * classes, Scalar{});
@@ -175,7 +175,7 @@ void one_hot_gradient(const std::array<index_t, 3>& shape, const std::array<int,
     Plan plan({nullptr, &of_target, nullptr, nullptr, &of_gradient}, 1, options);
     plan.store = store;
     plan.grad_output = -2;
-    const std::vector<index_t> classes = random_classes<Scalar>(N * D, C);
+    const std::vector<index_t> classes = random_classes(N * D, C);
     std::vector<double> weights(N * D);
     for (double& w : weights) w = differ ? 0.25 * static_cast<double>(below(100)) : 1;
     std::vector<Scalar> expected = untouched_elements<Scalar>(size);

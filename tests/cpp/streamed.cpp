@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Gradients that are written past the caches, or only where they are not zero, are the same as
 // those that are written plainly, at any alignment, in every layout, alone and in one sweep with
-// the losses; and so are those of cross-entropy, and log_softmax.
+// the losses; and so are those of cross-entropy, softmax and log_softmax.
 #include <nll/detail/parallel.hpp>
 #include <nll/detail/plan.hpp>
 #include <nll/detail/rounding.hpp>
@@ -88,7 +88,7 @@ void same_as_plain(std::array<index_t, 3> shape, std::array<int, 3> order, index
             Plan plan({&input_array, &target_array, nullptr, nullptr, &to}, 1, options);
             if (memory == &softmax_streamed) plan.store = Store::streamed;
             plan.divisor = 3;
-            plan.softmax_result = what == 1 ? SoftmaxResult::softmax : SoftmaxResult::log_softmax;
+            if (what == 2) plan.softmax_result = SoftmaxResult::log_softmax;
             Partial partial;
             partial.memory = parallel::require_thread_memory();
             const Kernel sweep =

@@ -59,7 +59,6 @@ public:
     template <class T, std::size_t count> const T& pick(const T (&choices)[count]) {
         return choices[below(static_cast<int>(count))];
     }
-    bool at_end() const { return next_ == end_; }
 
 private:
     std::uint64_t random() {

@@ -89,7 +89,7 @@ private:
     }
 };
 
-// Adds a block by every way that takes one of this type, to a pair each.
+// Adds a block to a pair, in the way that the bytes choose.
 template <class Real> void add_block(Bytes& bytes, Pair& sum, index_t count) {
     const Block<Real> block(bytes, count);
     detail::Spans spans = detail::certified<Real>;
