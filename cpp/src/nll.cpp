@@ -74,8 +74,7 @@ const InstructionSet& chosen() {
 }
 
 const Kernels& kernels_of_call(const Call& call) {
-    const Array& shaped = *call.arrays[call.arrays[input] ? input : gradient];
-    return chosen().table.of[static_cast<int>(shaped.dtype)];
+    return chosen().table.of[static_cast<int>(dtype_of_call(call))];
 }
 
 }  // namespace

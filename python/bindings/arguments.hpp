@@ -52,8 +52,8 @@ struct Arguments {
 // A function of the module: returns null if an argument is not native.
 using Function = py::object(const Arguments&);
 
-// Defines it; it takes the arguments of these names, in this order. If one is not native, it calls
-// nll._arguments to convert all of them, or to raise, and starts again.
+// Defines `function` in the module, with arguments of these names in this order. If one is not
+// native, it calls nll._arguments to convert all of them, or to raise, and starts again.
 template <Function* function, bool in_place, Name... takes>
 void define(py::module_& m, const char* name) {
     m.def(name, [](const py::args& given) {

@@ -149,8 +149,8 @@ class LossAccumulator:
         group : array_like of integers, shape (N, d1, ..., dk) or (), or "target"
             The group of each sample, in [0, groups), of ignored ones too. "target" groups samples
             by their classes, of which there must be `groups`; ignored ones are then not counted.
-            With groups only. For each sample of a batch 32 bytes are allocated; with weights, if
-            the groups are not in order, 40.
+            With groups only. For each sample of a batch 24 to 40 bytes are allocated: 8 more with
+            weights, 8 more if the groups are not in order.
 
         Raises
         ------

@@ -367,14 +367,7 @@ def _class_axis(axis: Any, shape: tuple[int, ...]) -> int:
     if rank == 0:
         rule = "it needs a class axis: (C,), (N, C) or (N, C, d1, ...)"
         raise ValueError(f"input has 0 dimensions; {rule}")
-    given = _arguments.as_axis(axis, rank)
-    if rank == 1 and given == 1:
-        return 0
-    if not -rank <= given < rank:
-        dimensions = "1 dimension" if rank == 1 else f"{rank} dimensions"
-        problem = f"axis {given} is out of bounds for input with {dimensions}"
-        raise np.exceptions.AxisError(problem)
-    return given % rank
+    return _arguments.as_axis(axis, rank) % rank
 
 
 def _loss(name: str, input: Any, target: Any, weight: Any, given: dict[str, Any]) -> Any:

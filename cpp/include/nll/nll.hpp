@@ -17,16 +17,17 @@
 //            for nll_loss, of the losses in double for cross_entropy. Both are added up without
 //            error and rounded once, so they have the same bits for any order, layout, and number
 //            of threads.
-// exactness  A loss and a gradient's entry of cross_entropy, softmax and log_softmax are within
-// 0.51 ULP
-//            of the true value for float16, bfloat16 and float, and within 4 for double.
+// exactness  Losses and entries of cross_entropy, softmax and log_softmax are within 0.51 ULP of
+//            the true value for float16, bfloat16 and float, and within 4 for double; with label
+//            smoothing, of the largest term of theirs.
 //
 // nll::State (state.hpp) adds up the losses of batches, of threads, of machines: exactly, as one
 // call would have; it travels as bytes.
 //
 // Every function throws before it writes anything: std::invalid_argument for shapes, lengths and
 // values (AxisError for the axis), std::out_of_range for a label, which names the lowest bad
-// position, and std::bad_alloc.
+// position, and std::bad_alloc. Only Interrupted (Options::interrupt) may leave results half
+// written.
 //
 // Link nll::nll for kernels that are compiled once and picked for the machine at run time, with
 // OpenMP inside. Or link nll::headers for templates compiled with your own flags: a file that

@@ -10,7 +10,7 @@
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
 
-inline constexpr int max_rank = 64;  // NumPy's own limit
+inline constexpr int max_rank = 64;  // NumPy's own limit, since version 2
 
 // Views elements of type T: constness is T's. Strides are in elements, may be negative, and 0
 // broadcasts.

@@ -47,6 +47,12 @@ template <class Real> struct TakenLosses {
     BlockRange<double> weights_range;
 };
 
+// Computes losses times factors, (count,).
+template <class Real> void multiply_losses(const TakenLosses<Real>& taken, double* weighted) {
+    for (index_t i = 0; i < taken.count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
+    for (index_t i = 0; taken.factors && i < taken.count; ++i) weighted[i] *= taken.factors[i];
+}
+
 // Adds the sums of squares of a block whose values are padded. range: that of the values, if they
 // have no factors.
 template <class Real>
@@ -55,8 +61,7 @@ template <class Real>
     const index_t count = taken.count;
     if (!taken.weights) return add_squares(partial.square, taken.values, count, range);
     alignas(cache_line) double weighted[block_size];
-    for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
-    for (index_t i = 0; taken.factors && i < count; ++i) weighted[i] *= taken.factors[i];
+    multiply_losses(taken, weighted);
     pad(weighted, count);
     const BlockRange<double> weighted_range = block_range(weighted, count);
     add_squares(partial.square, weighted, count, weighted_range);
@@ -101,15 +106,14 @@ void take_losses(const Plan& plan, const TakenLosses<Real>& taken, Partial& part
     const index_t count = taken.count;
     if (plan.has(losses)) {
         alignas(cache_line) double weighted[block_size];
-        for (index_t i = 0; i < count; ++i) weighted[i] = static_cast<double>(taken.values[i]);
-        for (index_t i = 0; taken.factors && i < count; ++i) weighted[i] *= taken.factors[i];
+        multiply_losses(taken, weighted);
         return write_losses(plan, taken.first, count, weighted);
     }
     if (plan.record) return note_losses(*plan.record, taken);
     add_losses<Scalar>(taken, plan.moments, partial);
 }
 
-// Is the SumGroup of an instruction set.
+// Implements SumGroup for an instruction set.
 inline index_t sum_group(const Record& record, const index_t* samples, index_t count, bool smooths,
                          Partial& partial) {
     const index_t before = partial.count;

@@ -3,7 +3,7 @@
 //
 //     axis    = check_arguments(arrays)      checks.hpp
 //     plan    = Plan(arrays, axis)           plan.hpp, samples.hpp
-//     before a gradient: labels, Σ weight    weights.hpp, finish.hpp
+//     before anything is written that the caller has seen: labels; Σ weight of a mean    finish.hpp
 //     kernels of each sample's precision     precision.hpp
 //     partial = run(plan, kernel)            run.hpp -> nll_loss.hpp, softmax.hpp
 //     loss    = loss_of(partial)             finish.hpp
@@ -20,7 +20,8 @@ namespace NLL_HIDDEN detail {
 
 inline namespace NLL_INSTRUCTION_SET {
 
-// Runs a loss for its value, its gradient or both, as its arrays say. kernel(plan) computes it.
+// Runs a loss for its value, its gradient or both, as its arrays say. kernel(plan, dtype) computes
+// it, losses and their sum in `dtype`.
 template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     const DefaultFloatingPoint environment;
     const Options& options = call.options;
@@ -132,8 +133,8 @@ inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) 
 
 inline void set_thread_limit(int threads) {
     if (threads < 1 || threads > parallel::max_threads)
-        throw std::invalid_argument("num_threads is " + std::to_string(threads) +
-                                    ", outside [1, 256]");
+        throw std::invalid_argument("num_threads is " + std::to_string(threads) + ", outside [1, " +
+                                    std::to_string(parallel::max_threads) + "]");
     parallel::set_limit(threads);
 }
 
@@ -150,6 +151,11 @@ inline BuildInfo build_info_of(const char* instruction_set) {
 #endif
 }
 
+// Returns the type of a call's elements.
+inline DType dtype_of_call(const Call& call) {
+    return call.arrays[call.arrays[input] ? input : gradient]->dtype;
+}
+
 #if !defined(NLL_COMPILED)
 
 template <class Scalar> Loss nll_loss_as(const Call& call) {
@@ -162,10 +168,6 @@ template <class Scalar> void softmax_as(const Call& call) {
     run_softmax_result(softmax_kernels_of<Scalar>(), call);
 }
 
-// Returns the type of a call's elements.
-inline DType dtype_of_call(const Call& call) {
-    return call.arrays[call.arrays[input] ? input : gradient]->dtype;
-}
 template <class> Loss nll_loss(const Call& call) {
     return visit_floating(dtype_of_call(call),
                           [&]<class Scalar>() { return nll_loss_as<Scalar>(call); });

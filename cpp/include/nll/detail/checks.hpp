@@ -125,12 +125,16 @@ inline void check_log_sums(const Array& out, const Array& of_samples) {
 
 // ---------------------------------------------------------------- options
 
+// Returns "name[a, b]" for coordinates (rank,).
+inline std::string place_text(std::string name, const index_t* coordinate, int rank) {
+    for (int a = 0; a < rank; ++a) name += (a ? ", " : "[") + std::to_string(coordinate[a]);
+    return rank ? name + "]" : name;
+}
+
 // Names an integer weight, at these coordinates, (rank,), that a double would round.
 [[noreturn]] inline void throw_beyond_doubles(const char* name, const index_t* coordinate, int rank,
                                               std::uint64_t bits, DType dtype) {
-    std::string message = name;
-    for (int a = 0; a < rank; ++a) message += (a ? ", " : "[") + std::to_string(coordinate[a]);
-    throw std::invalid_argument(message + (rank ? "] is " : " is ") +
+    throw std::invalid_argument(place_text(name, coordinate, rank) + " is " +
                                 text(bits, dtype == DType::int64 && bits >> 63) +
                                 ", beyond 2^53: as a double it would be another number");
 }
@@ -150,11 +154,9 @@ inline void check_weight(const Options& options, index_t classes) {
         });
     };
     if (weight.dtype == DType::int64 || weight.dtype == DType::uint64) {
-        constexpr std::uint64_t limit = std::uint64_t{1} << 53;
         for_each_class([&](index_t c) {
             const auto bits = static_cast<const std::uint64_t*>(weight.data)[c * weight.stride];
-            const bool negative = weight.dtype == DType::int64 && bits >> 63;
-            if ((negative ? 0 - bits : bits) > limit)
+            if (is_beyond_doubles(bits, weight.dtype))
                 throw_beyond_doubles("weight", &c, 1, bits, weight.dtype);
         });
     }
@@ -169,6 +171,12 @@ inline void check_weight(const Options& options, index_t classes) {
     });
 }
 
+inline void check_smoothing(double label_smoothing) {
+    if (!(label_smoothing >= 0 && label_smoothing <= 1))
+        throw std::invalid_argument("label_smoothing is " + text(label_smoothing) +
+                                    ", outside [0, 1]");
+}
+
 inline void check_options(const Options& options, index_t classes) {
     const index_t base = options.index_base;
     if (base > 0 && static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(classes) >
@@ -177,10 +185,8 @@ inline void check_options(const Options& options, index_t classes) {
                                     std::to_string(classes) + " classes go beyond 2^63");
     if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
         throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) +
-                                    ", outside [0, 256]");
-    if (!(options.label_smoothing >= 0 && options.label_smoothing <= 1))
-        throw std::invalid_argument("label_smoothing is " + text(options.label_smoothing) +
-                                    ", outside [0, 1]");
+                                    ", outside [0, " + std::to_string(parallel::max_threads) + "]");
+    check_smoothing(options.label_smoothing);
     check_weight(options, classes);
 }
 
@@ -232,10 +238,7 @@ inline void check_no_smoothing(const Options& options) {
 [[noreturn]] inline void throw_bad_label(const Plan& plan, const Partial& partial) {
     std::array<index_t, max_rank> coordinate;
     position(plan.samples, partial.bad_sample, coordinate);
-    std::string message = "target";
-    for (int a = 0; a < plan.samples.target_rank; ++a)
-        message += (a ? ", " : "[") + std::to_string(coordinate[a]);
-    if (plan.samples.target_rank) message += "]";
+    std::string message = place_text("target", coordinate.data(), plan.samples.target_rank);
     const index_t base = plan.index_base;
     const auto end = static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(plan.classes);
     const bool negative = is_signed_integer(plan.dtype[target]) && partial.bad_label >> 63;

@@ -63,13 +63,10 @@ inline void load_groups(const Samples& samples, const Array& group, index_t grou
         }
     });
     if (bad_position == std::numeric_limits<index_t>::max()) return;
-    std::string message = "group";
-    for (int a = 0; a < samples.target_rank; ++a)
-        message += (a ? ", " : "[") + std::to_string(bad[static_cast<std::size_t>(a)]);
-    if (samples.target_rank) message += "]";
     const bool negative = is_signed_integer(group.dtype) && bad_group >> 63;
-    throw std::out_of_range(message + " is " + text(bad_group, negative) + ", outside [0, " +
-                            std::to_string(groups) + ")");
+    throw std::out_of_range(place_text("group", bad.data(), samples.target_rank) + " is " +
+                            text(bad_group, negative) + ", outside [0, " + std::to_string(groups) +
+                            ")");
 }
 
 inline index_t group_of(const Record& record, index_t sample) {

@@ -4,19 +4,22 @@
 //
 //     S        = Σ e^x_c
 //     loss     = v·w_t·(log S - x_t)
-//     smoothed = v·[(1 - ε)·w_t·(log S - x_t) + ε/C·Σ w_c·(log S - x_c)]
 //     gradient = g·w_t·(e^x_c/S - [c = t]),   g: v times grad_output over a mean's divisor
-//     smoothed = g·[(1 - ε)·w_t + ε/C·Σ w]·e^x_c/S - g·ε/C·w_c - [c = t]·g·(1 - ε)·w_t
+//
+// and with label smoothing ε
+//
+//     loss     = v·[(1 - ε)·w_t·(log S - x_t) + ε/C·Σ w_c·(log S - x_c)]
+//     gradient = g·[(1 - ε)·w_t + ε/C·Σ w]·e^x_c/S - g·ε/C·w_c - [c = t]·g·(1 - ε)·w_t
 //
 // Two differences lose every digit where e^x_t is most of S: log S - x_t and e^x_t/S - 1. So the
-// pivot is taken out of the sum, the target's logit (log_softmax: the largest): others = Σ e^x_c, c
-// != t. Then
+// pivot, the target's logit (log_softmax: the largest), is taken out of the sum. What it leaves is
 //
+//     others        = Σ e^x_c, c other than t
 //     log S - x_t   = log(1 + others/e^x_t)
 //     e^x_t/S - 1   = -others/S
 //
 // Exponentials are relative to a shift, e^(x - shift)·scale (simd/exp.hpp); every quotient of two
-// is free of it. tests/cpp/reference.hpp computes all of this in scalar code, bit for bit.
+// is free of it. tests/cpp/reference.hpp computes what is not smoothed in scalar code, bit for bit.
 #pragma once
 
 #include "plan.hpp"
@@ -39,8 +42,8 @@ struct Pivot {
 struct ExpSum {
     double sum = 0, error = 0;  // of exponentials, and what their roundings lost
     double smoothing = 0;       // Σ w·(x - shift)
-    double most = 0;            // the largest lane: no exponential is more; of log Σ e^x alone
-    bool in_range = true;       // every logit had an exponential
+    double most = 0;       // the largest lane's sum: no exponential is more; of log Σ e^x alone
+    bool in_range = true;  // every logit had an exponential
 };
 
 // Adds the sums of a chunk, with those before it in the order of classes.
@@ -83,9 +86,9 @@ template <class Precision> bool needs_max(const Plan& plan) {
 // ---------------------------------------------------------------- loss
 
 // Holds log S = center + log: about the pivot where that is most of the sum, else about the shift.
-// Double, of which no digit may be lost between the two: about the pivot unless that is too far
-// from the shift, where the difference is most of the loss. With smoothing log S - shift has to be
-// exact, too, the shift is the largest logit, and Double does as the others do.
+// With Double no digit may be lost between the two, so the center is the pivot unless it is so far
+// from the shift that their difference is most of the loss. With smoothing log S - shift has to be
+// exact as well; then the shift is the largest logit, and Double chooses as the others do.
 struct LogSumExp {
     double center, log;
 };
@@ -180,8 +183,8 @@ template <> struct InverseSum<DoubleDouble> {
 
 // Returns scale/S, which multiplies exponentials.
 inline double over_sum(double scale, const InverseSum<double>& sum) { return scale * sum.inverse; }
-// A large scale has the unit, since e^x·unit may be less than any normal number, though all three
-// are an ordinary one; a small scale has not, since scale·unit may be.
+// A large scale includes the unit: e^x·unit alone may be less than any normal number, though the
+// product of all three is not. A small scale does not: scale·unit may be less.
 inline UnitDoubleDouble over_sum(DoubleDouble scale, const InverseSum<DoubleDouble>& sum) {
     const DoubleDouble factor = scale * sum.inverse;
     const bool small = std::fabs(factor.high) < 1;

@@ -29,7 +29,7 @@ template <class Exp, class Scale, class Scalar>
 using EntryScale = std::conditional_t<std::same_as<Exp, float> && std::same_as<Scalar, bfloat16>,
                                       FloatScale, Scale>;
 
-// Holds those of the samples of a tile.
+// Holds the scales of the samples of a tile.
 template <class Scale> struct EntryScales {
     alignas(cache_line) Scale scale[max_tile_samples];
     void set(index_t i, Scale of_sample) { scale[i] = of_sample; }

@@ -226,10 +226,11 @@ void add_sliced(ExactSum& sum, index_t count, int bound, Value&& value) {
 }
 
 // Holds the spans, largest less smallest exponent of a block, up to which one, two or three slices
-// add without rounding. One: 53 bits, less 9 for 512 values, less the values' own bits. Two: the
-// remainders, below 2^-43 of the bound, add likewise. Three: below 2^-86. One and two hold in every
-// rounding mode. Three needs the rounding to nearest that every call sets: in other modes a small
-// value rounds away to a whole unit of the first slice, and its remainder may have 54 bits.
+// add without rounding. One: 53 bits, less 9 for the sum of 512 values, less the bits of a value.
+// Two: what the first leaves is below 2^-43 of the bound, and adds up likewise. Three: what two
+// leave is below 2^-86 of it. One and two hold in every rounding mode. Three needs the rounding to
+// nearest that every call sets: in other modes a small value rounds away to a whole unit of the
+// first slice, and its remainder may have 54 bits.
 struct Spans {
     int one, two, three;  // never: no span is that small
     static constexpr int never = -1;

@@ -16,17 +16,18 @@ inline namespace NLL_INSTRUCTION_SET {
 inline constexpr index_t pair_size = 2 * lanes;
 constexpr index_t paired(index_t count) { return (count + pair_size - 1) / pair_size * pair_size; }
 
-// Raises seen, (lanes,), to logits, (lanes,), or, where what is far below has no exponential, to
-// |logits|; NaN does not count.
-template <bool from_below, class Real>
+// Raises seen, (lanes,), to logits, (lanes,), if those far below have an exponential, which is 0,
+// else to |logits|; NaN does not count.
+template <bool any_below, class Real>
 [[gnu::always_inline]] inline void raise_seen(const Real* logits, Real* seen) {
     NLL_ONE_VECTOR for (int l = 0; l < lanes; ++l) {
-        const Real size = from_below ? logits[l] : std::fabs(logits[l]);
+        const Real size = any_below ? logits[l] : std::fabs(logits[l]);
         seen[l] = seen[l] < size ? size : seen[l];
     }
 }
-// Tells whether logits had exponentials, by what was seen of them, (lanes,). What makes a sum NaN
-// is seen there; saturated powers make it so, and nothing else needs to be seen.
+// Tells whether all logits had exponentials, from what raise_seen noted, (lanes,). Where powers
+// saturate, a logit without one makes the sum infinite or NaN, which is seen anyway: then nothing
+// is noted.
 template <class Precision, class Seen> bool all_in_range(const Seen* seen) {
     if constexpr (Precision::by_eighths && Vec::exp2_saturates) {
         return true;
@@ -79,9 +80,9 @@ template <class Precision> struct LastClasses {
 };
 
 // Computes e^(x - shift)·scale of logits, (classes,), whole pairs of lanes, and then of `last`,
-// clamped. Adds them to `row`, and stores them to exps, (paired(classes),), unless that is nullptr;
-// `smooths`: adds w·(x - shift) of logits, too, which is of Single alone. Prefetches a line
-// row_ahead bytes on, and one from `far_ahead` on with every line or less.
+// clamped, and adds them to `row`. `keeps`: stores them to exps, (paired(classes + last),).
+// `smooths`: adds w·(x - shift) of logits, too; only Single does. With every 16 logits it asks for
+// the cache line row_ahead bytes on, and for that of as many logits from `far_ahead` on.
 template <bool clamped, bool keeps, bool smooths = false, class Scalar, class Precision>
 [[gnu::noinline]] void exps_of_row(const Scalar* __restrict logits, index_t classes,
                                    const LastClasses<Precision>& last,
@@ -187,7 +188,7 @@ template <bool clamped, class Precision, bool smooths = false, class Scalar>
     static_assert(Precision::fused || !smooths);
     constexpr index_t line = cache_line / index_t{sizeof(Scalar)};
     bool in_range = true;
-    // One or two groups of lanes, class after class.
+    // Computes samples of one or two groups of lanes, class after class.
     const auto compute = [&](index_t first, auto groups, auto by_lanes) {
         constexpr int count = groups.value * lanes;
         using Shift = ExpShift<Precision, max_tile_samples>;

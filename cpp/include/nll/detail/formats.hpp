@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // The four formats of floating point and their conversions: exact upwards; downwards rounded once,
-// ties to even.
+// ties to even. (But see rounded_entry for bfloat16.)
 #pragma once
 
 #include <cmath>
@@ -120,8 +120,9 @@ template <class Scalar> [[gnu::always_inline]] inline Scalar from_double(double 
     }
 }
 
-// Rounds an entry of a gradient, or of log_softmax. A zero is +0, also where a number is below all
-// of the type. An entry of bfloat16 is rounded to single precision first, which adds 2^-16 ULP.
+// Rounds an entry of a gradient, softmax or log_softmax. A zero is +0, also where a number is below
+// all of the type. An entry of bfloat16 is rounded to single precision first, which adds 2^-16 ULP,
+// then to the nearest, halves away from zero.
 template <class Scalar> [[gnu::always_inline]] inline Scalar rounded_entry(double value) {
     if constexpr (std::floating_point<Scalar>) {
         return static_cast<Scalar>(value) + Scalar{0};

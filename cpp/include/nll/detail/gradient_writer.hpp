@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Stores of results that have all classes of a sample: the gradient of cross-entropy, and
+// Stores of results that have all classes of a sample: the gradient of cross-entropy, softmax and
 // log_softmax. Loops ask for a place, fill it, and commit it; only the writer knows whether that is
 // the array itself, a buffer whose values are copied or transposed to it, or a staging buffer whose
 // block is streamed past the caches.

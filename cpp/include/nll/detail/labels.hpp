@@ -13,10 +13,6 @@ inline namespace NLL_INSTRUCTION_SET {
 
 inline constexpr index_t ignored = -1;  // in place of a class
 
-// Names an integer that is as wide as what is chosen by a class, for SIMD.
-template <class Scalar>
-using ClassBeside = std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;
-
 // Converts `count` labels, `stride` apart, to classes, (count,). Returns how many are kept; sets
 // `bad` if one is no class.
 template <class Label>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Sums over classes in their one order, whatever the layout, the threads and the processor: chunks
 // of chunk_size classes; in a chunk 16 lanes, the class modulo 16; the lanes in a tree; the chunks
-// one after the other. Sums of up to max_sequential_classes are taken one after the other. Computed
+// one after the other. Sums of up to max_sequential_classes are one chain of additions. Computed
 // in two ways: of a row, many classes of one sample side by side; and of a tile, class after class
 // of many samples. tests/cpp/reference.hpp is the order in scalar code.
 #pragma once
@@ -36,7 +36,8 @@ struct CompensatedSum {
     double sum, error;
 };
 
-// Returns the sum of lanes and of what they have lost, to which it adds what itself rounds off.
+// Returns the sum of lanes, and as its error the sum of `lost` and of what adding up lanes rounds
+// off.
 [[gnu::always_inline]] inline CompensatedSum compensated_sum(const double* lane,
                                                              const double* lost) {
     double sum[lanes], error[lanes];
@@ -78,7 +79,7 @@ template <class Exp>
 // Returns the largest of (classes,) logits.
 template <class Real>
 [[gnu::noinline]] Real max_of(const Real* __restrict logits, index_t classes) {
-    constexpr int wide = 4 * lanes;  // for each waits for itself
+    constexpr int wide = 4 * lanes;  // chains of comparisons, each step of which waits for the last
     Real max[wide];
     std::fill_n(max, wide, -std::numeric_limits<Real>::infinity());
     const auto raise = [&](index_t c, auto count) {

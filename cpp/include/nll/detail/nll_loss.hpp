@@ -2,7 +2,7 @@
 // The negative log likelihood, -weight[t]·input[t]: its losses, its gradient, or both in one sweep.
 //
 //     for each block of 512 samples:
-//         classes = labels of the block after next          (their memory is asked for meanwhile)
+//         classes = labels of the next block                (their memory is asked for meanwhile)
 //         losses  = -input[t], gathered; weights = weight[t]
 //         write losses·weights, or add them exactly
 //         gradient: one entry a sample, written past the caches between the gathers

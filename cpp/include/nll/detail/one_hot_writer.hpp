@@ -5,7 +5,8 @@
 //     entries[i] = -(w·grad_output)/divisor            of each sample, or one for all
 //     one stretch of memory   cached:  clear it, then enter
 //                             streamed, short rows:  one-hot rows in registers
-//                                       else:        clear and enter a buffer, copied later
+//                                       fits a buffer: clear and enter that, copied later
+//                                       else:        zeros past the caches, then enter
 //     planes                  class after class: entries[i] where it is the sample's class, else 0
 //     anything else           zeros, then entries
 //     entries_only            entries
@@ -29,8 +30,9 @@ inline bool is_stretch(const Plan& plan, index_t& inner) {
            inner * plan.classes <= max_wide_elements;
 }
 
-// Returns how many samples are written at a time, at most block_size: what a buffer holds, at least
-// a row or slab. Planes are written once, whatever their size.
+// Returns how many samples are written at a time, at most block_size: as many as a buffer holds,
+// but at least one row or slab; of planes, so many that a buffer holds all classes, at least one
+// lane.
 inline index_t one_hot_block(const Plan& plan, index_t element_size) {
     const index_t row = std::max<index_t>(1, plan.classes);
     index_t inner;
@@ -149,7 +151,8 @@ private:
 
     // Writes a run whose samples lie side by side, class after class.
     void write_planes(Scalar* to, index_t count, const index_t* classes, const Scalar* entries) {
-        using Class = ClassBeside<Scalar>;
+        // As wide as an entry, for SIMD; of 16 bits a class might not fit.
+        using Class = std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;
         const bool streams = plan_.store == Store::streamed;
         Class place[block_size];
         for (index_t i = 0; i < count; ++i) place[i] = static_cast<Class>(classes[i]);

@@ -30,7 +30,7 @@ struct Call {
     // Results go to memory that nobody has seen: losses may be written before all labels are
     // checked, and a gradient's is zeros.
     bool fresh = false;
-    SoftmaxResult softmax_result = SoftmaxResult::log_softmax;  // of a call without labels
+    SoftmaxResult softmax_result{};  // of a call without labels
     // Gets what the samples add up to, squares included, in place of a loss.
     Partial* collected = nullptr;
     const Record* record = nullptr;  // what is noted of each sample instead of most sums

@@ -32,7 +32,7 @@ protected:
 struct Record {
     double* values;   // (count,), losses without weights, or smoothed ones with them
     double* weights;  // (count,), or nullptr: every weight is 1
-    index_t* groups;  // (count,); ~group where the sample is ignored
+    index_t* groups;  // (count,); where the sample is ignored ~group, or -1 if by_class
     bool by_class;    // groups are to become the samples' classes
 };
 
@@ -61,7 +61,8 @@ struct Plan {
     // For label smoothing: the class weights, (C,), and these with next to 0 for those that are not
     // finite; nullptr without weights.
     const double *class_weights = nullptr, *finite_weights = nullptr;
-    SoftmaxResult softmax_result{};              // of a call without labels
+    // Of a call without labels; losses keep exponentials for their gradient as softmax does.
+    SoftmaxResult softmax_result = SoftmaxResult::softmax;
     Team* team = nullptr;                        // of a row that all threads share
     const KernelsByFactor* by_factor = nullptr;  // where samples need different precisions
     // Points at what is set when a call is to stop in the middle of a block. A kernel of blocks

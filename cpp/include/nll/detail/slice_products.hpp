@@ -80,20 +80,26 @@ template <class Real> int precision_of(const BlockRange<Real>& block) {
     else return fits_float(block) ? format_of<float>.precision : format_of<double>.precision;
 }
 
+// Adds Σ a·b of factors that are cut into so many slices. Returns false, and adds nothing, if they
+// are too many. square, a_bound, b_bound: as add_slice_products has them.
+template <bool square, class Real>
+bool add_in_slices(int slices, ExactSum& sum, const Real* a, int a_bound, const Real* b,
+                   int b_bound, index_t count) {
+    if (slices > 4) return false;
+    if (slices == 4) add_slice_products<4, square>(sum, a, a_bound, b, b_bound, count);
+    else if (slices == 3) add_slice_products<3, square>(sum, a, a_bound, b, b_bound, count);
+    else add_slice_products<2, square>(sum, a, a_bound, b, b_bound, count);
+    return true;
+}
+
 // Adds Σ a²; a is (padded(count),), 0 from count on, and of this range.
 template <class Real>
 void add_squares(ExactSum& sum, const Real* a, index_t count, const BlockRange<Real>& block) {
     if (block.largest == 0) return;
     if (slices_safely(block)) {
         const int bound = block.top() + 1;
-        switch (slices_of(block, precision_of(block))) {
-            case 0:
-            case 1:
-            case 2: return add_slice_products<2, true>(sum, a, bound, a, bound, count);
-            case 3: return add_slice_products<3, true>(sum, a, bound, a, bound, count);
-            case 4: return add_slice_products<4, true>(sum, a, bound, a, bound, count);
-            default: break;
-        }
+        const int slices = slices_of(block, precision_of(block));
+        if (add_in_slices<true>(slices, sum, a, bound, a, bound, count)) return;
     }
     for (index_t i = 0; i < count; ++i)
         add_product(sum, static_cast<double>(a[i]), static_cast<double>(a[i]));
@@ -105,15 +111,9 @@ inline void add_cross(ExactSum& sum, const double* a, const BlockRange<double>& 
     if (slices_safely(a_block) && slices_safely(b_block)) {
         if (a_block.largest == 0 || b_block.largest == 0) return;
         const int a_bound = a_block.top() + 1, b_bound = b_block.top() + 1;
-        switch (std::max(slices_of(a_block, precision_of(a_block)),
-                         slices_of(b_block, precision_of(b_block)))) {
-            case 0:
-            case 1:
-            case 2: return add_slice_products<2, false>(sum, a, a_bound, b, b_bound, count);
-            case 3: return add_slice_products<3, false>(sum, a, a_bound, b, b_bound, count);
-            case 4: return add_slice_products<4, false>(sum, a, a_bound, b, b_bound, count);
-            default: break;
-        }
+        const int slices = std::max(slices_of(a_block, precision_of(a_block)),
+                                    slices_of(b_block, precision_of(b_block)));
+        if (add_in_slices<false>(slices, sum, a, a_bound, b, b_bound, count)) return;
     }
     for (index_t i = 0; i < count; ++i) add_product(sum, a[i], b[i]);
 }

@@ -9,6 +9,8 @@
 // All add up in one order (lane_sums.hpp), so that layouts, threads and splits give the same bits.
 #pragma once
 
+#include <memory>
+
 #include "softmax_rows.hpp"
 #include "softmax_split_row.hpp"
 #include "softmax_tiles.hpp"
@@ -39,14 +41,20 @@ inline void* scratch(Partial& partial, index_t bytes) {
     }
     return bytes > 0 ? partial.scratch.get() : nullptr;
 }
-// Without that of rows' exponentials they are computed twice; without that of a block's results
-// these go out in shorter stretches.
-template <class Scalar, class Precision> void* scratch_of_rows(const Plan& plan, Partial& partial) {
-    return scratch(partial, SoftmaxRows<Scalar, Precision>::kept_bytes(plan));
-}
-template <class Scalar> void* scratch_of_block(const Plan& plan, Partial& partial) {
-    const index_t size = GradientWriter<Scalar>::staging_size(plan, tiles_block(plan));
-    return scratch(partial, plan.has(gradient) ? bytes_of<Scalar>(size) : 0);
+// Calls sweep<Loop>(memory) with the loop that serves the plan and the memory that this would like
+// to have. Without it, rows compute their exponentials twice, and a block's results are written in
+// shorter stretches.
+template <class Scalar, class Precision, class Sweep>
+void with_loop(const Plan& plan, Partial& partial, Sweep&& sweep) {
+    using Rows = SoftmaxRows<Scalar, Precision>;
+    using Tiles = SoftmaxTiles<Scalar, Precision>;
+    if (by_rows(plan)) {
+        sweep.template operator()<Rows>(scratch(partial, Rows::kept_bytes(plan)));
+    } else {
+        const index_t size = GradientWriter<Scalar>::staging_size(plan, tiles_block(plan));
+        const index_t bytes = plan.has(gradient) ? bytes_of<Scalar>(size) : 0;
+        sweep.template operator()<Tiles>(scratch(partial, bytes));
+    }
 }
 
 // Computes the losses of samples [first, last), and writes the gradient, if the plan has one.
@@ -69,12 +77,7 @@ void cross_entropy_sweep(const Plan& plan, index_t first, index_t last, Partial&
         });
         at.loop.finish();
     };
-    if (by_rows(plan))
-        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
-            scratch_of_rows<Scalar, Precision>(plan, partial));
-    else
-        sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
-            scratch_of_block<Scalar>(plan, partial));
+    with_loop<Scalar, Precision>(plan, partial, sweep);
 }
 
 // Writes the plan's softmax_result of samples [first, last).
@@ -91,12 +94,7 @@ void softmax_sweep(const Plan& plan, index_t first, index_t last, Partial& parti
                        [&](index_t begin, index_t count) { loop.softmax(begin, count); });
         loop.finish();
     };
-    if (by_rows(plan))
-        sweep.template operator()<SoftmaxRows<Scalar, Precision>>(
-            scratch_of_rows<Scalar, Precision>(plan, partial));
-    else
-        sweep.template operator()<SoftmaxTiles<Scalar, Precision>>(
-            scratch_of_block<Scalar>(plan, partial));
+    with_loop<Scalar, Precision>(plan, partial, sweep);
 }
 
 // Holds what outlives a team's work on a row of samples [first, last), while the memory of the

@@ -62,7 +62,7 @@ public:
     }
 
     index_t first = 0, count = 0;
-    bool ignores = false;  // a sample
+    bool ignores = false;  // some sample of the block
     alignas(cache_line) index_t classes[block_size];
     alignas(cache_line) double weights[block_size];
     // For label smoothing of samples that have weights of their own: the factors of `weights`.

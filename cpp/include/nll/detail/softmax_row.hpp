@@ -11,7 +11,7 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Does nothing between the parts of a chunk, which is then one.
+// Stands for no work between the parts of a chunk, which is then one part.
 struct NoBetween {
     static index_t step() { return chunk_size; }
     void operator()(index_t) const {}
@@ -82,7 +82,7 @@ public:
         }
         return chunk;
     }
-    // Returns the sum of a chunk, whose number is given, alone.
+    // Returns the sum of one chunk, given by its number.
     [[gnu::noinline]] double sum_of_chunk(const Scalar* from, index_t chunk, const Shift& shift) {
         const index_t first = chunk * chunk_size;
         const index_t classes = std::min(chunk_size, plan_.classes - first);
@@ -186,7 +186,7 @@ private:
         compute_exps(from, first, classes, shift, exps, between);
         return exps;
     }
-    // Returns what is to be prefetched with class c: of this row, or beyond its end of the next.
+    // Returns what to prefetch with class c: further on in this row, or in the next where it ends.
     const std::byte* far_ahead(const Scalar* from, index_t c) const {
         c += row_far_ahead / index_t{sizeof(Scalar)};
         return reinterpret_cast<const std::byte*>(
@@ -211,13 +211,13 @@ private:
     GradientWriter<Scalar> writer_;
 };
 
-// Sums a row: sum() from the shift at hand; it returns whether its exponentials were in range. If
-// not, or if it needs the row's maximum anyway, from that, find_max(). Rows after it, which are
-// likely to be alike, begin with that.
-template <class Shift, class Sum, class FindMax>
-void sum_with_valid_shift(bool needs_max, Shift& shift, Sum&& sum, FindMax&& find_max) {
+// Sums a row: sum() does so with `shift`, and tells whether all exponentials were in range. If not,
+// or if the largest logit is needed anyway, shift_of_max() returns one for that, and
+// the row is summed again. The next rows, which are likely to be alike, begin with this shift.
+template <class Shift, class Sum, class ShiftOfMax>
+void sum_with_valid_shift(bool needs_max, Shift& shift, Sum&& sum, ShiftOfMax&& shift_of_max) {
     if (!needs_max && !shift.clamps() && sum()) return;
-    shift = find_max();
+    shift = shift_of_max();
     sum();
 }
 

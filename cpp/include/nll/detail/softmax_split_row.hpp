@@ -4,10 +4,8 @@
 //     all threads:  sums of chunks;      then merged in the order of classes, as in a row
 //     if out of range, all threads: maxima of chunks;      and the sums once more
 //     one thread:   loss
-//     all threads:  gradient, or log_softmax, of chunks
+//     all threads:  gradient, softmax or log_softmax, of chunks
 #pragma once
-
-#include <memory>
 
 #include "softmax_row.hpp"
 

@@ -92,7 +92,8 @@ public:
         error[i] += error_of_chunk(exp_pivot[i], pivot_chunk[i], others_of_chunk);
     }
 
-    // Computes log Σ e^x of each sample, in two parts; `smooths`: as smoothing_sum takes it.
+    // Computes log Σ e^x of each sample, in two parts; `smooths`: in those that smoothing_sum
+    // needs.
     [[gnu::noinline]] void take_logs(bool smooths) {
         for (index_t i = 0; i < width; ++i) {
             const LogSumExp log_sum = log_sum_exp<Precision>(
@@ -153,6 +154,19 @@ public:
         write_losses(plan, first, count, log);
     }
 
+    index_t count = 0, width = 0;  // samples, and these in whole lanes
+    Shift shift;
+    // Hold the pivot of each sample, the chunk of classes that has it, and what ExpSum says.
+    alignas(cache_line) Real pivot[max_tile_samples];
+    alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
+    alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
+    alignas(cache_line) double smoothing[max_tile_samples], most[max_tile_samples];
+    alignas(cache_line) double pivot_chunk[max_tile_samples];
+    alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
+    // Hold LogSumExp of each.
+    alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
+
+private:
     // Returns Σ w·(log S - x) of a sample's classes, each term about its largest logit, which is
     // finite.
     template <class Scalar>
@@ -176,20 +190,6 @@ public:
         });
         return sum + plan.infinite_weight;
     }
-
-    index_t count = 0, width = 0;  // samples, and these in whole lanes
-    Shift shift;
-    // Hold the pivot of each sample, the chunk of classes that has it, and what ExpSum says.
-    alignas(cache_line) Real pivot[max_tile_samples];
-    alignas(cache_line) index_t pivot_chunk_of[max_tile_samples];
-    alignas(cache_line) double sum[max_tile_samples], error[max_tile_samples];
-    alignas(cache_line) double smoothing[max_tile_samples], most[max_tile_samples];
-    alignas(cache_line) double pivot_chunk[max_tile_samples];
-    alignas(cache_line) double exp_pivot[max_tile_samples], others[max_tile_samples];
-    // Hold LogSumExp of each.
-    alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
-
-private:
     // Computes the same with entries that are not rounded, once for all types.
     [[gnu::noinline]] void take_scales_of(const Plan& plan, const SoftmaxBlock<Precision>& block,
                                           index_t at, ExpScale* softmax_scale,

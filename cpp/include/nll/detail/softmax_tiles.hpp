@@ -208,8 +208,8 @@ private:
                 ahead_step, space_.exps, pitch_, sums, sums_.error, lane_pitch,
                 TermWeights(plan_, 0), sums_.smoothing);
         };
-        in_range_ &= sums_.shift.clamps() ? compute.template operator()<true>() || true
-                                          : compute.template operator()<false>();
+        if (sums_.shift.clamps()) compute.template operator()<true>();  // all have an exponential
+        else in_range_ &= compute.template operator()<false>();
     }
     void compute_exps(index_t classes) {
         alignas(cache_line) double unused[max_tile_samples] = {};

@@ -12,9 +12,7 @@ namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
 inline void check_smoothing(LossFunction function, double label_smoothing) {
-    if (!(label_smoothing >= 0 && label_smoothing <= 1))
-        throw std::invalid_argument("label_smoothing is " + text(label_smoothing) +
-                                    ", outside [0, 1]");
+    check_smoothing(label_smoothing);
     Options options;
     options.label_smoothing = label_smoothing;
     if (function == LossFunction::nll_loss) check_no_smoothing(options);

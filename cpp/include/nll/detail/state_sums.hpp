@@ -191,8 +191,6 @@ inline void add(Sums& sums, const Partial& partial, const Batch& batch) {
 
 // Reads and writes what a State keeps to itself.
 struct StateAccess {
-    static State::Kind& kind(State& state) { return state.kind_; }
-
     static void unpack(const State& state, Sums& sums) {
         const std::uint32_t* digit = state.digits_.data();
         for (std::size_t s = 0; s < Sums::sums; ++s) {

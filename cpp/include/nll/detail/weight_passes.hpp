@@ -50,8 +50,9 @@ public:
     }
 
 private:
-    // Returns what stands for a weight that is no finite number, and is added by itself. An
-    // infinite one, as little as nothing beside any finite logit, makes the term of -inf infinite.
+    // Returns the number that stands for a weight that is infinite or NaN, which is added apart.
+    // For an infinite one it is so small that it adds nothing to finite terms, but not 0: with a
+    // logit of -inf the term is infinite.
     static double as_finite(double weight) {
         return weight == weight ? std::copysign(std::numeric_limits<double>::min(), weight) : 0;
     }
@@ -93,7 +94,7 @@ inline double max_sample_weight(const Plan& plan, const Options& options) {
         const T* const data = plan.pointer<const T>(sample_weight);
         const index_t stride = plan.samples.stride(sample_weight);
         return max_of_blocks(plan, options, [&](index_t first, index_t count) {
-            double max[4] = {1, 1, 1, 1};  // each waits for itself
+            double max[4] = {1, 1, 1, 1};  // chains of comparisons
             plan.samples.for_each_run_of(
                 sample_weight, first, count, [&](index_t, index_t length, index_t offset) {
                     for (index_t i = 0; i < length; ++i) {

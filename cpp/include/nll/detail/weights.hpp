@@ -135,10 +135,15 @@ inline void check_labels(const Plan& plan, index_t first, index_t last, Partial&
     });
 }
 
+// Tells whether an integer of 64 bits is one that a double may round.
+inline bool is_beyond_doubles(std::uint64_t bits, DType dtype) {
+    const bool negative = dtype == DType::int64 && bits >> 63;
+    return (negative ? 0 - bits : bits) > std::uint64_t{1} << 53;
+}
+
 // Notes the first kept sample whose own weight is an integer that no double is, if the weights are
 // of 64 bits: its position, and its weight's bits as bad_label. It passes over bad labels.
 inline void check_sample_weights(const Plan& plan, index_t first, index_t last, Partial& partial) {
-    constexpr std::uint64_t limit = std::uint64_t{1} << 53;
     struct Variables {
         alignas(cache_line) index_t classes[block_size];
     };
@@ -149,8 +154,8 @@ inline void check_sample_weights(const Plan& plan, index_t first, index_t last, 
         if (load_classes(plan, begin, count, at.classes, of_labels) < 0) return;
         plan.samples.for_each(sample_weight, begin, count, [&](index_t i, index_t offset) {
             const std::uint64_t bits = from[offset];
-            const bool negative = plan.dtype[sample_weight] == DType::int64 && bits >> 63;
-            if (at.classes[i] == ignored || (negative ? 0 - bits : bits) <= limit) return;
+            if (at.classes[i] == ignored || !is_beyond_doubles(bits, plan.dtype[sample_weight]))
+                return;
             std::array<index_t, max_rank> coordinate;
             const index_t place = position(plan.samples, begin + i, coordinate);
             if (place >= partial.bad_position) return;

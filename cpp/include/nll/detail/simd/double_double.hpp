@@ -34,7 +34,8 @@ template <class Number>
     return (a - (difference + minuend)) + (minuend - b);
 }
 
-// Adds a number to sum + error, in which nothing is lost. Infinities make the error NaN.
+// Adds a number to sum + error: the error takes what rounding the sum loses. Infinities make it
+// NaN.
 template <class Number>
 [[gnu::always_inline]] inline void compensated_add(Number& sum, Number& error, Number number) {
     const Number total = sum + number;
