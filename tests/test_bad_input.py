@@ -768,6 +768,34 @@ def test_an_argument_that_runs_out_of_memory(name):
         nll.nll_loss(**{"input": np.zeros((2, 3)), "target": [0, 1]} | {name: Exhausted()})
 
 
+class OfNoClass:
+    """An object for whose class there is no memory."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise MemoryError("none left")
+
+
+class OnNoDevice:
+    """An array for whose device there is no memory."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        raise MemoryError("none left")
+
+
+class NoNumber(Fraction):
+    """A number for which there is no memory."""
+
+    def __float__(self) -> float:
+        raise MemoryError("none left")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("axis", OfNoClass), ("target", OnNoDevice), ("label_smoothing", NoNumber)])
+def test_a_question_that_runs_out_of_memory(name, kind):
+    with pytest.raises(MemoryError, match="none left"):
+        nll.cross_entropy(**{"input": np.zeros((2, 3)), "target": [0, 1]} | {name: kind()})
+
+
 LONG = np.longdouble("1e400")  # a double on some machines, and infinite
 BEYOND = [10**400, Fraction(10**400), *([LONG, np.array(LONG)] if np.isfinite(LONG) else [])]
 

@@ -499,6 +499,7 @@ def test_bfloat16(logits, format):
     else:
         np.save("halves.npy", halves if format == "raw" else halves.view(np.uint16))
     found = score(name, "target.npy", *more)
+    assert score(name, "target.npy", "--dtype", "bfloat16") == found  # also where the file says it
     np.save("wide.npy", halves.astype(np.float32))
     assert found["loss"]["mean"] == pytest.approx(score("wide.npy", "target.npy")["loss"]["mean"], rel=1e-6)
     assert found["accuracy"] == score("wide.npy", "target.npy")["accuracy"]
@@ -548,6 +549,18 @@ def companions(logits, rng):
     """Other predictions, and groups."""
     np.save("other.npy", (logits + rng.normal(size=logits.shape)).astype(np.float32))
     np.save("group.npy", np.arange(N) * 5 // N)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+@pytest.mark.usefixtures("logits")
+def test_agreement_where_classes_lie_apart(classes, rng):
+    """Of equal logits the first counts."""
+    one, other = rng.integers(0, 4, (2, 50, classes, 3)).astype(np.float32)
+    np.save("logits.npy", one)
+    np.save("other.npy", other)
+    np.save("target.npy", rng.integers(0, classes, (50, 3)))
+    found = score("logits.npy", "target.npy", "--compare", "other.npy")["comparison"]
+    assert found["agreement"] == np.mean(one.argmax(1) == other.argmax(1))
 
 
 @pytest.mark.usefixtures("logits")

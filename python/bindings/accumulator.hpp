@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 
+#include "arguments.hpp"
 #include "arrays.hpp"
 #include "threads.hpp"
 
@@ -54,9 +55,8 @@ public:
           dtype_(dtype),
           grouped_(groups >= 0),
           states_(grouped_ ? static_cast<std::size_t>(groups) : 1, State(kind)) {
-        if (!read(weight, options_.weight) || !read(ignore_index, options_.ignore_index) ||
-            !read(dtype, options_.dtype))
-            throw py::type_error("an argument is not native, though it was converted");
+        require_native(read(weight, options_.weight) && read(ignore_index, options_.ignore_index) &&
+                       read(dtype, options_.dtype));
         options_.axis = axis;
         options_.index_base = index_base;
         options_.label_smoothing = kind.label_smoothing;
@@ -78,8 +78,7 @@ public:
             target = native[1];
             sample_weight = native[2];
             group = native[3];
-            if (!all_native())
-                throw py::type_error("an argument is not native, though it was converted");
+            require_native(all_native());
         }
         options.num_threads = threads_of_context();
         const detail::Collection to{
@@ -114,8 +113,7 @@ public:
     // Returns the loss: a scalar of its dtype, or an array of double and its dtype.
     py::object compute(const py::object& reduction, const py::object& empty) const {
         Options options = options_;
-        if (!read(reduction, options.reduction) || !read(empty, options.empty))
-            throw py::type_error("an argument is not native, though it was converted");
+        require_native(read(reduction, options.reduction) && read(empty, options.empty));
         const std::vector<State> states = snapshot();
         options.dtype = options.dtype.value_or(dtype_of(states));
         py::object element = dtype_;
@@ -136,8 +134,7 @@ public:
     }
     py::object perplexity(const py::object& empty) const {
         Empty choice = Empty::nan;
-        if (!read(empty, choice))
-            throw py::type_error("an argument is not native, though it was converted");
+        require_native(read(empty, choice));
         return numbers<double>([&](const State& state) { return state.perplexity(choice); });
     }
     py::object total_weight() const {
@@ -202,8 +199,7 @@ inline void define_accumulator(py::module_& m) {
     py::class_<State::Kind>(m, "Kind", plain)
         .def(py::init([](bool is_cross_entropy, double label_smoothing, const py::object& weight) {
             Weight of_classes;
-            if (!read(weight, of_classes))
-                throw py::type_error("an argument is not native, though it was converted");
+            require_native(read(weight, of_classes));
             const auto function =
                 is_cross_entropy ? LossFunction::cross_entropy : LossFunction::nll_loss;
             return State(function, of_classes, label_smoothing).kind();

@@ -49,6 +49,11 @@ struct Arguments {
     py::handle operator[](Name name) const { return given[name]; }
 };
 
+// Guards what nll._arguments has converted.
+inline void require_native(bool native) {
+    if (!native) throw py::type_error("an argument is not native, though it was converted");
+}
+
 // A function of the module: returns null if an argument is not native.
 using Function = py::object(const Arguments&);
 
@@ -72,7 +77,7 @@ void define(py::module_& m, const char* name) {
         ((arguments.given[takes] = PyDict_GetItem(native.ptr(), spelled(takes).ptr())), ...);
         arguments.converted = true;
         result = function(arguments);
-        if (!result) throw py::type_error("an argument is not native, though it was converted");
+        require_native(static_cast<bool>(result));
         return result;
     });
 }

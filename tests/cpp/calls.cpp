@@ -155,6 +155,29 @@ template <class Label> void label_types() {
           "target[2] is 3, outside [0, 3) (ignore_index is -100)");
 }
 
+// Where samples have their own, the one for all of them is not used: nothing depends on it, not
+// even what precision exponentials have.
+void grad_output_beside_grad_outputs() {
+    constexpr index_t samples = 500, classes = 40;
+    std::vector<float> logits(samples * classes), of_losses(samples, 1.0f);
+    std::vector<std::int64_t> labels(samples);
+    for (std::size_t i = 0; i < logits.size(); ++i)
+        logits[i] = static_cast<float>(std::sin(static_cast<double>(i)));
+    const Array input(View<const float, 2>{logits.data(), {samples, classes}});
+    const Array target(View<const std::int64_t, 1>{labels.data(), {samples}});
+    const Array grad_outputs(View<const float, 1>{of_losses.data(), {samples}});
+    const auto gradient_beside = [&](double grad_output) {
+        std::vector<float> gradient(logits.size());
+        const Array to(View<float, 2>{gradient.data(), {samples, classes}});
+        const Options none{.reduction = Reduction::none};
+        cross_entropy_backward(&grad_outputs, grad_output, input, target, to, none);
+        return gradient;
+    };
+    const std::vector<float> expected = gradient_beside(1);
+    for (const double unused : {0x1p758, 0.0, std::nan("")})
+        CHECK(gradient_beside(unused) == expected);
+}
+
 // Ends of the ranges that arguments have: the last that is taken, and the first that is not.
 void limits_of_arguments() {
     const float row[] = {-1, -2, -3};
@@ -350,6 +373,7 @@ int main() {
     label_types<std::uint64_t>();
     label_types<long long>();
     sample_weights();
+    grad_output_beside_grad_outputs();
     limits_of_arguments();
     empty_means();
     smoothing();

@@ -390,7 +390,7 @@ def of_dtype(array: Array, path: str, dtype: str | None) -> Array:
             raise BadInput(f"{path} has raw elements of {array.dtype.itemsize} bytes: {cure}")
         return array
     raw = is_void or array.dtype == np.uint16
-    if array.dtype.name == dtype or (not raw and array.dtype.kind in "iu"):
+    if array.dtype.name == dtype:
         return array
     wanted = required("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype
     if not raw or array.dtype.itemsize != np.dtype(wanted).itemsize:

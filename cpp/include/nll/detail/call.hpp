@@ -29,7 +29,7 @@ template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
     arrays[sample_weight] = options.sample_weight;
     const int axis = check_arguments(arrays, options);
     Plan plan(arrays, axis, options);
-    plan.grad_output = call.grad_output;
+    if (!arrays[grad_output]) plan.grad_output = call.grad_output;
     require_sample_weights(plan, *arrays[target], options);
     plan.moments = call.collected != nullptr;
     plan.record = call.record;
