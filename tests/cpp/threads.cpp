@@ -6,6 +6,8 @@
 #include <array>
 #include <atomic>
 #include <cfenv>
+#include <cstdlib>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
@@ -21,6 +23,35 @@
 #include "check.hpp"
 
 using namespace nll;
+
+namespace {
+
+const std::thread::id main_thread = std::this_thread::get_id();
+std::atomic<int> allocated_by_others{0};
+
+}  // namespace
+
+// Both count, `new (std::nothrow)` of GNU's library by way of this one.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    allocated_by_others += std::this_thread::get_id() != main_thread;
+    if (void* const memory = std::malloc(size)) return memory;
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+    allocated_by_others += std::this_thread::get_id() != main_thread;
+    const auto line = static_cast<std::size_t>(alignment);
+    if (void* const memory = std::aligned_alloc(line, (size + line - 1) / line * line))
+        return memory;
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    std::free(memory);
+}
 
 namespace {
 
@@ -45,6 +76,23 @@ void any_number_of_threads(double expected) {
         if (threads == 1) first = gradient;
     }
     CHECK(first == gradient);
+}
+
+// A thread that has no memory must not throw, nor have anything throw inside: see heap.hpp.
+void threads_ask_for_no_memory_that_throws() {
+    const std::vector<double> logits(4 * 70000);  // whose exponentials are kept by each thread
+    const std::int64_t label[4] = {};
+    const View<const double, 2> rows{logits.data(), {4, 70000}};
+    const View<const std::int64_t, 1> targets{label, {4}};
+    std::vector<double> gradient(logits.size());
+    allocated_by_others = 0;
+    for (const index_t row_count : {4, 1})  // pieces on threads, and a row on all of them
+        cross_entropy_value_and_grad(View<const double, 2>{rows.data, {row_count, 70000}},
+                                     View<const std::int64_t, 1>{targets.data, {row_count}},
+                                     View<double, 2>{gradient.data(), {row_count, 70000}},
+                                     {.num_threads = 3, .interrupt = [] { return false; }});
+    loss_with(3);
+    CHECK(allocated_by_others == 0);
 }
 
 void at_the_same_time(double expected) {
@@ -218,6 +266,7 @@ int main() {
     for (std::int16_t& label : labels) label = static_cast<std::int16_t>(random() % classes);
     const double expected = loss_with(1);
     any_number_of_threads(expected);
+    threads_ask_for_no_memory_that_throws();
     at_the_same_time(expected);
     within_a_region(expected);
     lowest_bad_label();

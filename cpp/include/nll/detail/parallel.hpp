@@ -11,8 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <future>
-#include <memory>
+#include <condition_variable>
 #include <mutex>
 #include <new>
 #include <string>
@@ -30,6 +29,7 @@
 #endif
 
 #include "floating_point.hpp"
+#include "heap.hpp"
 #include "system_files.hpp"
 #include "tuning.hpp"
 
@@ -64,7 +64,8 @@ public:
 #if defined(NLL_HAS_FORK)
     KeptByThreads()
         : has_key_(pthread_key_create(
-                       &key_, [](void* kept) { delete static_cast<OfThread*>(kept); }) == 0) {}
+                       &key_, [](void* kept) { EndOnHeap()(static_cast<OfThread*>(kept)); }) == 0) {
+    }
     ~KeptByThreads() {
         if (has_key_) pthread_key_delete(key_);
     }
@@ -75,7 +76,7 @@ public:
     // Returns the calling thread's, or nullptr if there is no memory for it.
     OfThread* get_or_make() const {
         if (OfThread* const own = get()) return own;
-        std::unique_ptr<OfThread> made(new (std::nothrow) OfThread);
+        OnHeap<OfThread> made = try_make<OfThread>();
         if (!has_key_) return (local() = std::move(made)).get();
         if (!made || pthread_setspecific(key_, made.get()) != 0) return nullptr;
         return made.release();
@@ -84,14 +85,14 @@ public:
     KeptByThreads() = default;
     OfThread* get() const { return local().get(); }
     OfThread* get_or_make() const {
-        if (!local()) local().reset(new (std::nothrow) OfThread);
+        if (!local()) local() = try_make<OfThread>();
         return local().get();
     }
 #endif
 
 private:
-    static std::unique_ptr<OfThread>& local() {  // where there is no key
-        thread_local std::unique_ptr<OfThread> kept;
+    static OnHeap<OfThread>& local() {  // where there is no key
+        thread_local OnHeap<OfThread> kept;
         return kept;
     }
 #if defined(NLL_HAS_FORK)
@@ -174,7 +175,7 @@ inline void set_limit(int threads) {
 // Tells whether so many threads more can be created now, with some memory beside their stacks.
 inline bool can_create(int threads) {
     constexpr std::size_t enough = 64 << 10;
-    const std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[enough]);
+    const OnHeap<std::byte> memory(static_cast<std::byte*>(try_allocate(enough)));
     if (!memory) return false;
     std::mutex gate;
     std::vector<std::thread> created;
@@ -272,7 +273,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
     const auto take_share = [&](bool watch, Clock::time_point asked) noexcept {
         const DefaultFloatingPoint environment;  // which a thread does not inherit
         OfThread* const its = kept_by_threads.get_or_make();
-        const std::unique_ptr<Part> part(new (std::nothrow) Part);  // not on its stack
+        const OnHeap<Part> part = try_make<Part>();  // not on its stack
         if (!its || !part) return;
         part->memory = its->memory;
         take_pieces(*part, watch, asked);
@@ -280,14 +281,30 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         merge(total, *part);
     };
     // Runs region(watch, asked) once in a fresh thread, and asks meanwhile. Throws
-    // std::system_error if there is no thread.
+    // std::system_error if there is no thread. (std::async would have variables of its own there,
+    // which may not be had: see heap.hpp.)
     const auto run_beside = [&](auto&& region) {
-        auto done = std::async(std::launch::async, region, false, Clock::time_point{});
+        std::mutex gate;
+        std::condition_variable ended;
+        bool has_ended = false;
+        struct Joined {
+            std::thread thread;
+            ~Joined() { thread.join(); }
+        } const beside{std::thread([&] {
+            region(false, Clock::time_point{});
+            const std::lock_guard hold(gate);
+            has_ended = true;
+            ended.notify_one();
+        })};
         try {
-            while (done.wait_for(patience) != std::future_status::ready)
+            std::unique_lock hold(gate);
+            while (!ended.wait_for(hold, patience, [&] { return has_ended; })) {
+                hold.unlock();
                 if (interrupt && interrupt()) throw Interrupted();
+                hold.lock();
+            }
         } catch (...) {
-            stop = true;  // before done is waited for
+            stop = true;  // before the thread is waited for
             if (abandon) *abandon = true;
             throw;
         }

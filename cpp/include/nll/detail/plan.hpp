@@ -3,12 +3,12 @@
 #pragma once
 
 #include <atomic>
-#include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
 
 #include "exact_sum.hpp"
+#include "heap.hpp"
 #include "samples.hpp"
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -113,7 +113,7 @@ struct Partial {
     std::uint64_t bad_label = 0;
     void* memory = nullptr;  // of the thread, for a kernel's variables (parallel.hpp)
     // A kernel's, kept from one range to the next, and its bytes.
-    std::unique_ptr<std::byte[]> scratch;
+    OnHeap<std::byte> scratch;
     index_t scratch_bytes = 0;
 };
 

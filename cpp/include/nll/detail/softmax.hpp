@@ -36,7 +36,9 @@ inline index_t softmax_block(const Plan& plan) {
 // nullptr, if it cannot be had.
 inline void* scratch(Partial& partial, index_t bytes) {
     if (bytes > partial.scratch_bytes) {
-        partial.scratch.reset(new (std::nothrow) std::byte[static_cast<std::size_t>(bytes)]);
+        partial.scratch.reset();
+        partial.scratch.reset(
+            static_cast<std::byte*>(try_allocate(static_cast<std::size_t>(bytes))));
         partial.scratch_bytes = partial.scratch ? bytes : 0;
     }
     return bytes > 0 ? partial.scratch.get() : nullptr;
