@@ -7,8 +7,10 @@
 #include <atomic>
 #include <cfenv>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <random>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -235,6 +237,41 @@ void interrupted() {
     }
 }
 
+// What interrupt() throws comes out of the call, also if the library could mean something by it.
+void interrupted_by_an_exception() {
+    const float one = -1;
+    const std::uint8_t zero = 0, zeros[24] = {};
+    constexpr index_t many = index_t{1} << 40, many_classes = index_t{1} << 21;
+    struct Free {
+        void operator()(void* memory) const { std::free(memory); }
+    };
+    // Of pages that nobody has written there is one.
+    const std::unique_ptr<float, Free> logits(
+        static_cast<float*>(std::calloc(24 * many_classes, sizeof(float))));
+    const auto stop = []() -> bool {
+        throw std::system_error(std::make_error_code(std::errc::operation_canceled));
+    };
+    const auto stops = [](auto&& call) {
+        try {
+            call();
+        } catch (const std::system_error&) {
+            return true;
+        }
+        return false;
+    };
+    for (const int threads : {1, 2}) {
+        const Options options{.num_threads = threads, .interrupt = stop};
+        CHECK(stops([&] {
+            nll_loss(View<const float, 2>{&one, {many, 1}, {0, 0}},
+                     View<const std::uint8_t, 1>{&zero, {many}, {0}}, options);
+        }));
+        CHECK(stops([&] {  // one piece takes long: another thread does it
+            cross_entropy(View<const float, 3>{logits.get(), {1, many_classes, 24}},
+                          View<const std::uint8_t, 2>{zeros, {1, 24}}, options);
+        }));
+    }
+}
+
 void forked(double expected) {
 #if defined(__unix__) || defined(__APPLE__)
     CHECK(same_bits(loss_with(2), expected));
@@ -275,6 +312,7 @@ int main() {
     rounding_modes(expected);
     environments_of_threads();
     interrupted();
+    interrupted_by_an_exception();
     forked(expected);
     CHECK(message_of<std::invalid_argument>([] { set_num_threads(0); }) ==
           "num_threads is 0, outside [1, 256]");

@@ -18,7 +18,6 @@
 #include <string_view>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 #if defined(_OPENMP)
 #include <omp.h>
@@ -172,28 +171,34 @@ inline void set_limit(int threads) {
     state.serial_child = false;
 }
 
+// Starts a thread that calls `work`, which outlives it; returns one that is not joinable if there
+// is none to be had. (A template of the standard library is visible whatever its arguments are: one
+// with a lambda of nll's would be shared by all builds of nll in a process.)
+template <class Work> std::thread start(Work& work) {
+    void (*const call)(void*) = [](void* its) { (*static_cast<Work*>(its))(); };
+    try {
+        return std::thread(call, static_cast<void*>(&work));
+    } catch (const std::system_error&) {
+    } catch (const std::bad_alloc&) {
+    }
+    return {};
+}
+
 // Tells whether so many threads more can be created now, with some memory beside their stacks.
 inline bool can_create(int threads) {
     constexpr std::size_t enough = 64 << 10;
     const OnHeap<std::byte> memory(static_cast<std::byte*>(try_allocate(enough)));
     if (!memory) return false;
     std::mutex gate;
-    std::vector<std::thread> created;
-    bool possible = true;
+    auto wait = [&] { const std::lock_guard hold(gate); };
+    std::thread created[max_threads];
+    int count = 0;
     {
         const std::lock_guard hold(gate);
-        try {
-            created.reserve(static_cast<std::size_t>(threads));
-            while (static_cast<int>(created.size()) < threads)
-                created.emplace_back([&] { const std::lock_guard wait(gate); });
-        } catch (const std::system_error&) {
-            possible = false;
-        } catch (const std::bad_alloc&) {
-            possible = false;
-        }
+        while (count < threads && (created[count] = start(wait)).joinable()) ++count;
     }
-    for (std::thread& thread : created) thread.join();
-    return possible;
+    for (int i = 0; i < count; ++i) created[i].join();
+    return count == threads;
 }
 
 inline constexpr auto patience = std::chrono::milliseconds(50);
@@ -280,22 +285,26 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         const std::lock_guard one_at_a_time(merging);
         merge(total, *part);
     };
-    // Runs region(watch, asked) once in a fresh thread, and asks meanwhile. Throws
-    // std::system_error if there is no thread. (std::async would have variables of its own there,
-    // which may not be had: see heap.hpp.)
+    // Runs region(watch, asked) once in a fresh thread, and asks meanwhile. Returns false if there
+    // is no thread. (std::async would have variables of its own there, which may not be had: see
+    // heap.hpp.)
     const auto run_beside = [&](auto&& region) {
         std::mutex gate;
         std::condition_variable ended;
         bool has_ended = false;
-        struct Joined {
-            std::thread thread;
-            ~Joined() { thread.join(); }
-        } const beside{std::thread([&] {
+        auto work = [&] {
             region(false, Clock::time_point{});
             const std::lock_guard hold(gate);
             has_ended = true;
             ended.notify_one();
-        })};
+        };
+        struct Joined {
+            std::thread thread;
+            ~Joined() {
+                if (thread.joinable()) thread.join();
+            }
+        } const beside{start(work)};
+        if (!beside.thread.joinable()) return false;
         try {
             std::unique_lock hold(gate);
             while (!ended.wait_for(hold, patience, [&] { return has_ended; })) {
@@ -308,6 +317,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
             if (abandon) *abandon = true;
             throw;
         }
+        return true;
     };
 
 #if defined(_OPENMP)
@@ -322,29 +332,21 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
 #pragma omp parallel num_threads(threads)
                 take_share(watch && omp_get_thread_num() == 0, asked);
             };
-            try {
-                if (beside) {
-                    run_beside(region);
-                } else {
-                    own.proven_team = threads;
-                    run(interrupt != nullptr, region);
-                }
-                if (stop || next >= count) return;  // else no thread had memory: serially, below
-            } catch (const std::system_error&) {
-                // No thread to be had: serially, below.
+            if (beside) {
+                run_beside(region);
+            } else {
+                own.proven_team = threads;
+                run(interrupt != nullptr, region);
             }
+            if (stop || next >= count) return;  // else no thread, or none had memory
         }
     }
 #else
     static_cast<void>(threads);
 #endif
     if (abandon) {
-        try {
-            run_beside(take_share);
-            if (stop || next >= count) return;  // else no thread had memory
-        } catch (const std::system_error&) {
-            // No thread to be had: in this one, below.
-        }
+        run_beside(take_share);
+        if (stop || next >= count) return;
     }
     run(interrupt != nullptr && count > piece,
         [&](bool watch, Clock::time_point asked) { take_pieces(total, watch, asked); });
