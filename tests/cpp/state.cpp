@@ -483,6 +483,47 @@ void merging_says_which() {
     CHECK(message(3) == "states[1]: the state is damaged: its checksum is that of other bytes");
 }
 
+// What is moved from is as one that has just been made, of its kind.
+void moved() {
+    const State fresh(LossFunction::nll_loss, weighted.weight);
+    State filled = fresh;
+    add_nll_loss(filled, data.rows(0, 100), data.labels(0, 100), weighted);
+    const State::Bytes bytes = filled.to_bytes();
+    State taken(std::move(filled));
+    CHECK(taken.to_bytes() == bytes && filled.to_bytes() == fresh.to_bytes());
+    CHECK(filled.count() == 0 && filled.loss().count == 0);
+    filled.merge(taken);
+    CHECK(filled.to_bytes() == bytes);
+    State assigned(LossFunction::cross_entropy);
+    assigned = std::move(filled);
+    CHECK(assigned.to_bytes() == bytes && filled.to_bytes() == fresh.to_bytes());
+    add_nll_loss(filled, data.rows(0, 100), data.labels(0, 100), weighted);
+    CHECK(filled.to_bytes() == bytes);
+    State& same = filled;
+    filled = std::move(same);
+    CHECK(filled.to_bytes() == bytes);
+}
+
+// Without an element there need be no address: samples are ignored, and counted.
+void no_class_at_no_address() {
+    const std::int32_t ignored[] = {-100, -100, -100}, group[] = {0, 1, 1};
+    const View<const float, 2> input{nullptr, {3, 0}};
+    const View<const std::int32_t, 1> target{ignored, {3}}, groups{group, {3}};
+    for (const bool logits : {false, true}) {
+        std::vector<State> states(
+            2, State(logits ? LossFunction::cross_entropy : LossFunction::nll_loss));
+        if (logits) add_cross_entropy(std::span<State>(states), input, target, groups);
+        else add_nll_loss(std::span<State>(states), input, target, groups);
+        CHECK(states[0].count() == 0 && states[0].ignored() == 1);
+        CHECK(states[1].count() == 0 && states[1].ignored() == 2);
+        float losses[] = {7, 7, 7};
+        const View<float, 1> to{losses, {3}};
+        if (logits) cross_entropy(input, target, to);
+        else nll_loss(input, target, to);
+        CHECK(same_bits(losses[0], 0.0) && same_bits(losses[1], 0.0) && same_bits(losses[2], 0.0));
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -503,5 +544,7 @@ int main() {
     random_bytes();
     too_many_samples();
     merging_says_which();
+    moved();
+    no_class_at_no_address();
     return failures() != 0;
 }

@@ -235,8 +235,8 @@ NLL_API BuildInfo build_info();
 // ---------------------------------------------------------------- arrays of run-time type
 
 // Call what is above for arrays whose element type and rank are known at run time only. An operand
-// that a call does without is nullptr: losses but for Reduction::none, grad_outputs likewise, beside
-// which grad_output is not used.
+// that a call does without is nullptr: losses but for Reduction::none, grad_outputs likewise,
+// beside which grad_output is not used.
 
 #if defined(NLL_COMPILED)
 #define NLL_ON_USE inline

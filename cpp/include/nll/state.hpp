@@ -55,6 +55,7 @@
 #include <array>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "detail/operands.hpp"
@@ -89,6 +90,29 @@ public:
                            double label_smoothing = 0);
     // Begins without a sample, of this kind.
     explicit State(const Kind& kind) : kind_(kind) {}
+    State(const State&) = default;
+    State& operator=(const State&) = default;
+    // Leaves the other without a sample, of its kind.
+    State(State&& other) noexcept
+        : kind_(other.kind_),
+          count_(std::exchange(other.count_, 0)),
+          ignored_(std::exchange(other.ignored_, 0)),
+          dtypes_(std::exchange(other.dtypes_, std::uint8_t{0})),
+          weighted_(std::exchange(other.weighted_, false)),
+          stretch_(std::exchange(other.stretch_, {})),
+          digits_(std::move(other.digits_)) {}
+    State& operator=(State&& other) noexcept {
+        State taken(std::move(other));
+        kind_ = taken.kind_;
+        count_ = taken.count_;
+        ignored_ = taken.ignored_;
+        dtypes_ = taken.dtypes_;
+        weighted_ = taken.weighted_;
+        stretch_ = taken.stretch_;
+        digits_ = std::move(taken.digits_);
+        return *this;
+    }
+    ~State() = default;
 
     // Throws std::invalid_argument if they are not the bytes of a state, and says why.
     NLL_API static State from_bytes(std::span<const std::uint8_t> bytes);

@@ -61,19 +61,19 @@ public:
     KeptByThreads& operator=(const KeptByThreads&) = delete;
 
 #if defined(NLL_HAS_FORK)
-    KeptByThreads()
-        : has_key_(pthread_key_create(
-                       &key_, [](void* kept) { EndOnHeap()(static_cast<OfThread*>(kept)); }) == 0) {
+    KeptByThreads() {
+        const auto end = [](void* kept) { EndOnHeap()(static_cast<OfThread*>(kept)); };
+        has_key_ = pthread_key_create(&key_, end) == 0;
     }
     ~KeptByThreads() {
-        if (has_key_) pthread_key_delete(key_);
+        if (has_key_.exchange(false)) pthread_key_delete(key_);
     }
     // Returns the calling thread's, or nullptr if it has none yet.
-    OfThread* get() const {
+    static OfThread* get() {
         return has_key_ ? static_cast<OfThread*>(pthread_getspecific(key_)) : local().get();
     }
     // Returns the calling thread's, or nullptr if there is no memory for it.
-    OfThread* get_or_make() const {
+    static OfThread* get_or_make() {
         if (OfThread* const own = get()) return own;
         OnHeap<OfThread> made = try_make<OfThread>();
         if (!has_key_) return (local() = std::move(made)).get();
@@ -82,21 +82,22 @@ public:
     }
 #else
     KeptByThreads() = default;
-    OfThread* get() const { return local().get(); }
-    OfThread* get_or_make() const {
+    static OfThread* get() { return local().get(); }
+    static OfThread* get_or_make() {
         if (!local()) local() = try_make<OfThread>();
         return local().get();
     }
 #endif
 
 private:
-    static OnHeap<OfThread>& local() {  // where there is no key
+    // Where there is no key, or no more: destructors of static objects, which end after this, call.
+    static OnHeap<OfThread>& local() {
         thread_local OnHeap<OfThread> kept;
         return kept;
     }
 #if defined(NLL_HAS_FORK)
-    pthread_key_t key_{};
-    bool has_key_;
+    static inline pthread_key_t key_{};
+    static inline std::atomic<bool> has_key_{false};
 #endif
 };
 inline const KeptByThreads kept_by_threads;

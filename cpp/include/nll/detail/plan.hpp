@@ -82,7 +82,8 @@ struct Plan {
           label_smoothing(options.label_smoothing) {
         for (int o = 0; o < operands; ++o) {
             if (!arrays[o]) continue;
-            data[o] = arrays[o]->data;
+            static std::uint64_t nothing;  // where an array has no element, nor an address
+            data[o] = arrays[o]->data ? arrays[o]->data : &nothing;
             dtype[o] = arrays[o]->dtype;
             if (has_class_axis(o)) class_stride[o] = arrays[o]->strides[axis];
         }
