@@ -11,7 +11,8 @@
 // types are not hidden: an embedder's class that has one as a member would be more visible than its
 // member, which compilers warn of, and exceptions are caught across libraries by their types.
 //
-// NLL_API exports a function of the compiled library where that is a shared one (NLL_SHARED).
+// NLL_API exports a function of the compiled library where that is a shared one (NLL_SHARED), and
+// hides it elsewhere.
 #pragma once
 
 #define NLL_VERSION_NAMESPACE v0_1
@@ -25,5 +26,5 @@
 #if defined(NLL_SHARED) && defined(__GNUC__)
 #define NLL_API [[gnu::visibility("default")]]
 #else
-#define NLL_API
+#define NLL_API NLL_HIDDEN
 #endif

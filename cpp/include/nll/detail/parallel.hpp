@@ -308,7 +308,8 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         if (!beside.thread.joinable()) return false;
         try {
             std::unique_lock hold(gate);
-            while (!ended.wait_for(hold, patience, [&] { return has_ended; })) {
+            while (!has_ended) {
+                if (ended.wait_for(hold, patience) == std::cv_status::no_timeout) continue;
                 hold.unlock();
                 if (interrupt && interrupt()) throw Interrupted();
                 hold.lock();
