@@ -84,11 +84,12 @@ public:
     };
 
     // Begins without a sample. Throws std::invalid_argument for a smoothing outside [0, 1], or one
-    // of nll_loss.
+    // of nll_loss, and for weights that a call would refuse.
     NLL_API explicit State(LossFunction function, const Weight& weight = {},
                            double label_smoothing = 0);
-    // Begins without a sample, of this kind.
-    explicit State(const Kind& kind) : kind_(kind) {}
+    // Begins without a sample, of this kind. Throws std::invalid_argument for one that no state
+    // has.
+    NLL_API explicit State(const Kind& kind);
 
     // Throws std::invalid_argument if they are not the bytes of a state, and says why.
     NLL_API static State from_bytes(std::span<const std::uint8_t> bytes);
@@ -178,7 +179,7 @@ template <class Scalar> void collect_as(const Collection& to, const Call& call);
 template <class Scalar, int Rank, class Label>
 void add_nll_loss(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> target,
                   const Options& options = {}) {
-    const Array from(input), labels(target);
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::nll_loss, {&state, 1}},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
@@ -186,7 +187,7 @@ void add_nll_loss(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> 
 template <class Scalar, int Rank, class Label>
 void add_cross_entropy(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> target,
                        const Options& options = {}) {
-    const Array from(input), labels(target);
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::cross_entropy, {&state, 1}},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
@@ -198,7 +199,8 @@ void add_cross_entropy(State& state, View<Scalar, Rank> input, View<Label, Rank 
 template <class Scalar, int Rank, class Label, class Group>
 void add_nll_loss(std::span<State> states, View<Scalar, Rank> input, View<Label, Rank - 1> target,
                   View<Group, Rank - 1> group, const Options& options = {}) {
-    const Array from(input), labels(target), groups(group);
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                groups = detail::group_array(group);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::nll_loss, states, true, &groups},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
@@ -207,10 +209,15 @@ template <class Scalar, int Rank, class Label, class Group>
 void add_cross_entropy(std::span<State> states, View<Scalar, Rank> input,
                        View<Label, Rank - 1> target, View<Group, Rank - 1> group,
                        const Options& options = {}) {
-    const Array from(input), labels(target), groups(group);
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                groups = detail::group_array(group);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::cross_entropy, states, true, &groups},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
 }  // namespace nll::inline NLL_VERSION_NAMESPACE
+
+#if !defined(NLL_COMPILED)
+#include "nll.hpp"  // which defines what is declared here
+#endif
