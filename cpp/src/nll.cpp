@@ -95,7 +95,7 @@ void collect(const Collection& to, const Call& call) {
 }  // namespace NLL_HIDDEN detail
 
 BuildInfo build_info() { return detail::build_info_of(detail::chosen().name); }
-int get_num_threads(int num_threads) { return detail::parallel::limit(num_threads); }
+int get_num_threads(int num_threads) { return detail::thread_limit(num_threads); }
 void set_num_threads(int threads) { detail::set_thread_limit(threads); }
 
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -3,6 +3,7 @@
 #include <nll/nll.hpp>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "check.hpp"
@@ -358,9 +359,199 @@ void errors_leave_everything() {
         0.0));
 }
 
+// ---------------------------------------------------------------- refusals of run-time arrays
+
+// Holds elements, and their array of 3 along each axis.
+template <class T, int Rank = 1> struct Typed {
+    std::vector<T> elements = std::vector<T>(9);
+    Array array{View<T, Rank>{elements.data(), threes()}};
+
+    static std::array<index_t, Rank> threes() {
+        std::array<index_t, Rank> extents;
+        extents.fill(3);
+        return extents;
+    }
+};
+
+template <class Call> std::string refusal(Call&& call) {
+    return message_of<std::invalid_argument>(call);
+}
+
+constexpr auto floats = "; it must be of float16, bfloat16, float32 or float64";
+constexpr auto integers = "; it must be of an integer of 8 to 64 bits";
+
+void elements_of_other_types() {
+    const Array input(input3);
+    Typed<std::int64_t> target, int_losses;
+    Typed<float> float_target, losses;
+    Typed<double, 2> gradient;
+    Typed<std::int32_t, 2> int_input;
+    const Options sum{.reduction = Reduction::sum}, none{.reduction = Reduction::none};
+    for (const auto call :
+         {static_cast<Loss (*)(const Array&, const Array&, const Array*, const Options&)>(
+              &nll_loss),
+          static_cast<Loss (*)(const Array&, const Array&, const Array*, const Options&)>(
+              &cross_entropy)}) {
+        CHECK(refusal([&] { call(int_input.array, target.array, nullptr, sum); }) ==
+              std::string("input is of int32") + floats);
+        CHECK(refusal([&] { call(input, float_target.array, nullptr, sum); }) ==
+              std::string("target is of float32") + integers);
+        CHECK(refusal([&] { call(input, target.array, &int_losses.array, none); }) ==
+              std::string("out is of int64") + floats);
+    }
+    const std::string like_input = "out is of float64; it must be of float32, as input is";
+    CHECK(refusal([&] { nll_loss_value_and_grad(input, target.array, 1, gradient.array, sum); }) ==
+          like_input);
+    CHECK(refusal([&] {
+              cross_entropy_value_and_grad(input, target.array, 1, gradient.array, sum);
+          }) == like_input);
+    CHECK(refusal([&] {
+              cross_entropy_backward(nullptr, 1, input, target.array, gradient.array, sum);
+          }) == like_input);
+#if defined(NLL_COMPILED)  // the headers would compile the softmax of every type
+    CHECK(refusal([&] { softmax(input, gradient.array, {}); }) == like_input);
+    CHECK(refusal([&] { log_softmax(input, gradient.array, {}); }) == like_input);
+    CHECK(refusal([&] { softmax(int_input.array, int_input.array, {}); }) ==
+          std::string("input is of int32") + floats);
+    CHECK(refusal([&] {
+              logsumexp(Array(View<double, 2>{gradient.elements.data(), {3, 3}}), int_losses.array,
+                        {});
+          }) == std::string("out is of int64") + floats);
+#endif
+    CHECK(refusal([&] { nll_loss_backward(nullptr, 1, target.array, int_input.array, sum); }) ==
+          std::string("out is of int32") + floats);
+    CHECK(refusal([&] {
+              nll_loss_backward(&int_losses.array, 1, target.array, gradient.array, none);
+          }) == std::string("grad_output is of int64") + floats);
+    Array unknown = losses.array;
+    unknown.dtype = static_cast<DType>(12);
+    const std::string anything =
+        " is of DType(12); it must be of float16, bfloat16, float32 or float64, or an integer of 8 "
+        "to 64 bits";
+    CHECK(refusal([&] { nll_loss(input, target.array, nullptr, {.sample_weight = &unknown}); }) ==
+          "sample_weight" + anything);
+    CHECK(refusal([&] {
+              nll_loss(input, target.array, nullptr,
+                       {.weight = Weight(losses.elements.data(), unknown.dtype, 3, 1)});
+          }) == "weight" + anything);
+    CHECK(gradient.elements == std::vector<double>(9) &&
+          int_losses.elements == std::vector<std::int64_t>(9) &&
+          int_input.elements == std::vector<std::int32_t>(9));
+}
+
+void choices_that_are_none() {
+    Typed<std::int64_t> target;
+    const View<const std::int64_t, 1> labels{target.elements.data(), {3}};
+    const auto invalid = [&](const Options& options) {
+        return refusal([&] { nll_loss(input3, labels, options); });
+    };
+    CHECK(invalid({.dtype = DType::int64}) ==
+          "dtype is int64; a loss is of float16, bfloat16, float32 or float64");
+    CHECK(invalid({.reduction = static_cast<Reduction>(9)}) == "reduction is 9, outside [0, 2]");
+    CHECK(invalid({.empty = static_cast<Empty>(3)}) == "empty is 3, outside [0, 2]");
+    for (const int threads : {-5, 300}) {
+        const std::string expected =
+            "num_threads is " + std::to_string(threads) + ", outside [0, 256]";
+        CHECK(refusal([&] { get_num_threads(threads); }) == expected);
+        CHECK(invalid({.num_threads = threads}) == expected);
+    }
+    CHECK(get_num_threads(256) == 256 || get_num_threads(256) == 1);
+}
+
+void ranks_beyond_all_arrays() {
+    Typed<std::int64_t> target;
+    Typed<float, 2> gradient;
+    Array many(input3);
+    for (const int rank : {-1, 65}) {
+        many.rank = rank;
+        const std::string rule = " has " + std::to_string(rank) + " dimensions, outside [0, 64]";
+        CHECK(refusal([&] { nll_loss(many, target.array, nullptr, {}); }) == "input" + rule);
+        CHECK(refusal([&] { nll_loss(Array(input3), many, nullptr, {}); }) == "target" + rule);
+        CHECK(refusal([&] { nll_loss_backward(nullptr, 1, target.array, many, {}); }) ==
+              "out" + rule);
+#if defined(NLL_COMPILED)
+        CHECK(refusal([&] { softmax(many, many, {}); }) == "input" + rule);
+#endif
+    }
+}
+
+// The order of axes and signs do not matter; where there is a place for each element, it may be
+// any.
+void outputs_that_overlap_themselves() {
+    std::vector<float> memory(64);
+    const std::vector<float> zeros(64);
+    const auto written = [&](std::array<index_t, 3> shape, std::array<index_t, 3> strides) {
+        return refusal([&] {
+            softmax(View<const float, 3>{zeros.data(), shape, {0, 0, 0}},
+                    View<float, 3>{memory.data() + 32, shape, strides});
+        });
+    };
+    const std::string rule = ": elements that share memory cannot be written";
+    CHECK(refusal([&] { softmax(input3, View<float, 2>{memory.data(), {3, 3}, {1, 1}}); }) ==
+          "out has strides 1 and 1 on axes 0 and 1" + rule);
+    CHECK(written({3, 1, 3}, {-1, 5, 1}) == "out has strides -1 and 1 on axes 0 and 2" + rule);
+    CHECK(written({4, 2, 1}, {2, 6, 0}) == "out has strides 2 and 6 on axes 0 and 1" + rule);
+    CHECK(written({3, 2, 1}, {2, 6, 0}) == "nothing was thrown");
+    CHECK(written({2, 3, 1}, {3, 2, 0}) == "nothing was thrown");  // 0 2 4 3 5 7
+    CHECK(written({3, 3, 1}, {3, 2, 0}) == "nothing was thrown");  // 0 2 4 3 5 7 6 8 10
+    CHECK(written({3, 4, 1}, {3, 2, 0}) == "out has strides 3 and 2 on axes 0 and 1" + rule);
+    CHECK(written({2, 2, 2}, {1, 2, 3}) == "out has 8 elements in 7 places" + rule);
+    CHECK(written({2, 2, 2}, {1, 2, 4}) == "nothing was thrown");
+    CHECK(written({2, 2, 2}, {4, -1, 2}) == "nothing was thrown");
+    CHECK(written({0, 3, 3}, {1, 1, 1}) == "nothing was thrown");
+}
+
+void weights_that_are_none() {
+    Typed<std::int64_t> target;
+    const View<const std::int64_t, 1> labels{target.elements.data(), {3}};
+    const double numbers[] = {1, 1, 1};
+    const auto invalid = [&](const Weight& weight) {
+        return refusal([&] { nll_loss(input3, labels, {.weight = weight}); });
+    };
+    CHECK(invalid(View<const double, 1>{numbers, {-1}}) ==
+          "weight has shape (-1,), but there are 3 classes");
+    CHECK(invalid(View<const double, 1>{nullptr, {-1}}) ==
+          "weight has shape (-1,), but there are 3 classes");
+    CHECK(invalid(Weight(numbers, DType::float64, 3, index_t{1} << 61)) ==
+          "weight of shape (3,) has more elements, or a longer reach, than 64 bits can count");
+    CHECK(invalid(Weight()) == "nothing was thrown");
+}
+
+// Losses have a type of their own: it says what they are rounded to, and how exact they are.
+void losses_are_of_their_own_type() {
+    const std::vector<float> logits{0.1f, 2, -3, 20, 0, 0, 1, 1, 1};
+    const View<const float, 2> input{logits.data(), {3, 3}};
+    Typed<std::int64_t> target;
+    const View<const std::int64_t, 1> labels{target.elements.data(), {3}};
+    std::vector<double> expected(3), losses(3);
+    cross_entropy(input, labels, View<double, 1>{expected.data(), {3}});
+    cross_entropy(input, labels, View<double, 1>{losses.data(), {3}}, {.dtype = DType::float32});
+    CHECK(losses == expected);
+    CHECK(std::fabs(losses[1] - std::log1p(2 * std::exp(-20.0))) < 1e-23);
+}
+
+constexpr View<const float, 2> beyond_64_bits{nullptr, {index_t{1} << 40, index_t{1} << 40}};
+static_assert(beyond_64_bits.strides[0] == index_t{1} << 40);
+constexpr View<const float, 3> beyond_them{nullptr, {1, index_t{1} << 40, index_t{1} << 40}};
+static_assert(beyond_them.strides[0] == 0);
+
+void shapes_beyond_64_bits() {
+    Typed<std::int64_t> target;
+    CHECK(refusal([&] {
+              nll_loss(beyond_64_bits, View<const std::int64_t, 1>{target.elements.data(), {3}});
+          }).starts_with("input of shape (1099511627776, 1099511627776) has more elements"));
+}
+
 }  // namespace
 
 int main() {
+    elements_of_other_types();
+    choices_that_are_none();
+    ranks_beyond_all_arrays();
+    outputs_that_overlap_themselves();
+    weights_that_are_none();
+    losses_are_of_their_own_type();
+    shapes_beyond_64_bits();
     values();
     logits();
     label_types<std::int8_t>();

@@ -9,6 +9,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <nll/detail/xxh64.hpp>
 
 #include "check.hpp"
@@ -234,6 +238,108 @@ void kinds_do_not_mix() {
               add_cross_entropy(state, data.rows(0, 9), data.labels(0, 9),
                                 {.label_smoothing = 0.5});
           }) == "the call is not of the state's kind: label_smoothing is 0.5, not 0");
+}
+
+// What makes a state is what its bytes, and calls, may have.
+void kinds_that_no_state_has() {
+    const auto refusal_of_kind = [](const State::Kind& kind) {
+        return message_of<std::invalid_argument>([&] { State{kind}; });
+    };
+    constexpr auto nll = LossFunction::nll_loss, logits = LossFunction::cross_entropy;
+    constexpr auto unknown = static_cast<LossFunction>(9);
+    const std::string smoothing =
+        "label_smoothing is for cross-entropy: the negative log likelihood reads one class";
+    CHECK(refusal_of_kind({unknown}) == "the loss is 9, outside [0, 1]");
+    CHECK(message_of<std::invalid_argument>([] { State{unknown}; }) ==
+          "the loss is 9, outside [0, 1]");
+    CHECK(refusal_of_kind({logits, 2}) == "label_smoothing is 2, outside [0, 1]");
+    CHECK(refusal_of_kind({logits, std::nan("")}).starts_with("label_smoothing is "));
+    CHECK(refusal_of_kind({nll, 0.5}) == smoothing);
+    CHECK(refusal_of_kind({nll, 0, -5}) == "there are -5 class weights, outside [-1, 2^62)");
+    CHECK(refusal_of_kind({nll, 0, index_t{1} << 62}).starts_with("there are 46116860184273"));
+    CHECK(refusal_of_kind({nll, 0, -1, 3}) == "there are no class weights, but a digest of them");
+    for (const State::Kind& kind :
+         {State::Kind{nll}, {logits, 1}, {logits, -0.0}, {nll, 0, 0, 3}}) {
+        const State state(kind);
+        CHECK(state.kind() == kind);
+        CHECK(State::from_bytes(state.to_bytes()).kind() == kind);
+    }
+
+    const std::int64_t large[] = {1, (std::int64_t{1} << 53) + 1};
+    CHECK(message_of<std::invalid_argument>(
+              [&] { State(nll, View<const std::int64_t, 1>{large, {2}}); }) ==
+          "weight[1] is 9007199254740993, beyond 2^53: as a double it would be another number");
+    const double wide[] = {0x1p501}, one[] = {1};
+    CHECK(message_of<std::invalid_argument>([&] {
+              State(logits, View<const double, 1>{wide, {1}}, 0.1);
+          }).starts_with("weight[0] is 6.5"));
+    CHECK(message_of<std::invalid_argument>([&] {
+              State(nll, View<const double, 1>{one, {-1}});
+          }) == "weight of shape (-1,) has a negative size");
+    CHECK(message_of<std::invalid_argument>([&] {
+              State(nll, Weight(one, DType::float64, 3, index_t{1} << 61));
+          }).starts_with("weight of shape (3,) has more elements, or a longer reach"));
+    CHECK(message_of<std::invalid_argument>([&] {
+              State(nll, Weight(one, static_cast<DType>(12), 1, 1));
+          }).starts_with("weight is of DType(12)"));
+}
+
+// A smoothing that is no normal number is told from 0, whatever the caller has set.
+void subnormal_smoothing() {
+#if defined(__SSE2__)
+    const State smoothed(LossFunction::cross_entropy, {}, 0x1p-1070);
+    State plain(LossFunction::cross_entropy);
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040);  // denormals are zero, and results flushed to zero
+    const std::string merged = message_of<std::invalid_argument>([&] { plain.merge(smoothed); });
+    const std::string made =
+        message_of<std::invalid_argument>([] { State(LossFunction::nll_loss, {}, 0x1p-1070); });
+    const std::string added = message_of<std::invalid_argument>([&] {
+        add_cross_entropy(plain, data.rows(0, 9), data.labels(0, 9),
+                          {.label_smoothing = 0x1p-1070});
+    });
+    _mm_setcsr(before);
+    CHECK(merged.starts_with("the kinds of the states differ: label_smoothing is "));
+    CHECK(made.starts_with("label_smoothing is for cross-entropy"));
+    CHECK(added.starts_with("the call is not of the state's kind: label_smoothing is "));
+#endif
+}
+
+void groups_are_integers() {
+    std::vector<State> states(2, State(LossFunction::nll_loss));
+    const State::Bytes before = states[0].to_bytes();
+    const Array input(data.rows(0, 9)), target(data.labels(0, 9));
+    Array group(data.groups(0, 9));
+    const auto refusal_of_groups = [&] {
+        return message_of<std::invalid_argument>([&] {
+            detail::collect_as<float>({LossFunction::nll_loss, states, true, &group},
+                                      {{&input, &target, nullptr, nullptr, nullptr}, Options{}});
+        });
+    };
+    group.dtype = DType::float16;
+    CHECK(refusal_of_groups() == "group is of float16; it must be of an integer of 8 to 64 bits");
+    group.dtype = DType::uint16;
+    group.rank = 65;
+    CHECK(refusal_of_groups() == "group has 65 dimensions, outside [0, 64]");
+    CHECK(states[0].to_bytes() == before);
+}
+
+// A dtype that no loss has would be a flag of the bytes that means nothing.
+void dtypes_of_losses_are_floats() {
+    const std::string rule = " is of float16, bfloat16, float32 or float64";
+    State state(LossFunction::nll_loss);
+    const State::Bytes before = state.to_bytes();
+    CHECK(message_of<std::invalid_argument>([&] {
+              add_nll_loss(state, data.rows(0, 9), data.labels(0, 9), {.dtype = DType::int64});
+          }) == "dtype is int64; a loss" + rule);
+    CHECK(state.to_bytes() == before);
+    CHECK(message_of<std::invalid_argument>([&] { state.loss({.dtype = DType::uint8}); }) ==
+          "dtype is uint8; a loss" + rule);
+    CHECK(message_of<std::invalid_argument>([&] {
+              state.loss({.reduction = static_cast<Reduction>(9)});
+          }) == "reduction is 9, outside [0, 2]");
+    CHECK(message_of<std::invalid_argument>([&] { state.perplexity(static_cast<Empty>(3)); }) ==
+          "empty is 3, outside [0, 2]");
 }
 
 void dtypes_of_losses() {
@@ -533,6 +639,10 @@ int main() {
     standard_errors();
     perplexities();
     kinds_do_not_mix();
+    kinds_that_no_state_has();
+    subnormal_smoothing();
+    groups_are_integers();
+    dtypes_of_losses_are_floats();
     dtypes_of_losses();
     has_no_losses_of_samples();
     nothing_adds_nothing();

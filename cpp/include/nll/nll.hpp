@@ -20,6 +20,9 @@
 // exactness  Losses and entries of cross_entropy, softmax and log_softmax are within 0.51 ULP of
 //            the true value for float16, bfloat16 and float, and within 4 for double; with label
 //            smoothing, of the largest term of theirs.
+// memory     What is written shares none with what is read, and no element of it with another. But
+//            grad_input of cross_entropy_value_and_grad and cross_entropy_backward, and out of
+//            softmax and log_softmax, may be input itself: its address, shape and strides.
 //
 // nll::State (state.hpp) adds up the losses of batches, of threads, of machines: exactly, as one
 // call would have; it travels as bytes.
@@ -82,18 +85,20 @@ template <class Scalar, class Gradient> void require_same_type() {
 // Returns the loss of log-probabilities `input`, (N, C, d1, ..., dk), as one number, for
 // Reduction::sum or mean. target: (N, d1, ..., dk).
 template <class Scalar, int Rank, class Label>
-Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, const Options& options = {}) {
-    const Array from(input), labels(target);
+NLL_HIDDEN Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                         const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     return detail::nll_loss_as<std::remove_const_t<Scalar>>(
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
-// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type. The value that
-// it returns is NaN.
+// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type, which it is
+// rounded to, whatever Options::dtype says. The value that it returns is NaN.
 template <class Scalar, int Rank, class Label, class Result>
-Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Result, Rank - 1> losses,
-              const Options& options = {}) {
-    const Array from(input), labels(target), to(losses);
+NLL_HIDDEN Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                         View<Result, Rank - 1> losses, const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(losses);
     return detail::nll_loss_as<std::remove_const_t<Scalar>>(
         {{&from, &labels, &to, nullptr, nullptr}, detail::with_reduction_none(options)});
 }
@@ -102,9 +107,9 @@ Loss nll_loss(View<Scalar, Rank> input, View<Label, Rank - 1> target, View<Resul
 // Reduction::sum or mean: -(w·grad_output) at the target, for a mean divided by Σ w
 // (rounded to double), in double, in this order, rounded once; +0 elsewhere and at ignored samples.
 template <class Label, class Scalar, int Rank>
-void nll_loss_backward(double grad_output, View<Label, Rank - 1> target,
-                       View<Scalar, Rank> grad_input, const Options& options = {}) {
-    const Array labels(target), to(grad_input);
+NLL_HIDDEN void nll_loss_backward(double grad_output, View<Label, Rank - 1> target,
+                                  View<Scalar, Rank> grad_input, const Options& options = {}) {
+    const Array labels = detail::target_array(target), to = detail::output_array(grad_input);
     detail::nll_loss_as<Scalar>(
         {{nullptr, &labels, nullptr, nullptr, &to}, options, grad_output, false});
 }
@@ -112,9 +117,10 @@ void nll_loss_backward(double grad_output, View<Label, Rank - 1> target,
 // Writes the gradient of the losses of each sample; grad_output, (N, d1, ..., dk), is of any float
 // type.
 template <class Grad, class Label, class Scalar, int Rank>
-void nll_loss_backward(View<Grad, Rank - 1> grad_output, View<Label, Rank - 1> target,
-                       View<Scalar, Rank> grad_input, const Options& options = {}) {
-    const Array of_losses(grad_output), labels(target), to(grad_input);
+NLL_HIDDEN void nll_loss_backward(View<Grad, Rank - 1> grad_output, View<Label, Rank - 1> target,
+                                  View<Scalar, Rank> grad_input, const Options& options = {}) {
+    const Array of_losses = detail::grad_output_array(grad_output),
+                labels = detail::target_array(target), to = detail::output_array(grad_input);
     detail::nll_loss_as<Scalar>({{nullptr, &labels, nullptr, &of_losses, &to},
                                  detail::with_reduction_none(options),
                                  1.0,
@@ -123,11 +129,12 @@ void nll_loss_backward(View<Grad, Rank - 1> grad_output, View<Label, Rank - 1> t
 
 // Returns the loss and writes its gradient, in one sweep over memory.
 template <class Scalar, int Rank, class Label, class Gradient>
-Loss nll_loss_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                             View<Gradient, Rank> grad_input, const Options& options = {},
-                             double grad_output = 1.0) {
+NLL_HIDDEN Loss nll_loss_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                                        View<Gradient, Rank> grad_input,
+                                        const Options& options = {}, double grad_output = 1.0) {
     detail::require_same_type<Scalar, Gradient>();
-    const Array from(input), labels(target), to(grad_input);
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(grad_input);
     return detail::nll_loss_as<Gradient>(
         {{&from, &labels, nullptr, nullptr, &to}, options, grad_output});
 }
@@ -138,19 +145,20 @@ Loss nll_loss_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> tar
 // mean. A loss that is wider than input (Options::dtype, or the type of losses) is as exact as its
 // type.
 template <class Scalar, int Rank, class Label>
-Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                   const Options& options = {}) {
-    const Array from(input), labels(target);
+NLL_HIDDEN Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                              const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     return detail::cross_entropy_as<std::remove_const_t<Scalar>>(
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
-// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type. The value that
-// it returns is NaN.
+// Writes the loss of each sample into losses, (N, d1, ..., dk), of any float type, which it is
+// rounded to, whatever Options::dtype says. The value that it returns is NaN.
 template <class Scalar, int Rank, class Label, class Result>
-Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                   View<Result, Rank - 1> losses, const Options& options = {}) {
-    const Array from(input), labels(target), to(losses);
+NLL_HIDDEN Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                              View<Result, Rank - 1> losses, const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(losses);
     return detail::cross_entropy_as<std::remove_const_t<Scalar>>(
         {{&from, &labels, &to, nullptr, nullptr}, detail::with_reduction_none(options)});
 }
@@ -159,11 +167,13 @@ Loss cross_entropy(View<Scalar, Rank> input, View<Label, Rank - 1> target,
 // w·grad_output·(softmax - [c = t]), for a mean divided by Σ w; +0 at ignored
 // samples.
 template <class Scalar, int Rank, class Label, class Gradient>
-void cross_entropy_backward(double grad_output, View<Scalar, Rank> input,
-                            View<Label, Rank - 1> target, View<Gradient, Rank> grad_input,
-                            const Options& options = {}) {
+NLL_HIDDEN void cross_entropy_backward(double grad_output, View<Scalar, Rank> input,
+                                       View<Label, Rank - 1> target,
+                                       View<Gradient, Rank> grad_input,
+                                       const Options& options = {}) {
     detail::require_same_type<Scalar, Gradient>();
-    const Array from(input), labels(target), to(grad_input);
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(grad_input);
     detail::cross_entropy_as<Gradient>(
         {{&from, &labels, nullptr, nullptr, &to}, options, grad_output, false});
 }
@@ -171,11 +181,14 @@ void cross_entropy_backward(double grad_output, View<Scalar, Rank> input,
 // Writes the gradient of the losses of each sample; grad_output, (N, d1, ..., dk), is of any float
 // type.
 template <class Grad, class Scalar, int Rank, class Label, class Gradient>
-void cross_entropy_backward(View<Grad, Rank - 1> grad_output, View<Scalar, Rank> input,
-                            View<Label, Rank - 1> target, View<Gradient, Rank> grad_input,
-                            const Options& options = {}) {
+NLL_HIDDEN void cross_entropy_backward(View<Grad, Rank - 1> grad_output, View<Scalar, Rank> input,
+                                       View<Label, Rank - 1> target,
+                                       View<Gradient, Rank> grad_input,
+                                       const Options& options = {}) {
     detail::require_same_type<Scalar, Gradient>();
-    const Array of_losses(grad_output), from(input), labels(target), to(grad_input);
+    const Array of_losses = detail::grad_output_array(grad_output),
+                from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(grad_input);
     detail::cross_entropy_as<Gradient>({{&from, &labels, nullptr, &of_losses, &to},
                                         detail::with_reduction_none(options),
                                         1.0,
@@ -184,11 +197,13 @@ void cross_entropy_backward(View<Grad, Rank - 1> grad_output, View<Scalar, Rank>
 
 // Returns the loss and writes its gradient, which may take the place of input, in one sweep.
 template <class Scalar, int Rank, class Label, class Gradient>
-Loss cross_entropy_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                                  View<Gradient, Rank> grad_input, const Options& options = {},
-                                  double grad_output = 1.0) {
+NLL_HIDDEN Loss cross_entropy_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                                             View<Gradient, Rank> grad_input,
+                                             const Options& options = {},
+                                             double grad_output = 1.0) {
     detail::require_same_type<Scalar, Gradient>();
-    const Array from(input), labels(target), to(grad_input);
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                to = detail::output_array(grad_input);
     return detail::cross_entropy_as<Gradient>(
         {{&from, &labels, nullptr, nullptr, &to}, options, grad_output});
 }
@@ -198,17 +213,19 @@ Loss cross_entropy_value_and_grad(View<Scalar, Rank> input, View<Label, Rank - 1
 // Writes the softmax of logits over the class axis, e^x_c / Σ e^x, into out, which may be input
 // itself.
 template <class Scalar, int Rank, class Result>
-void softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options& options = {}) {
+NLL_HIDDEN void softmax(View<Scalar, Rank> input, View<Result, Rank> out,
+                        const Options& options = {}) {
     detail::require_same_type<Scalar, Result>();
-    const Array from(input), to(out);
+    const Array from = detail::input_array(input), to = detail::output_array(out);
     detail::softmax_as<Result>(detail::call_of(from, to, options, detail::SoftmaxResult::softmax));
 }
 
 // Writes its logarithm, x_c - log Σ e^x, into out, which may be input itself.
 template <class Scalar, int Rank, class Result>
-void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options& options = {}) {
+NLL_HIDDEN void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out,
+                            const Options& options = {}) {
     detail::require_same_type<Scalar, Result>();
-    const Array from(input), to(out);
+    const Array from = detail::input_array(input), to = detail::output_array(out);
     detail::softmax_as<Result>(
         detail::call_of(from, to, options, detail::SoftmaxResult::log_softmax));
 }
@@ -216,8 +233,9 @@ void log_softmax(View<Scalar, Rank> input, View<Result, Rank> out, const Options
 // Writes log Σ e^x of each sample into out, (N, d1, ..., dk), of input's type or a narrower one.
 // Its terms may cancel: the bound of its error is that of the largest logit.
 template <class Scalar, int Rank, class Result>
-void logsumexp(View<Scalar, Rank> input, View<Result, Rank - 1> out, const Options& options = {}) {
-    const Array from(input), to(out);
+NLL_HIDDEN void logsumexp(View<Scalar, Rank> input, View<Result, Rank - 1> out,
+                          const Options& options = {}) {
+    const Array from = detail::input_array(input), to = detail::output_array(out);
     detail::softmax_as<std::remove_const_t<Scalar>>(
         detail::call_of(from, to, options, detail::SoftmaxResult::log_sum_exp));
 }
@@ -225,7 +243,7 @@ void logsumexp(View<Scalar, Rank> input, View<Result, Rank - 1> out, const Optio
 // ---------------------------------------------------------------- threads
 
 // Returns the threads that a large call with this Options::num_threads would use: for 0 as set,
-// else what OpenMP, the affinity and the cgroup quota allow.
+// else what OpenMP, the affinity and the cgroup quota allow. Throws for one that a call refuses.
 NLL_API int get_num_threads(int num_threads = 0);
 // Sets the threads of large calls, 1 to 256.
 NLL_API void set_num_threads(int threads);
@@ -234,14 +252,16 @@ NLL_API BuildInfo build_info();
 
 // ---------------------------------------------------------------- arrays of run-time type
 
-// Call what is above for arrays whose element type and rank are known at run time only. An operand
-// that a call does without is nullptr: losses but for Reduction::none, grad_outputs likewise,
-// beside which grad_output is not used.
+// Call what is above for arrays whose element type and rank are known at run time only. Types that
+// do not compile above throw std::invalid_argument here; what may be written is up to the caller.
+// An operand that a call does without is nullptr: losses but for Reduction::none, grad_outputs
+// likewise, beside which grad_output is not used.
 
 #if defined(NLL_COMPILED)
-#define NLL_ON_USE inline
+#define NLL_ON_USE NLL_HIDDEN inline
 #else
-#define NLL_ON_USE template <class = void>  // compiles the kernels of every type when it is called
+#define NLL_ON_USE \
+    template <class = void> NLL_HIDDEN  // compiles the kernels of every type when it is called
 #endif
 
 NLL_ON_USE Loss nll_loss(const Array& input, const Array& target, const Array* losses,

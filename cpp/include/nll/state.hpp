@@ -85,11 +85,12 @@ public:
     };
 
     // Begins without a sample. Throws std::invalid_argument for a smoothing outside [0, 1], or one
-    // of nll_loss.
+    // of nll_loss, and for weights that a call would refuse.
     NLL_API explicit State(LossFunction function, const Weight& weight = {},
                            double label_smoothing = 0);
-    // Begins without a sample, of this kind.
-    explicit State(const Kind& kind) : kind_(kind) {}
+    // Begins without a sample, of this kind. Throws std::invalid_argument for one that no state
+    // has.
+    NLL_API explicit State(const Kind& kind);
     State(const State&) = default;
     State& operator=(const State&) = default;
     // Leaves the other without a sample, of its kind.
@@ -200,17 +201,17 @@ template <class Scalar> void collect_as(const Collection& to, const Call& call);
 // those that the state was made with; its reduction and empty have no meaning. Throws as nll_loss
 // does: the state is then as it was.
 template <class Scalar, int Rank, class Label>
-void add_nll_loss(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                  const Options& options = {}) {
-    const Array from(input), labels(target);
+NLL_HIDDEN void add_nll_loss(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> target,
+                             const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::nll_loss, {&state, 1}},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 template <class Scalar, int Rank, class Label>
-void add_cross_entropy(State& state, View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                       const Options& options = {}) {
-    const Array from(input), labels(target);
+NLL_HIDDEN void add_cross_entropy(State& state, View<Scalar, Rank> input,
+                                  View<Label, Rank - 1> target, const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::cross_entropy, {&state, 1}},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
@@ -220,21 +221,28 @@ void add_cross_entropy(State& state, View<Scalar, Rank> input, View<Label, Rank 
 // where the sample is ignored. A group outside throws std::out_of_range, as a label does. All
 // states are of one kind.
 template <class Scalar, int Rank, class Label, class Group>
-void add_nll_loss(std::span<State> states, View<Scalar, Rank> input, View<Label, Rank - 1> target,
-                  View<Group, Rank - 1> group, const Options& options = {}) {
-    const Array from(input), labels(target), groups(group);
+NLL_HIDDEN void add_nll_loss(std::span<State> states, View<Scalar, Rank> input,
+                             View<Label, Rank - 1> target, View<Group, Rank - 1> group,
+                             const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                groups = detail::group_array(group);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::nll_loss, states, true, &groups},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 template <class Scalar, int Rank, class Label, class Group>
-void add_cross_entropy(std::span<State> states, View<Scalar, Rank> input,
-                       View<Label, Rank - 1> target, View<Group, Rank - 1> group,
-                       const Options& options = {}) {
-    const Array from(input), labels(target), groups(group);
+NLL_HIDDEN void add_cross_entropy(std::span<State> states, View<Scalar, Rank> input,
+                                  View<Label, Rank - 1> target, View<Group, Rank - 1> group,
+                                  const Options& options = {}) {
+    const Array from = detail::input_array(input), labels = detail::target_array(target),
+                groups = detail::group_array(group);
     detail::collect_as<std::remove_const_t<Scalar>>(
         {LossFunction::cross_entropy, states, true, &groups},
         {{&from, &labels, nullptr, nullptr, nullptr}, options});
 }
 
 }  // namespace nll::inline NLL_VERSION_NAMESPACE
+
+#if !defined(NLL_COMPILED)
+#include "nll.hpp"  // which defines what is declared here
+#endif

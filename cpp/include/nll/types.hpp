@@ -3,9 +3,9 @@
 #pragma once
 
 #include <bit>
+#include <cfloat>
 #include <concepts>
 #include <cstdint>
-#include <limits>
 #include <optional>
 #include <stdexcept>
 
@@ -15,6 +15,14 @@
 
 #if defined(__FAST_MATH__)
 #error "nll computes exact sums; -ffast-math lets the compiler break them. Build without it."
+#endif
+// The parts of it that change results: GCC names each, clang none.
+#if defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || defined(__NO_SIGNED_ZEROS__)
+#error "nll computes exact sums; -funsafe-math-optimizations, or a part of it, breaks them."
+#endif
+// 16 says that a 16-bit type is not widened. nll computes in float and double.
+#if FLT_EVAL_METHOD != 0 && FLT_EVAL_METHOD != 16
+#error "nll computes exact sums; wider intermediate results break them. Build with -mfpmath=sse."
 #endif
 
 namespace nll::inline NLL_VERSION_NAMESPACE {
@@ -47,6 +55,13 @@ enum class DType : std::uint8_t {
     uint64,
 };
 
+// Name the element types that arrays may have.
+template <class T>
+concept FloatElement = std::same_as<T, float16> || std::same_as<T, bfloat16> ||
+                       std::same_as<T, float> || std::same_as<T, double>;
+template <class T>
+concept IntegerElement = std::integral<T> && !std::same_as<T, bool> && sizeof(T) <= 8;
+
 template <class T>
 inline constexpr DType dtype_of = [] {
     if constexpr (std::same_as<T, float16>) return DType::float16;
@@ -54,14 +69,16 @@ inline constexpr DType dtype_of = [] {
     else if constexpr (std::same_as<T, float>) return DType::float32;
     else if constexpr (std::same_as<T, double>) return DType::float64;
     else {
-        static_assert(std::integral<T> && !std::same_as<T, bool>,
-                      "an element is a float or an integer");
+        static_assert(IntegerElement<T>,
+                      "an element is float16, bfloat16, float, double, or an "
+                      "integer of at most 64 bits");
         constexpr auto first = std::is_signed_v<T> ? DType::int8 : DType::uint8;
         return static_cast<DType>(static_cast<int>(first) + std::countr_zero(sizeof(T)));
     }
 }();
 
 constexpr bool is_floating(DType dtype) { return dtype <= DType::float64; }
+constexpr bool is_integer(DType dtype) { return dtype >= DType::int8 && dtype <= DType::uint64; }
 constexpr bool is_signed_integer(DType dtype) {
     return dtype >= DType::int8 && dtype <= DType::int64;
 }
@@ -80,8 +97,7 @@ enum class Empty : std::uint8_t { nan, zero, raise };
 class IgnoreIndex {
 public:
     constexpr IgnoreIndex(std::nullopt_t) {}
-    template <std::integral Integer>
-        requires(!std::same_as<Integer, bool>)
+    template <IntegerElement Integer>
     constexpr IgnoreIndex(Integer value)
         : bits_(static_cast<std::uint64_t>(value)), negative_(value < 0), present_(true) {}
 
@@ -103,18 +119,20 @@ private:
 
 // Points at class weights, (C,), of any element type; or says that there are none.
 struct Weight {
+    static constexpr index_t none = INT64_MIN;  // a size: no other is taken for no weights
+
     const void* data = nullptr;
     DType dtype = DType::float32;
-    index_t size = -1;
+    index_t size = none;
     index_t stride = 0;
 
     constexpr Weight() = default;
-    constexpr Weight(const void* data, DType dtype, index_t size, index_t stride)
-        : data(data), dtype(dtype), size(size), stride(stride) {}
+    constexpr Weight(const void* address, DType element, index_t count, index_t step)
+        : data(address), dtype(element), size(count), stride(step) {}
     template <class T>
     constexpr Weight(View<T, 1> view)
         : Weight(view.data, dtype_of<std::remove_const_t<T>>, view.shape[0], view.strides[0]) {}
-    constexpr explicit operator bool() const { return size >= 0; }
+    constexpr explicit operator bool() const { return size != none; }
 };
 
 // Says what a call computes, beside its arrays.
@@ -128,7 +146,7 @@ struct Options {
     index_t axis = 1;        // of the classes in input; negative: from the end
     index_t index_base = 0;  // the label of the first class
     Empty empty = Empty::nan;
-    std::optional<DType> dtype{};  // the loss's; input's without
+    std::optional<DType> dtype{};  // of the one loss, a float; input's without
     double label_smoothing = 0;    // cross-entropy: in [0, 1], what is spread over all classes
     int num_threads = 0;           // 0: get_num_threads()
     // Asked by the calling thread every 50 ms: true throws Interrupted.

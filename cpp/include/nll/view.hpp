@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <type_traits>
 
 #include "types.hpp"
@@ -15,20 +16,24 @@ inline constexpr int max_rank = 64;  // NumPy's own limit, since version 2
 // Views elements of type T: constness is T's. Strides are in elements, may be negative, and 0
 // broadcasts.
 template <class T, int Rank> struct View {
+    static_assert(Rank >= 0 && Rank <= max_rank, "a view has 0 to 64 axes");
+    using Extents = std::array<index_t, static_cast<std::size_t>(Rank)>;
+
     T* data = nullptr;
-    std::array<index_t, Rank> shape{};
-    std::array<index_t, Rank> strides{};
+    Extents shape{};
+    Extents strides{};
 
     constexpr View() = default;
-    constexpr View(T* data, std::array<index_t, Rank> shape) : data(data), shape(shape) {
-        index_t stride = 1;
-        for (int axis = Rank - 1; axis >= 0; --axis) {
-            strides[axis] = stride;
-            stride *= std::max<index_t>(shape[axis], 1);
+    // Views elements in C order. A product of sizes beyond 64 bits wraps: calls refuse such shapes.
+    constexpr View(T* elements, const Extents& sizes) : data(elements), shape(sizes) {
+        std::uint64_t stride = 1;
+        for (std::size_t axis = shape.size(); axis-- > 0;) {
+            strides[axis] = static_cast<index_t>(stride);
+            stride *= static_cast<std::uint64_t>(std::max<index_t>(shape[axis], 1));
         }
     }
-    constexpr View(T* data, std::array<index_t, Rank> shape, std::array<index_t, Rank> strides)
-        : data(data), shape(shape), strides(strides) {}
+    constexpr View(T* elements, const Extents& sizes, const Extents& steps)
+        : data(elements), shape(sizes), strides(steps) {}
     constexpr operator View<const T, Rank>() const
         requires(!std::is_const_v<T>)
     {

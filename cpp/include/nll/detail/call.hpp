@@ -38,7 +38,7 @@ template <class RunKernel> Loss run_loss(const Call& call, RunKernel&& kernel) {
         if (arrays[gradient]) set_divisor(plan, checked, options);
     }
     const DType own = arrays[input] ? arrays[input]->dtype : arrays[gradient]->dtype;
-    const DType dtype = options.dtype.value_or(arrays[losses] ? arrays[losses]->dtype : own);
+    const DType dtype = arrays[losses] ? arrays[losses]->dtype : options.dtype.value_or(own);
     Partial partial = kernel(plan, dtype);
     if (call.collected) {
         merge(*call.collected, partial);
@@ -109,6 +109,7 @@ inline Loss run_cross_entropy(const CrossEntropyKernels& kernels, const Call& ca
 // Computes softmax, log_softmax or logsumexp: see Operand for where the result is.
 inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) {
     const DefaultFloatingPoint environment;
+    check_elements(call.arrays);
     const Array& from = *call.arrays[input];
     const int axis = class_axis(call.options.axis, from.rank);
     check_sizes("input", from);
@@ -131,6 +132,11 @@ inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) 
 
 }  // namespace NLL_INSTRUCTION_SET
 
+inline int thread_limit(int num_threads) {
+    check_num_threads(num_threads);
+    return parallel::limit(num_threads);
+}
+
 inline void set_thread_limit(int threads) {
     if (threads < 1 || threads > parallel::max_threads)
         throw std::invalid_argument("num_threads is " + std::to_string(threads) + ", outside [1, " +
@@ -149,11 +155,6 @@ inline BuildInfo build_info_of(const char* instruction_set) {
 #else
     return {NLL_VERSION, "MSVC", instruction_set, openmp};
 #endif
-}
-
-// Returns the type of a call's elements.
-inline DType dtype_of_call(const Call& call) {
-    return call.arrays[call.arrays[input] ? input : gradient]->dtype;
 }
 
 #if !defined(NLL_COMPILED)
@@ -186,7 +187,7 @@ template <class> void softmax(const Call& call) {
 
 #if !defined(NLL_COMPILED)
 inline BuildInfo build_info() { return detail::build_info_of("native"); }
-inline int get_num_threads(int num_threads) { return detail::parallel::limit(num_threads); }
+inline int get_num_threads(int num_threads) { return detail::thread_limit(num_threads); }
 inline void set_num_threads(int threads) { detail::set_thread_limit(threads); }
 #endif
 

@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
+#include <limits>
+#include <numeric>
 #include <string>
 
 #include "parallel.hpp"
@@ -39,6 +42,15 @@ inline std::string text(const index_t* shape, int rank) {
 }
 inline std::string shape_text(const Array& array) { return text(array.shape.data(), array.rank); }
 
+// Names an element type as NumPy does.
+inline std::string text(DType dtype) {
+    static constexpr const char* name[] = {"float16", "bfloat16", "float32", "float64",
+                                           "int8",    "int16",    "int32",   "int64",
+                                           "uint8",   "uint16",   "uint32",  "uint64"};
+    const auto number = static_cast<unsigned>(dtype);
+    return number < std::size(name) ? name[number] : "DType(" + std::to_string(number) + ")";
+}
+
 // ---------------------------------------------------------------- arrays
 
 // Returns the class axis of an input of this rank: negative axes count from the end, and 1 is the
@@ -57,6 +69,37 @@ inline int class_axis(index_t axis, int rank) {
 inline bool is_empty(const Array& array) {
     const index_t* shape = array.shape.data();
     return std::find(shape, shape + array.rank, 0) != shape + array.rank;
+}
+
+inline constexpr const char* float_types = "float16, bfloat16, float32 or float64";
+inline constexpr const char* integer_types = "an integer of 8 to 64 bits";
+
+// Refuse elements of a type that an argument does not take: what reads or writes them would take
+// them for those of another.
+[[noreturn]] inline void throw_other_type(const char* name, DType dtype, const std::string& types) {
+    throw std::invalid_argument(std::string(name) + " is of " + text(dtype) + "; it must be of " +
+                                types);
+}
+inline void check_floating(const char* name, DType dtype) {
+    if (!is_floating(dtype)) throw_other_type(name, dtype, float_types);
+}
+inline void check_integer(const char* name, DType dtype) {
+    if (!is_integer(dtype)) throw_other_type(name, dtype, integer_types);
+}
+inline void check_element(const char* name, DType dtype) {
+    if (!is_floating(dtype) && !is_integer(dtype))
+        throw_other_type(name, dtype, float_types + (", or " + std::string(integer_types)));
+}
+inline void check_like_input(const Array& out, const Array& input) {
+    if (out.dtype != input.dtype)
+        throw_other_type("out", out.dtype, text(input.dtype) + ", as input is");
+}
+
+// Refuses more axes than an Array has room for. It comes before anything else is asked of one.
+inline void check_rank(const char* name, const Array& array) {
+    if (array.rank < 0 || array.rank > max_rank)
+        throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.rank) +
+                                    " dimensions, outside [0, " + std::to_string(max_rank) + "]");
 }
 
 // Refuses sizes whose product, or whose reach in bytes, 64 bits cannot count.
@@ -103,15 +146,42 @@ inline void check_same_shape(const char* name, const Array& array, const char* o
                                     ", but " + other_name + " has " + shape_text(other));
 }
 
+// Refuses elements that share memory, as far as two axes tell, or there are more of them than
+// places. Sizes and strides have been checked. What only three axes and more could tell passes: to
+// decide it is a problem of integers that takes long.
+inline void check_no_overlap(const char* name, const Array& array) {
+    const auto fail = [&](const std::string& fact) {
+        throw std::invalid_argument(name + (" has " + fact) +
+                                    ": elements that share memory cannot be written");
+    };
+    index_t elements = 1, places = 1;
+    for (int a = 0; a < array.rank; ++a) {
+        const index_t extent = array.shape[a], stride = absolute(array.strides[a]);
+        if (extent == 1) continue;
+        if (stride == 0) fail("stride 0 on axis " + std::to_string(a));
+        elements *= extent;
+        places += (extent - 1) * stride;
+        for (int b = 0; b < a; ++b) {
+            // i steps of one axis lead where j of the other do, for the least i and j above 0.
+            const index_t other = absolute(array.strides[b]), other_extent = array.shape[b];
+            if (other_extent == 1 || other >= extent * stride || stride >= other_extent * other)
+                continue;
+            const index_t common = std::gcd(stride, other);
+            if (other / common < extent && stride / common < other_extent)
+                fail("strides " + std::to_string(array.strides[b]) + " and " +
+                     std::to_string(array.strides[a]) + " on axes " + std::to_string(b) + " and " +
+                     std::to_string(a));
+        }
+    }
+    if (elements > places)
+        fail(std::to_string(elements) + " elements in " + std::to_string(places) + " places");
+}
+
 // Refuses an array that is to be written, of another shape or with elements that share memory.
 inline void check_output(const Array& array, const char* like_name, const Array& like) {
     check_same_shape("out", array, like_name, like);
     check_sizes("out", array);
-    if (is_empty(array)) return;
-    for (int a = 0; a < array.rank; ++a)
-        if (array.shape[a] > 1 && array.strides[a] == 0)
-            throw std::invalid_argument("out has stride 0 on axis " + std::to_string(a) +
-                                        ": elements that share memory cannot be written");
+    if (!is_empty(array)) check_no_overlap("out", array);
 }
 
 // Refuses an array for logsumexp of logits, (N, C, d1, ..., dk) without their class axis, whose
@@ -139,16 +209,19 @@ inline std::string place_text(std::string name, const index_t* coordinate, int r
                                 ", beyond 2^53: as a double it would be another number");
 }
 
-inline void check_weight(const Options& options, index_t classes) {
+// Refuses weights that cannot be read, or that are not taken as numbers.
+inline void check_weight_numbers(const Options& options) {
     const Weight& weight = options.weight;
     if (!weight) return;
-    if (weight.size != classes)
-        throw std::invalid_argument("weight has shape (" + std::to_string(weight.size) +
-                                    ",), but there are " + std::to_string(classes) +
-                                    (classes == 1 ? " class" : " classes"));
+    check_element("weight", weight.dtype);
+    Array array;
+    array.rank = 1;
+    array.shape[0] = weight.size;
+    array.strides[0] = weight.stride;
+    check_sizes("weight", array);
     const auto for_each_class = [&](auto&& visit) {
         parallel::Interruptible interruptible(options.interrupt);
-        for_each_block(0, classes, block_size, [&](index_t first, index_t count) {
+        for_each_block(0, weight.size, block_size, [&](index_t first, index_t count) {
             for (index_t c = first; c < first + count; ++c) visit(c);
             interruptible.ask();
         });
@@ -171,21 +244,50 @@ inline void check_weight(const Options& options, index_t classes) {
     });
 }
 
+inline void check_weight(const Options& options, index_t classes) {
+    const Weight& weight = options.weight;
+    if (weight && weight.size != classes)
+        throw std::invalid_argument("weight has shape (" + std::to_string(weight.size) +
+                                    ",), but there are " + std::to_string(classes) +
+                                    (classes == 1 ? " class" : " classes"));
+    check_weight_numbers(options);
+}
+
 inline void check_smoothing(double label_smoothing) {
     if (!(label_smoothing >= 0 && label_smoothing <= 1))
         throw std::invalid_argument("label_smoothing is " + text(label_smoothing) +
                                     ", outside [0, 1]");
 }
 
+inline void check_num_threads(int num_threads) {
+    if (num_threads < 0 || num_threads > parallel::max_threads)
+        throw std::invalid_argument("num_threads is " + std::to_string(num_threads) +
+                                    ", outside [0, " + std::to_string(parallel::max_threads) + "]");
+}
+
+// Refuses what no enumerator is, and a loss that is no float.
+inline void check_choices(const Options& options) {
+    const auto check = [](const char* name, auto choice, auto last) {
+        if (choice > last)
+            throw std::invalid_argument(
+                std::string(name) + " is " + std::to_string(static_cast<int>(choice)) +
+                ", outside [0, " + std::to_string(static_cast<int>(last)) + "]");
+    };
+    check("reduction", options.reduction, Reduction::mean);
+    check("empty", options.empty, Empty::raise);
+    if (options.dtype && !is_floating(*options.dtype))
+        throw std::invalid_argument("dtype is " + text(*options.dtype) + "; a loss is of " +
+                                    float_types);
+}
+
 inline void check_options(const Options& options, index_t classes) {
+    check_choices(options);
     const index_t base = options.index_base;
     if (base > 0 && static_cast<std::uint64_t>(base) + static_cast<std::uint64_t>(classes) >
                         std::uint64_t{1} << 63)
         throw std::invalid_argument("index_base " + std::to_string(base) + " and " +
                                     std::to_string(classes) + " classes go beyond 2^63");
-    if (options.num_threads < 0 || options.num_threads > parallel::max_threads)
-        throw std::invalid_argument("num_threads is " + std::to_string(options.num_threads) +
-                                    ", outside [0, " + std::to_string(parallel::max_threads) + "]");
+    check_num_threads(options.num_threads);
     check_smoothing(options.label_smoothing);
     check_weight(options, classes);
 }
@@ -204,8 +306,31 @@ inline void check_reduction(const Arrays& arrays, const Options& options) {
             "reduction is none exactly where there is an array for the losses");
 }
 
+// Returns the type of a call's elements, which its kernels are for.
+inline DType dtype_of_call(const Call& call) {
+    const bool reads = call.arrays[input];
+    const DType dtype = call.arrays[reads ? input : gradient]->dtype;
+    check_floating(reads ? "input" : "out", dtype);
+    return dtype;
+}
+
+// Refuses arrays that are none, or whose elements are not those of their role. Those of input, or
+// of the gradient without it, are known: the kernels are chosen by them (dtype_of_call).
+inline void check_elements(const Arrays& arrays) {
+    static constexpr const char* name[operands] = {"input",       "target", "out",
+                                                   "grad_output", "out",    "sample_weight"};
+    for (int o = 0; o < operands; ++o)
+        if (arrays[o]) check_rank(name[o], *arrays[o]);
+    if (arrays[target]) check_integer("target", arrays[target]->dtype);
+    if (arrays[losses]) check_floating("out", arrays[losses]->dtype);
+    if (arrays[grad_output]) check_floating("grad_output", arrays[grad_output]->dtype);
+    if (arrays[gradient] && arrays[input]) check_like_input(*arrays[gradient], *arrays[input]);
+    if (arrays[sample_weight]) check_element("sample_weight", arrays[sample_weight]->dtype);
+}
+
 // Checks the arguments of a call of either loss. Returns the class axis.
 inline int check_arguments(const Arrays& arrays, const Options& options) {
+    check_elements(arrays);
     const bool reads = arrays[input] != nullptr;
     const Array& shaped = reads ? *arrays[input] : *arrays[gradient];
     const int axis = class_axis(options.axis, shaped.rank);

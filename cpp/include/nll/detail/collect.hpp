@@ -161,6 +161,7 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     Call call{given.arrays, options};
     call.collected = &partial;
     if (!to.same_weights) {
+        const DefaultFloatingPoint environment;
         check_arguments(call.arrays, options);
         const auto kind = kind_of(to.function, options.weight, options.label_smoothing);
         for (const State& state : to.states)
@@ -186,6 +187,8 @@ template <class Run> void collect_with(const Collection& to, const Call& given, 
     const index_t samples = count_samples();
     const auto groups = static_cast<index_t>(to.states.size());
     if (to.group) {
+        check_rank("group", *to.group);
+        check_integer("group", to.group->dtype);
         check_same_shape("group", *to.group, "target", labels);
         check_sizes("group", *to.group);
     } else if (const index_t classes = from.shape[static_cast<std::size_t>(axis)];
@@ -223,8 +226,7 @@ template <class Scalar> void collect_as(const Collection& to, const Call& call) 
     });
 }
 template <class> void collect(const Collection& to, const Call& call) {
-    visit_floating(call.arrays[input]->dtype,
-                   [&]<class Scalar>() { collect_as<Scalar>(to, call); });
+    visit_floating(dtype_of_call(call), [&]<class Scalar>() { collect_as<Scalar>(to, call); });
 }
 #endif
 

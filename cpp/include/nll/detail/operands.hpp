@@ -36,5 +36,35 @@ struct Call {
     const Record* record = nullptr;  // what is noted of each sample instead of most sums
 };
 
+// Make the array of a view that has some role in a call. They do not compile for elements that the
+// role does not have.
+template <class T, int Rank> Array input_array(View<T, Rank> view) {
+    static_assert(FloatElement<std::remove_const_t<T>>,
+                  "input is of float, double, nll::float16 or nll::bfloat16");
+    return view;
+}
+template <class T, int Rank> Array target_array(View<T, Rank> view) {
+    static_assert(IntegerElement<std::remove_const_t<T>>,
+                  "target is of integers of at most 64 bits");
+    return view;
+}
+template <class T, int Rank> Array group_array(View<T, Rank> view) {
+    static_assert(IntegerElement<std::remove_const_t<T>>,
+                  "group is of integers of at most 64 bits");
+    return view;
+}
+template <class T, int Rank> Array grad_output_array(View<T, Rank> view) {
+    static_assert(FloatElement<std::remove_const_t<T>>,
+                  "grad_output is of float, double, nll::float16 or nll::bfloat16");
+    return view;
+}
+template <class T, int Rank> Array output_array(View<T, Rank> view) {
+    static_assert(!std::is_const_v<T>, "losses, a gradient or a result are written: not const");
+    static_assert(FloatElement<std::remove_const_t<T>>,
+                  "losses, a gradient or a result are of float, double, nll::float16 or "
+                  "nll::bfloat16");
+    return view;
+}
+
 }  // namespace NLL_HIDDEN detail
 }  // namespace nll::inline NLL_VERSION_NAMESPACE

@@ -11,11 +11,39 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-inline void check_smoothing(LossFunction function, double label_smoothing) {
+// Refuses a loss that is none, and a smoothing that it does not have.
+inline void check_function(LossFunction function, double label_smoothing) {
+    if (function > LossFunction::cross_entropy)
+        throw std::invalid_argument("the loss is " + std::to_string(static_cast<int>(function)) +
+                                    ", outside [0, 1]");
     check_smoothing(label_smoothing);
     Options options;
     options.label_smoothing = label_smoothing;
     if (function == LossFunction::nll_loss) check_no_smoothing(options);
+}
+
+// Returns the kind of a state that is made with these, as calls have to have them, too.
+inline State::Kind new_kind(LossFunction function, const Weight& weight, double label_smoothing) {
+    const DefaultFloatingPoint environment;
+    check_function(function, label_smoothing);
+    Options options;
+    options.weight = weight;
+    options.label_smoothing = label_smoothing;
+    check_weight_numbers(options);
+    return kind_of(function, weight, label_smoothing);
+}
+
+// Returns a kind as states have it, with no smoothing of -0.
+inline State::Kind checked(State::Kind kind) {
+    const DefaultFloatingPoint environment;
+    check_function(kind.function, kind.label_smoothing);
+    kind.label_smoothing += 0.0;
+    if (kind.weights < -1 || kind.weights >= max_count)
+        throw std::invalid_argument("there are " + std::to_string(kind.weights) +
+                                    " class weights, outside [-1, 2^62)");
+    if (kind.weights == -1 && kind.weight_digest != 0)
+        throw std::invalid_argument("there are no class weights, but a digest of them");
+    return kind;
 }
 
 }  // namespace NLL_INSTRUCTION_SET
@@ -28,35 +56,37 @@ inline void check_smoothing(LossFunction function, double label_smoothing) {
 #endif
 
 NLL_DEFINED State::State(LossFunction function, const Weight& weight, double label_smoothing)
-    : kind_(detail::kind_of(function, weight, label_smoothing)) {
-    detail::check_smoothing(function, label_smoothing);
-}
+    : kind_(detail::new_kind(function, weight, label_smoothing)) {}
+
+NLL_DEFINED State::State(const Kind& kind) : kind_(detail::checked(kind)) {}
 
 NLL_DEFINED State State::from_bytes(std::span<const std::uint8_t> bytes) {
     if (bytes.size() != static_cast<std::size_t>(size))
         detail::refuse("a state has " + std::to_string(size) + " bytes, not " +
                        std::to_string(bytes.size()));
-    detail::Sums sums;
-    State state(detail::decode(bytes.data(), sums));
-    detail::StateAccess::pack(sums, state);
+    const detail::DefaultFloatingPoint environment;
+    detail::Sums total;
+    State state(detail::decode(bytes.data(), total));
+    detail::StateAccess::pack(total, state);
     return state;
 }
 
 NLL_DEFINED State::Bytes State::to_bytes() const {
-    detail::Sums sums;
-    detail::StateAccess::unpack(*this, sums);
+    detail::Sums total;
+    detail::StateAccess::unpack(*this, total);
     Bytes bytes;
-    detail::encode(kind_, sums, bytes.data());
+    detail::encode(kind_, total, bytes.data());
     return bytes;
 }
 
 NLL_DEFINED void State::merge(const State& other) {
+    const detail::DefaultFloatingPoint environment;
     detail::check_kind("the kinds of the states differ", other.kind_, kind_);
-    detail::Sums sums, others;
-    detail::StateAccess::unpack(*this, sums);
+    detail::Sums total, others;
+    detail::StateAccess::unpack(*this, total);
     detail::StateAccess::unpack(other, others);
-    detail::merge(sums, others);
-    detail::StateAccess::pack(sums, *this);
+    detail::merge(total, others);
+    detail::StateAccess::pack(total, *this);
 }
 
 NLL_DEFINED DType State::dtype() const {
@@ -66,28 +96,29 @@ NLL_DEFINED DType State::dtype() const {
 }
 
 NLL_DEFINED Loss State::loss(const Options& options) const {
+    detail::check_choices(options);
     if (options.reduction == Reduction::none)
         throw std::invalid_argument(
             "reduction is none, but a state has no losses of samples: it must be 'mean' or 'sum'");
     const detail::DefaultFloatingPoint environment;
-    detail::Sums sums;
-    detail::StateAccess::unpack(*this, sums);
-    return detail::loss_of(sums.sum[detail::Sums::loss], sums.sum[detail::Sums::weight], count_,
+    detail::Sums total;
+    detail::StateAccess::unpack(*this, total);
+    return detail::loss_of(total.sum[detail::Sums::loss], total.sum[detail::Sums::weight], count_,
                            options.dtype.value_or(dtype()), options);
 }
 
 NLL_DEFINED double State::total_weight() const {
-    detail::Sums sums;
-    detail::StateAccess::unpack(*this, sums);
-    return detail::rounded(sums.sum[detail::Sums::weight], detail::format_of<double>);
+    detail::Sums total;
+    detail::StateAccess::unpack(*this, total);
+    return detail::rounded(total.sum[detail::Sums::weight], detail::format_of<double>);
 }
 
 NLL_DEFINED double State::standard_error() const {
     const detail::DefaultFloatingPoint environment;
-    detail::Sums sums;
-    detail::StateAccess::unpack(*this, sums);
+    detail::Sums total;
+    detail::StateAccess::unpack(*this, total);
     return std::apply([&](const auto&... sum) { return detail::standard_error_of(sum..., count_); },
-                      sums.sum);
+                      total.sum);
 }
 
 NLL_DEFINED double State::perplexity(Empty empty) const {
@@ -100,9 +131,10 @@ NLL_DEFINED double State::perplexity(Empty empty) const {
 }
 
 NLL_DEFINED State merge(const std::uint8_t* states, index_t count, index_t stride) {
-    detail::Sums sums;
-    State state(detail::merge_bytes(states, count, stride, sums));
-    detail::StateAccess::pack(sums, state);
+    const detail::DefaultFloatingPoint environment;
+    detail::Sums total;
+    State state(detail::merge_bytes(states, count, stride, total));
+    detail::StateAccess::pack(total, state);
     return state;
 }
 

@@ -2,8 +2,6 @@
 // Tells compilers how to treat a loop, and caches what will be read.
 #pragma once
 
-#include <cstdint>
-
 #include "../../types.hpp"
 
 // Names the instruction set of the kernels. They are compiled once for each, in a namespace of that

@@ -4,8 +4,6 @@
 // with fused multiply-add give the same bits.
 #pragma once
 
-#include <bit>
-#include <cmath>
 #include <cstdint>
 
 #if defined(__SSE2__)
