@@ -1124,6 +1124,29 @@ def test_a_failure_to_write_has_status_1(logits, option):
     assert message == "Error: nowhere/it.png: No such file or directory"
 
 
+@pytest.mark.parametrize("more", [[], ["--loss-only"], ["--compare", "good.npy"]], ids=lambda more: " ".join(more))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_no_class_has_a_probability_below_0_or_above_1(target, dtype, more):
+    good = np.full((N, C), 1 / C, dtype)
+    np.save("good.npy", good)
+    for value, kind, rule in (
+        (-0.5, "probabilities", "a probability is in [0, 1]"),
+        (1.5, "probabilities", "a probability is in [0, 1]"),
+        (0.5, "log-probabilities", "a log-probability is at most 0"),
+    ):
+        bad = good if kind == "probabilities" else np.log(good)
+        np.save("good.npy", bad)
+        bad = bad.copy()
+        label = (target[1] + 1) % C
+        bad[1, label] = value
+        bad[0] = value  # which is ignored
+        np.save("bad.npy", bad)
+        words = f"Error: bad.npy[1, {label}] is {value}, but {rule}: is --kind {kind} right?"
+        assert refused("score", "bad.npy", "target.npy", "--kind", kind, *more) == words
+        if more:
+            assert refused("score", "good.npy", "target.npy", "--kind", kind, "--compare", "bad.npy") == words
+
+
 def test_losses_of_samples_are_written_whole_or_not(logits, target):
     target[-1] = 99
     np.save("target.npy", target)
