@@ -34,6 +34,7 @@ from nll._cli.blocks import divide
 from nll._cli.commands import Commands
 from nll._cli.commands import nll as command
 from nll._cli.errors import required
+from nll._cli.sources import Zipped
 
 N, C = 400, 7
 
@@ -1122,6 +1123,64 @@ def test_a_failure_to_write_has_status_1(logits, option):
         pytest.importorskip("matplotlib")
     message = refused("score", "logits.npy", "target.npy", option, "nowhere/it.png", status=1)
     assert message == "Error: nowhere/it.png: No such file or directory"
+
+
+@pytest.mark.parametrize("value", [-3, 2])
+def test_one_group_of_all_samples(logits, value):
+    np.save("group.npy", np.array(value))
+    if value < 0:
+        assert "group.npy[] is -3; groups" in refused("score", "logits.npy", "target.npy", "--group", "group.npy")
+    else:
+        table = score("logits.npy", "target.npy", "--group", "group.npy")["groups"]
+        assert [count > 0 for count in table["count"]] == [False, False, True]
+
+
+@pytest.mark.parametrize("more", [[], ["--shift"]], ids=["as-it-is", "shifted"])
+def test_a_npz_is_read_once(logits, target, more, monkeypatch):
+    """Each shard of it, and kept no longer than it is needed."""
+    for part in range(2):
+        half = slice(part * N // 2, (part + 1) * N // 2)
+        np.savez(f"values-{part}.npz", logits[half][None])
+    np.save("both.npy", np.stack([logits[: N // 2], logits[N // 2 :]]))
+    np.save("target.npy", target.reshape(2, -1))
+    loads, held = [], []
+    load, release = Zipped.load, Zipped.release
+
+    def counted(self: Zipped) -> np.ndarray:
+        loads.append(self.path)
+        return load(self)
+
+    def watched(self: Zipped, slices: Any) -> None:
+        release(self, slices)
+        held.append(self.held is not None)
+
+    monkeypatch.setattr(Zipped, "load", counted)
+    monkeypatch.setattr(Zipped, "release", watched)
+    arguments = ["target.npy", "--axis", -1, "--chunk", 1e-3, "--threads", 1, *more]
+    found = score("values-*.npz", *arguments)
+    assert loads == ["values-0.npz", "values-1.npz"]
+    assert (len(held) > 10, held.count(False), held[-1]) == (True, 2, False)
+    assert found["loss"] == score("both.npy", *arguments)["loss"]
+
+
+@pytest.mark.parametrize("name", ["x.zarr.npy", "d.zarr/x.npy", "d.zarr/x.npz"])
+def test_a_file_of_numpy_is_one_whatever_its_name(logits, name):
+    Path("d.zarr").mkdir()
+    (np.savez if name.endswith("z") else np.save)(name, logits)
+    assert score(name, "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+def test_a_zipped_zarr_array_is_not_taken_for_a_npz(logits):
+    zarr = pytest.importorskip("zarr")
+    with zarr.storage.ZipStore("v.zarr.zip", mode="w") as store:
+        zarr.create_array(store, data=logits, chunks=(64, C))
+    assert "v.zarr.zip: no Zarr array is there" in refused("score", "v.zarr.zip", "target.npy")
+
+
+def test_shards_with_superscripts(logits):
+    for index, part in enumerate(np.split(logits, 4)):
+        np.save(f"s1²{index}.npy", part)
+    assert score("s1*.npy", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
 
 
 @pytest.mark.parametrize("more", [[], ["--loss-only"], ["--compare", "good.npy"]], ids=lambda more: " ".join(more))
