@@ -34,6 +34,7 @@ from nll._cli.blocks import divide
 from nll._cli.commands import Commands
 from nll._cli.commands import nll as command
 from nll._cli.errors import required
+from nll._cli.outputs import output
 from nll._cli.sources import Zipped
 
 N, C = 400, 7
@@ -1081,10 +1082,10 @@ def test_a_first_label_that_no_label_can_be_is_told_with_status_2(logits):
 
 
 def test_a_folder_is_not_overwritten(logits):
-    """And what was written beside it is gone."""
+    """And nothing was written beside it."""
     Path("taken").mkdir()
     assert "taken: Is a directory" in refused("score", "logits.npy", "target.npy", "--json", "taken", status=1)
-    assert not Path("taken.part").exists()
+    assert not list(Path().glob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -1123,6 +1124,100 @@ def test_a_failure_to_write_has_status_1(logits, option):
         pytest.importorskip("matplotlib")
     message = refused("score", "logits.npy", "target.npy", option, "nowhere/it.png", status=1)
     assert message == "Error: nowhere/it.png: No such file or directory"
+
+
+def test_losses_of_samples_are_written_whole_or_not(logits, target):
+    target[-1] = 99
+    np.save("target.npy", target)
+    np.save("losses.npy", np.zeros(3))
+    refused("score", "logits.npy", "target.npy", "--per-sample", "losses.npy")
+    assert np.load("losses.npy").tolist() == [0, 0, 0]
+    assert not list(Path().glob("*.part"))
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])
+def test_files_that_cannot_be_written_are_known_before_samples_are_scored(logits, option, monkeypatch):
+    monkeypatch.setattr("nll._cli.commands.score", lambda *arguments, **named: pytest.fail("it was scored"))
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    refused("score", "logits.npy", "target.npy", option, "nowhere/it.png", status=1)
+
+
+@pytest.mark.parametrize("name", ["it.xyz", "it", "it.png.gz"])
+def test_the_format_of_a_picture_is_known_before_samples_are_scored(logits, name, monkeypatch):
+    pytest.importorskip("matplotlib")
+    run("score", "logits.npy", "target.npy", "--json", "it.json")
+    monkeypatch.setattr("nll._cli.commands.score", lambda *arguments, **named: pytest.fail("it was scored"))
+    for start in ["score", "logits.npy", "target.npy"], ["merge", "it.json"]:
+        assert refused(*start, "--plot", name) == f"Error: --plot {name}: its name ends in no format of pictures"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_the_table_is_there_whatever_becomes_of_files(logits, option, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(f"nll._cli.{'document.dump' if option == '--json' else 'plot.headline'}", fail)
+    result = run("score", "logits.npy", "target.npy", option, "it.png", "--per-sample", "losses.npy", status=1)
+    assert "mean NLL" in result.stdout
+    assert result.stderr == "Error: it.png: No space left on device\n"
+    assert sorted(path.name for path in Path().iterdir()) == ["logits.npy", "losses.npy", "target.npy"]
+
+
+def test_outputs_of_two_runs_have_names_of_their_own():
+    """Until they are whole. Then the last one stays."""
+    with output("it.json") as one, output("it.json") as other:
+        for each in one, other:
+            Path(each.partial).write_text(each.partial)
+        one.keep()
+        other.keep()
+        assert Path("it.json").read_text() == other.partial
+    assert [path.name for path in Path().iterdir()] == ["it.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and devices")
+def test_a_device_is_not_replaced(logits):
+    os.mkfifo("pipe")
+    message = refused("score", "logits.npy", "target.npy", "--json", "pipe", status=1)
+    assert message == "Error: pipe is no regular file, which could be replaced"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])
+@pytest.mark.parametrize("taken", ["logits.npy", "./target.npy", "soft.npy", "hard.npy", "weight.npy", "group.npy"])
+@pytest.mark.usefixtures("companions")
+def test_no_output_replaces_an_input(option, taken):
+    np.save("weight.npy", np.ones(C))
+    os.symlink("logits.npy", "soft.npy")
+    os.link("logits.npy", "hard.npy")
+    before = Path(taken).read_bytes()
+    more = ["--weight", "weight.npy", "--group", "group.npy"]
+    message = refused("score", "logits.npy", "target.npy", *more, option, taken)
+    assert message.startswith(f"Error: {option} {taken} would replace the input ")
+    assert Path(taken).read_bytes() == before
+
+
+def test_no_output_replaces_another_one_or_a_part_of_an_input(logits):
+    found = refused("score", "logits.npy", "target.npy", "--json", "a.png", "--plot", "./a.png")
+    assert found == "Error: --plot ./a.png would replace that of --json"
+    run("score", "logits.npy", "target.npy", "--json", "a.json")
+    assert refused("merge", "a.json", "--json", "a.json") == "Error: --json a.json would replace the input a.json"
+    pytest.importorskip("zarr").create_array("v.zarr", data=logits, chunks=(64, C))
+    found = refused("score", "v.zarr", "target.npy", "--json", "v.zarr/zarr.json")
+    assert found == "Error: --json v.zarr/zarr.json would replace the input v.zarr"
+
+
+OPTIONS_OF_FILES = ["--weight", "--sample-weight", "--group", "--compare", "--json", "--plot", "--per-sample"]
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_FILES)
+def test_an_empty_name_is_refused(logits, option):
+    """A variable of a shell that is not set must not leave out what was asked for."""
+    assert refused("score", "logits.npy", "target.npy", option, "").startswith(f"Error: Invalid value for '{option}'")
+    if option in ("--json", "--plot"):
+        run("score", "logits.npy", "target.npy", "--json", "it.json")
+        assert refused("merge", "it.json", option, "").startswith(f"Error: Invalid value for '{option}'")
+    assert "Invalid value for 'TARGET'" in refused("score", "logits.npy", "")
 
 
 @pytest.mark.parametrize("value", [-3, 2])
@@ -1177,12 +1272,6 @@ def test_a_zipped_zarr_array_is_not_taken_for_a_npz(logits):
     assert "v.zarr.zip: no Zarr array is there" in refused("score", "v.zarr.zip", "target.npy")
 
 
-def test_shards_with_superscripts(logits):
-    for index, part in enumerate(np.split(logits, 4)):
-        np.save(f"s1²{index}.npy", part)
-    assert score("s1*.npy", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
-
-
 @pytest.mark.parametrize("more", [[], ["--loss-only"], ["--compare", "good.npy"]], ids=lambda more: " ".join(more))
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_no_class_has_a_probability_below_0_or_above_1(target, dtype, more):
@@ -1204,15 +1293,6 @@ def test_no_class_has_a_probability_below_0_or_above_1(target, dtype, more):
         assert refused("score", "bad.npy", "target.npy", "--kind", kind, *more) == words
         if more:
             assert refused("score", "good.npy", "target.npy", "--kind", kind, "--compare", "bad.npy") == words
-
-
-def test_losses_of_samples_are_written_whole_or_not(logits, target):
-    target[-1] = 99
-    np.save("target.npy", target)
-    np.save("losses.npy", np.zeros(3))
-    refused("score", "logits.npy", "target.npy", "--per-sample", "losses.npy")
-    assert np.load("losses.npy").tolist() == [0, 0, 0]
-    assert not Path("losses.npy.part").exists()
 
 
 @pytest.mark.parametrize(
@@ -1251,7 +1331,7 @@ def test_control_c_says_how_far_it_came():
     code += "from nll.__main__ import main; main()"
     started = process("score", "logits.npy", "target.npy", *more, code=code)
     deadline = time.monotonic() + 60
-    while not Path("losses.npy.part").exists() and time.monotonic() < deadline:
+    while not list(Path().glob("losses.npy.*.part")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
     started.send_signal(signal.SIGINT)
@@ -1262,7 +1342,7 @@ def test_control_c_says_how_far_it_came():
     done = int(found[1].replace(",", ""))
     assert 0 <= done < 25_000
     assert done == 0 or float(found[2]) == pytest.approx(np.log(10_000), rel=1e-6)
-    assert not any(Path(name).exists() for name in ("losses.npy", "losses.npy.part", "it.json"))
+    assert sorted(path.name for path in Path().iterdir()) == ["logits.npy", "target.npy"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's count of a process's memory")
@@ -1323,6 +1403,12 @@ def test_the_table(logits, companions):
         assert words in out
     for words in ("Compared with other.npy", "mean KL", "Worst samples", "target.npy["):
         assert words in out
+
+
+def test_shards_with_superscripts(logits):
+    for index, part in enumerate(np.split(logits, 4)):
+        np.save(f"s1²{index}.npy", part)
+    assert score("s1*.npy", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
 
 
 def test_the_object_is_as_documented(logits, companions):
