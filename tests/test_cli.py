@@ -1405,10 +1405,74 @@ def test_the_table(logits, companions):
         assert words in out
 
 
+LONG = "a-name-of-many-words-" * 8
+
+
+@pytest.mark.parametrize("columns", [None, 60])
+def test_nothing_of_the_table_is_cut(logits, columns):
+    """In a file there is room; in a terminal, names are folded."""
+    os.rename("target.npy", f"{LONG}.npy")
+    terminal = {} if columns is None else {"FORCE_COLOR": "1", "COLUMNS": str(columns), "TERM": "dumb"}
+    out, err = process("score", "logits.npy", f"{LONG}.npy", "--worst", 2, **terminal).communicate(timeout=60)
+    assert "…" not in out, err
+    if columns is None:
+        assert out.count(f"{LONG}.npy[") == 2
+    else:
+        assert "predicted" in out
+
+
+NAMES = [
+    pytest.param("a:100:.npy", "a:100:.npy", id="emoji"),
+    pytest.param("a[bold].npy", "a[bold].npy", id="markup"),
+    pytest.param("a$\\x$.npy", "a$\\x$.npy", id="mathematics"),
+    pytest.param("a\x1b[31m.npy", "a\\x1b[31m.npy", id="escape-sequence"),
+    pytest.param("a\udcff.npy", "a\\udcff.npy", id="no-unicode"),
+    pytest.param("s1²2.npy", "s1²2.npy", id="superscript"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
+@pytest.mark.parametrize(("name", "shown"), NAMES)
+def test_names_are_shown_as_they_are(logits, name, shown):
+    """Nothing in them is a command to a terminal, or to what draws the picture."""
+    pytest.importorskip("matplotlib")
+    os.rename("logits.npy", name)
+    found = run("score", name, "target.npy", "--plot", f"{name}.svg", "--json", "it.json")
+    assert found.stdout.startswith(f"{shown}: logits of 7 classes\n")
+    assert run("merge", "it.json").stdout.startswith(f"{shown}: logits of 7 classes\n")
+    found = refused("score", name, "target.npy", "--axis", 5)
+    assert found.startswith(f"Error: --axis 5 is out of bounds for {shown}")
+
+
 def test_shards_with_superscripts(logits):
     for index, part in enumerate(np.split(logits, 4)):
         np.save(f"s1²{index}.npy", part)
     assert score("s1*.npy", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+@pytest.mark.parametrize("environment", [
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+], ids=["PYTHONIOENCODING", "LC_ALL"])  # fmt: skip
+@pytest.mark.usefixtures("companions")
+def test_output_without_unicode(environment):
+    """It has what it can have."""
+    np.save("ü.npy", np.load("target.npy"))
+    started = process("score", "logits.npy", "ü.npy", *EVERYTHING, **environment)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 0, err
+    assert re.search(r"mean NLL +\d\.\d+ \+- 0", out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a stream in a shell")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-"])
+def test_a_stream_may_be_closed(logits, closed):
+    command = f"{sys.executable} -m nll score logits.npy target.npy --json it.json {closed}"
+    paths = {"PYTHONPATH": str(Path(nll.__file__).parents[1])}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=os.environ | paths, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("it.json").exists()
+    assert ("mean NLL" in done.stdout) == (closed != ">&-")
 
 
 def test_the_object_is_as_documented(logits, companions):
