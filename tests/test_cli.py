@@ -34,6 +34,8 @@ from nll._cli.blocks import divide
 from nll._cli.commands import Commands
 from nll._cli.commands import nll as command
 from nll._cli.errors import required
+from nll._cli.outputs import output
+from nll._cli.sources import Zipped
 
 N, C = 400, 7
 
@@ -1080,10 +1082,10 @@ def test_a_first_label_that_no_label_can_be_is_told_with_status_2(logits):
 
 
 def test_a_folder_is_not_overwritten(logits):
-    """And what was written beside it is gone."""
+    """And nothing was written beside it."""
     Path("taken").mkdir()
     assert "taken: Is a directory" in refused("score", "logits.npy", "target.npy", "--json", "taken", status=1)
-    assert not Path("taken.part").exists()
+    assert not list(Path().glob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -1130,7 +1132,167 @@ def test_losses_of_samples_are_written_whole_or_not(logits, target):
     np.save("losses.npy", np.zeros(3))
     refused("score", "logits.npy", "target.npy", "--per-sample", "losses.npy")
     assert np.load("losses.npy").tolist() == [0, 0, 0]
-    assert not Path("losses.npy.part").exists()
+    assert not list(Path().glob("*.part"))
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])
+def test_files_that_cannot_be_written_are_known_before_samples_are_scored(logits, option, monkeypatch):
+    monkeypatch.setattr("nll._cli.commands.score", lambda *arguments, **named: pytest.fail("it was scored"))
+    if option == "--plot":
+        pytest.importorskip("matplotlib")
+    refused("score", "logits.npy", "target.npy", option, "nowhere/it.png", status=1)
+
+
+@pytest.mark.parametrize("name", ["it.xyz", "it", "it.png.gz"])
+def test_the_format_of_a_picture_is_known_before_samples_are_scored(logits, name, monkeypatch):
+    pytest.importorskip("matplotlib")
+    run("score", "logits.npy", "target.npy", "--json", "it.json")
+    monkeypatch.setattr("nll._cli.commands.score", lambda *arguments, **named: pytest.fail("it was scored"))
+    for start in ["score", "logits.npy", "target.npy"], ["merge", "it.json"]:
+        assert refused(*start, "--plot", name) == f"Error: --plot {name}: its name ends in no format of pictures"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_the_table_is_there_whatever_becomes_of_files(logits, option, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(f"nll._cli.{'document.dump' if option == '--json' else 'plot.headline'}", fail)
+    result = run("score", "logits.npy", "target.npy", option, "it.png", "--per-sample", "losses.npy", status=1)
+    assert "mean NLL" in result.stdout
+    assert result.stderr == "Error: it.png: No space left on device\n"
+    assert sorted(path.name for path in Path().iterdir()) == ["logits.npy", "losses.npy", "target.npy"]
+
+
+def test_outputs_of_two_runs_have_names_of_their_own():
+    """Until they are whole. Then the last one stays."""
+    with output("it.json") as one, output("it.json") as other:
+        for each in one, other:
+            Path(each.partial).write_text(each.partial)
+        one.keep()
+        other.keep()
+        assert Path("it.json").read_text() == other.partial
+    assert [path.name for path in Path().iterdir()] == ["it.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and devices")
+def test_a_device_is_not_replaced(logits):
+    os.mkfifo("pipe")
+    message = refused("score", "logits.npy", "target.npy", "--json", "pipe", status=1)
+    assert message == "Error: pipe is no regular file, which could be replaced"
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot", "--per-sample"])
+@pytest.mark.parametrize("taken", ["logits.npy", "./target.npy", "soft.npy", "hard.npy", "weight.npy", "group.npy"])
+@pytest.mark.usefixtures("companions")
+def test_no_output_replaces_an_input(option, taken):
+    np.save("weight.npy", np.ones(C))
+    os.symlink("logits.npy", "soft.npy")
+    os.link("logits.npy", "hard.npy")
+    before = Path(taken).read_bytes()
+    more = ["--weight", "weight.npy", "--group", "group.npy"]
+    message = refused("score", "logits.npy", "target.npy", *more, option, taken)
+    assert message.startswith(f"Error: {option} {taken} would replace the input ")
+    assert Path(taken).read_bytes() == before
+
+
+def test_no_output_replaces_another_one_or_a_part_of_an_input(logits):
+    found = refused("score", "logits.npy", "target.npy", "--json", "a.png", "--plot", "./a.png")
+    assert found == "Error: --plot ./a.png would replace that of --json"
+    run("score", "logits.npy", "target.npy", "--json", "a.json")
+    assert refused("merge", "a.json", "--json", "a.json") == "Error: --json a.json would replace the input a.json"
+    pytest.importorskip("zarr").create_array("v.zarr", data=logits, chunks=(64, C))
+    found = refused("score", "v.zarr", "target.npy", "--json", "v.zarr/zarr.json")
+    assert found == "Error: --json v.zarr/zarr.json would replace the input v.zarr"
+
+
+OPTIONS_OF_FILES = ["--weight", "--sample-weight", "--group", "--compare", "--json", "--plot", "--per-sample"]
+
+
+@pytest.mark.parametrize("option", OPTIONS_OF_FILES)
+def test_an_empty_name_is_refused(logits, option):
+    """A variable of a shell that is not set must not leave out what was asked for."""
+    assert refused("score", "logits.npy", "target.npy", option, "").startswith(f"Error: Invalid value for '{option}'")
+    if option in ("--json", "--plot"):
+        run("score", "logits.npy", "target.npy", "--json", "it.json")
+        assert refused("merge", "it.json", option, "").startswith(f"Error: Invalid value for '{option}'")
+    assert "Invalid value for 'TARGET'" in refused("score", "logits.npy", "")
+
+
+@pytest.mark.parametrize("value", [-3, 2])
+def test_one_group_of_all_samples(logits, value):
+    np.save("group.npy", np.array(value))
+    if value < 0:
+        assert "group.npy[] is -3; groups" in refused("score", "logits.npy", "target.npy", "--group", "group.npy")
+    else:
+        table = score("logits.npy", "target.npy", "--group", "group.npy")["groups"]
+        assert [count > 0 for count in table["count"]] == [False, False, True]
+
+
+@pytest.mark.parametrize("more", [[], ["--shift"]], ids=["as-it-is", "shifted"])
+def test_a_npz_is_read_once(logits, target, more, monkeypatch):
+    """Each shard of it, and kept no longer than it is needed."""
+    for part in range(2):
+        half = slice(part * N // 2, (part + 1) * N // 2)
+        np.savez(f"values-{part}.npz", logits[half][None])
+    np.save("both.npy", np.stack([logits[: N // 2], logits[N // 2 :]]))
+    np.save("target.npy", target.reshape(2, -1))
+    loads, held = [], []
+    load, release = Zipped.load, Zipped.release
+
+    def counted(self: Zipped) -> np.ndarray:
+        loads.append(self.path)
+        return load(self)
+
+    def watched(self: Zipped, slices: Any) -> None:
+        release(self, slices)
+        held.append(self.held is not None)
+
+    monkeypatch.setattr(Zipped, "load", counted)
+    monkeypatch.setattr(Zipped, "release", watched)
+    arguments = ["target.npy", "--axis", -1, "--chunk", 1e-3, "--threads", 1, *more]
+    found = score("values-*.npz", *arguments)
+    assert loads == ["values-0.npz", "values-1.npz"]
+    assert (len(held) > 10, held.count(False), held[-1]) == (True, 2, False)
+    assert found["loss"] == score("both.npy", *arguments)["loss"]
+
+
+@pytest.mark.parametrize("name", ["x.zarr.npy", "d.zarr/x.npy", "d.zarr/x.npz"])
+def test_a_file_of_numpy_is_one_whatever_its_name(logits, name):
+    Path("d.zarr").mkdir()
+    (np.savez if name.endswith("z") else np.save)(name, logits)
+    assert score(name, "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+def test_a_zipped_zarr_array_is_not_taken_for_a_npz(logits):
+    zarr = pytest.importorskip("zarr")
+    with zarr.storage.ZipStore("v.zarr.zip", mode="w") as store:
+        zarr.create_array(store, data=logits, chunks=(64, C))
+    assert "v.zarr.zip: no Zarr array is there" in refused("score", "v.zarr.zip", "target.npy")
+
+
+@pytest.mark.parametrize("more", [[], ["--loss-only"], ["--compare", "good.npy"]], ids=lambda more: " ".join(more))
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_no_class_has_a_probability_below_0_or_above_1(target, dtype, more):
+    good = np.full((N, C), 1 / C, dtype)
+    np.save("good.npy", good)
+    for value, kind, rule in (
+        (-0.5, "probabilities", "a probability is in [0, 1]"),
+        (1.5, "probabilities", "a probability is in [0, 1]"),
+        (0.5, "log-probabilities", "a log-probability is at most 0"),
+    ):
+        bad = good if kind == "probabilities" else np.log(good)
+        np.save("good.npy", bad)
+        bad = bad.copy()
+        label = (target[1] + 1) % C
+        bad[1, label] = value
+        bad[0] = value  # which is ignored
+        np.save("bad.npy", bad)
+        words = f"Error: bad.npy[1, {label}] is {value}, but {rule}: is --kind {kind} right?"
+        assert refused("score", "bad.npy", "target.npy", "--kind", kind, *more) == words
+        if more:
+            assert refused("score", "good.npy", "target.npy", "--kind", kind, "--compare", "bad.npy") == words
 
 
 @pytest.mark.parametrize(
@@ -1169,7 +1331,7 @@ def test_control_c_says_how_far_it_came():
     code += "from nll.__main__ import main; main()"
     started = process("score", "logits.npy", "target.npy", *more, code=code)
     deadline = time.monotonic() + 60
-    while not Path("losses.npy.part").exists() and time.monotonic() < deadline:
+    while not list(Path().glob("losses.npy.*.part")) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.5)
     started.send_signal(signal.SIGINT)
@@ -1180,7 +1342,7 @@ def test_control_c_says_how_far_it_came():
     done = int(found[1].replace(",", ""))
     assert 0 <= done < 25_000
     assert done == 0 or float(found[2]) == pytest.approx(np.log(10_000), rel=1e-6)
-    assert not any(Path(name).exists() for name in ("losses.npy", "losses.npy.part", "it.json"))
+    assert sorted(path.name for path in Path().iterdir()) == ["logits.npy", "target.npy"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's count of a process's memory")
@@ -1241,6 +1403,76 @@ def test_the_table(logits, companions):
         assert words in out
     for words in ("Compared with other.npy", "mean KL", "Worst samples", "target.npy["):
         assert words in out
+
+
+LONG = "a-name-of-many-words-" * 8
+
+
+@pytest.mark.parametrize("columns", [None, 60])
+def test_nothing_of_the_table_is_cut(logits, columns):
+    """In a file there is room; in a terminal, names are folded."""
+    os.rename("target.npy", f"{LONG}.npy")
+    terminal = {} if columns is None else {"FORCE_COLOR": "1", "COLUMNS": str(columns), "TERM": "dumb"}
+    out, err = process("score", "logits.npy", f"{LONG}.npy", "--worst", 2, **terminal).communicate(timeout=60)
+    assert "…" not in out, err
+    if columns is None:
+        assert out.count(f"{LONG}.npy[") == 2
+    else:
+        assert "predicted" in out
+
+
+NAMES = [
+    pytest.param("a:100:.npy", "a:100:.npy", id="emoji"),
+    pytest.param("a[bold].npy", "a[bold].npy", id="markup"),
+    pytest.param("a$\\x$.npy", "a$\\x$.npy", id="mathematics"),
+    pytest.param("a\x1b[31m.npy", "a\\x1b[31m.npy", id="escape-sequence"),
+    pytest.param("a\udcff.npy", "a\\udcff.npy", id="no-unicode"),
+    pytest.param("s1²2.npy", "s1²2.npy", id="superscript"),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes")
+@pytest.mark.parametrize(("name", "shown"), NAMES)
+def test_names_are_shown_as_they_are(logits, name, shown):
+    """Nothing in them is a command to a terminal, or to what draws the picture."""
+    pytest.importorskip("matplotlib")
+    os.rename("logits.npy", name)
+    found = run("score", name, "target.npy", "--plot", f"{name}.svg", "--json", "it.json")
+    assert found.stdout.startswith(f"{shown}: logits of 7 classes\n")
+    assert run("merge", "it.json").stdout.startswith(f"{shown}: logits of 7 classes\n")
+    found = refused("score", name, "target.npy", "--axis", 5)
+    assert found.startswith(f"Error: --axis 5 is out of bounds for {shown}")
+
+
+def test_shards_with_superscripts(logits):
+    for index, part in enumerate(np.split(logits, 4)):
+        np.save(f"s1²{index}.npy", part)
+    assert score("s1*.npy", "target.npy")["loss"] == score("logits.npy", "target.npy")["loss"]
+
+
+@pytest.mark.parametrize("environment", [
+    {"PYTHONIOENCODING": "ascii"},
+    {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+], ids=["PYTHONIOENCODING", "LC_ALL"])  # fmt: skip
+@pytest.mark.usefixtures("companions")
+def test_output_without_unicode(environment):
+    """It has what it can have."""
+    np.save("ü.npy", np.load("target.npy"))
+    started = process("score", "logits.npy", "ü.npy", *EVERYTHING, **environment)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 0, err
+    assert re.search(r"mean NLL +\d\.\d+ \+- 0", out)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes a stream in a shell")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-"])
+def test_a_stream_may_be_closed(logits, closed):
+    command = f"{sys.executable} -m nll score logits.npy target.npy --json it.json {closed}"
+    paths = {"PYTHONPATH": str(Path(nll.__file__).parents[1])}
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=os.environ | paths, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("it.json").exists()
+    assert ("mean NLL" in done.stdout) == (closed != ">&-")
 
 
 def test_the_object_is_as_documented(logits, companions):

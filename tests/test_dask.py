@@ -213,6 +213,32 @@ class TestCrossEntropyOfClassChunks:
             assert_same_bits(result[0], results[0][0])
             assert_same_bits(result[1], results[0][1])
 
+    def test_bits_of_either_byte_order(self, dtype):
+        """Those of native arrays: the largest logit is taken off in float64 of either order."""
+        input, target = np.full((4, 6), 5000, dtype), np.zeros(4, int)
+        input[:, 0] += 25
+        native = lazy.cross_entropy_value_and_grad(*lazily(input, target, (2, 2)))
+        swapped = lazily(input.astype(np.dtype(dtype).newbyteorder(">")), target.astype(">i8"), (2, 2))
+        for result, expected in zip(lazy.cross_entropy_value_and_grad(*swapped), native, strict=True):
+            assert_same_bits(result.compute(), expected.compute())
+        logs = lazy.log_softmax(da.from_array(input, chunks=(2, 2)))
+        assert_same_bits(lazy.log_softmax(swapped[0]).compute(), logs.compute())
+
+    @pytest.mark.parametrize("chunks", [(4, 1), (4, 2), (4, (0, 1, 2))], ids=str)
+    @pytest.mark.parametrize("row", [[0.05, 3, 1], [-math.inf, 1, 2], [1, 2, -math.inf]], ids=str)
+    @pytest.mark.parametrize("weight", [[0.5, math.inf, 2], [-math.inf, 1, 0], [math.inf, 1, -math.inf]], ids=str)
+    @pytest.mark.parametrize("label_smoothing", [0.1, 1])
+    def test_infinite_weights_of_smoothed_classes(self, row, weight, chunks, label_smoothing):
+        """Where all of a chunk's probability is one class's, its infinite weight is not multiplied by 0."""
+        input, target, weight = np.array([row] * 4, np.float32), np.array([0, 1, 2, -100]), np.array(weight)
+        arguments = {"label_smoothing": label_smoothing, "reduction": "none"}
+        losses = lazy.cross_entropy(*lazily(input, target, chunks), weight, **arguments).compute()
+        np.testing.assert_array_equal(losses, nll.cross_entropy(input, target, weight, **arguments))
+        arguments["reduction"] = "sum"
+        gradient = lazy.cross_entropy_value_and_grad(*lazily(input, target, chunks), weight, **arguments)[1].compute()
+        expected = nll.cross_entropy_value_and_grad(input, target, weight, **arguments)[1]
+        np.testing.assert_allclose(gradient, expected, rtol=3e-7)
+
     @pytest.mark.parametrize("row", [
         pytest.param([-math.inf, -math.inf, 1.0, 2.0], id="a-chunk-without-probability"),
         pytest.param([1.0, 2.0, -math.inf, -math.inf], id="the-other-one"),
@@ -357,6 +383,15 @@ class TestArguments:
         for result, expected in zip(results, getattr(nll, function)(input, target, weight, empty=empty), strict=True):
             assert_same_bits(result.compute(), expected)
 
+    @pytest.mark.parametrize("loss", ["nll_loss", "cross_entropy"])
+    @pytest.mark.parametrize("chunks", of({name: CHUNKS[name] for name in ("samples", "all-axes")}))
+    @pytest.mark.parametrize("dtype", [">f4", ">f8"])
+    def test_gradient_of_an_empty_mean_is_native(self, loss, chunks, dtype):
+        arrays = lazily(np.zeros(SHAPE, dtype), np.full((6, 4), -100), chunks)
+        gradient = getattr(lazy, f"{loss}_value_and_grad")(*arrays, empty="zero")[1]
+        assert gradient.dtype.isnative
+        assert gradient.compute().dtype.isnative
+
     @pytest.mark.parametrize("empty", ["nan", "zero", "raise"])
     def test_empty_mean_of_smoothed_class_chunks(self, empty):
         arrays = lazily(np.zeros((3, 4), np.float32), np.zeros(3, int), 2)
@@ -371,6 +406,15 @@ class TestArguments:
         input, weight = random_input(rng, SHAPE, np.float32), rng.uniform(size=SHAPE[1])
         loss = lazy.nll_loss(*lazily(input, target, class_chunks), da.from_array(weight, chunks=2))
         assert_same_bits(loss.compute(), nll.nll_loss(input, target, weight))
+
+    def test_tensors_of_pytorch(self, rng, target):
+        """As the local call takes them."""
+        torch = pytest.importorskip("torch", exc_type=ImportError)
+        input = random_input(rng, SHAPE, np.float32)
+        loss = lazy.nll_loss(torch.from_numpy(input), torch.from_numpy(target))
+        assert_same_bits(loss.compute(), nll.nll_loss(input, target))
+        with pytest.raises(TypeError, match=r"^input is a torch\.Tensor .* requires a gradient; pass it"):
+            lazy.nll_loss(torch.from_numpy(input).requires_grad_(), target)
 
     def test_arrays_of_numpy(self, rng, target):
         input = random_input(rng, SHAPE, np.float32)
@@ -421,6 +465,29 @@ class TestErrors:
         with pytest.raises(error) as raised:
             lazy.cross_entropy(**given)
         assert str(raised.value) == str(expected.value)
+
+    @pytest.mark.parametrize("loss", ["nll_loss", "cross_entropy"])
+    @pytest.mark.parametrize("name", ["input", "target", "weight", "sample_weight"])
+    @pytest.mark.parametrize(
+        "array",
+        [
+            pytest.param([[1, 2], [3]], id="ragged"),
+            pytest.param(np.ma.masked_array([1, 2], [True, False]), id="masked"),
+            pytest.param([np.ma.masked_array([1, 2], [True, False])], id="holds-masked"),
+            pytest.param(da.ones(2, chunks=1).map_blocks(np.ma.masked_array), id="lazily-masked"),
+        ],
+    )
+    def test_arrays_that_cannot_be_taken(self, loss, name, array):
+        """The words name the argument, as those of nll do."""
+        arrays = dict(zip(("input", "target"), lazily(np.zeros((2, 3)), np.zeros(2, int), 2), strict=True))
+        with pytest.raises(TypeError, match=rf"^{name} is a .*(that NumPy cannot take|mask would be lost)"):
+            getattr(lazy, f"{loss}_value_and_grad")(**arrays | {name: array})
+
+    @pytest.mark.parametrize("loss", ["nll_loss", "cross_entropy"])
+    def test_return_total_weight_is_a_flag(self, loss):
+        for function in loss, f"{loss}_value_and_grad":
+            with pytest.raises(TypeError, match="return_total_weight is 'no'; it must be True or False"):
+                getattr(lazy, function)(da.zeros((2, 3)), da.zeros(2, dtype=int), return_total_weight="no")
 
     def test_gradient_of_no_reduction(self):
         with pytest.raises(ValueError, match="reduction is 'none'"):

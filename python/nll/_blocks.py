@@ -318,7 +318,7 @@ def _log_sums(block: Array, axis: int) -> tuple[Array, Array]:
         shape = (*block.shape[:axis], 1, *block.shape[axis + 1 :])
         return np.zeros(shape), np.full(shape, -np.inf)
     large = np.array(True)
-    if block.dtype != np.float64:
+    if block.dtype.type is not np.float64:
         sums = np.asarray(functional.logsumexp(block, **keywords))
         large = np.isfinite(sums) & (np.abs(sums) > LARGE)
         if not large.any():
@@ -329,6 +329,17 @@ def _log_sums(block: Array, axis: int) -> tuple[Array, Array]:
     for part in _slabs(block, axis):
         sums[part] = functional.logsumexp(block[part] - shifts[part], **keywords)
     return shifts, sums
+
+
+def _without_infinities(weight: Array) -> tuple[Array, Any]:
+    """Weights of classes in float64, with 1 or -1 for the infinite ones, and the sum of these.
+
+    A loss that has parts is not multiplied by an infinite weight part by part: one may be 0. Any
+    loss above 0 times that weight is the weight itself.
+    """
+    wide = weight.astype(np.float64)
+    infinite = np.isinf(wide)
+    return np.where(infinite, np.sign(wide), wide), wide[infinite].sum()
 
 
 def partials(
@@ -342,7 +353,8 @@ def partials(
     """What a chunk of classes gives for each sample: 3 or 4 numbers on the class axis, in float64.
 
     The logarithm of the sum of its exponentials, as two; the loss of targets that it has, among its
-    own classes; with label smoothing, the sum of the weighted losses of all its classes.
+    own classes; with label smoothing, the sum of the weighted losses of all its classes, where
+    infinite weights are 1 or -1.
     """
     axis, at = choices.axis, place[choices.axis]
     keywords: dict[str, Any] = {"ignore_index": IGNORED, "reduction": "none", "dtype": np.float64}
@@ -357,7 +369,7 @@ def partials(
         losses = [np.expand_dims(loss(block, inside, axis=axis, **keywords), axis)]
         losses[0] = np.where(sums == -np.inf, 0, losses[0])
         if choices.label_smoothing:
-            of_chunk = np.ones(width) if weight is None else weight[at].astype(np.float64)
+            of_chunk = np.ones(width) if weight is None else _without_infinities(weight[at])[0]
             largest = np.asarray(block).argmax(axis)  # whose loss, times 0, is 0
             uniform = loss(block, largest, of_chunk, axis=axis, label_smoothing=1, **keywords)
             uniform = np.expand_dims(uniform * width, axis)
@@ -418,14 +430,15 @@ def _smoothed_of(
     log_sums, _, uniform = _by_chunks(partials, choices)[1]
     of_chunks = -np.asarray(functional.log_softmax(log_sums, axis=-1))
     bounds = choices.class_bounds
+    finite, infinite = None, 0.0
+    if weight is not None:
+        finite, infinite = _without_infinities(weight)
     for k in range(choices.class_chunks):
         if bounds[k] < bounds[k + 1]:
             of_chunk = slice(bounds[k], bounds[k + 1])
-            total = bounds[k + 1] - bounds[k]
-            if weight is not None:
-                total = weight[of_chunk].astype(np.float64).sum()
+            total = bounds[k + 1] - bounds[k] if finite is None else finite[of_chunk].sum()
             uniform[..., k] += total * of_chunks[..., k]
-    of_all = uniform.sum(-1) / choices.classes
+    of_all = (uniform.sum(-1) + infinite) / choices.classes
     if sample_weight is not None:
         of_all = of_all * sample_weight
     share = choices.label_smoothing
@@ -512,7 +525,7 @@ def _with_rest(
     chunk = int(np.searchsorted(choices.class_bounds[1:], at.start, side="right"))
     rest = functional.logsumexp(np.delete(log_sums, chunk, -1), axis=-1, keepdims=True)
     shift, rest = (np.moveaxis(np.asarray(array), -1, axis) for array in (shift, rest))
-    result = np.empty(block.shape, block.dtype.newbyteorder("="))
+    result = np.empty(block.shape, block.dtype)
     if not block.shape[axis]:
         return result
     for part in _slabs(block, axis):
@@ -660,7 +673,13 @@ def cross_entropy_gradient_of_classes(
         inside = _classes_in(target, at, choices)
         classes = np.where(~ignored & (inside == IGNORED), width, inside)
         if share:
-            weights = np.ones(choices.classes) if weight is None else weight.astype(np.float64)
+            weights, of_infinite = np.ones(choices.classes), None
+            if weight is not None:
+                weights, infinite = _without_infinities(weight)
+                if infinite != 0:  # then each probability is multiplied by it, but for its own
+                    of_infinite = np.where(np.isinf(weight[at]), np.nan, infinite)
+                    of_infinite = np.append(of_infinite, infinite)
+                    of_infinite = of_infinite.reshape(-1, *(1 for _ in block.shape[axis + 1 :]))
             others = weights[: at.start].sum() + weights[at.stop :].sum()
             weights = np.append(weights[at], others)
 
@@ -669,6 +688,10 @@ def cross_entropy_gradient_of_classes(
                 return backward(scales[part], widened, classes[part], out=widened, **keywords)
             gradient = backward((1 - share) * scales[part], widened, classes[part], **keywords)
             assert bare_scales is not None
+            if of_infinite is not None:
+                added = np.expand_dims(bare_scales[part], axis) * of_infinite
+                added = added * (widened != -np.inf)
+                gradient += np.where(np.expand_dims(ignored[part], axis), 0, added)
             gradient += backward(
                 share * (width + 1) / choices.classes * bare_scales[part],
                 widened,

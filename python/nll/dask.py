@@ -39,7 +39,9 @@ from numpy.typing import DTypeLike
 
 from . import _blocks, functional
 from ._arguments import (
+    as_array,
     as_empty,
+    as_flag,
     as_ignore_index,
     as_index_base,
     as_integer,
@@ -47,6 +49,7 @@ from ._arguments import (
     as_number,
     as_reduction,
     as_word,
+    holds_a_mask,
 )
 from ._blocks import Choices
 from ._typing import Array, Empty, Reduced, Reduction
@@ -259,10 +262,11 @@ class _Call:
             return self.number(_blocks.loss_of, state, **keywords), weights
         return self.number(_blocks.quotient_of, state, weights, **keywords), weights
 
-    def value(self, return_total_weight: bool) -> Any:
+    def value(self, return_total_weight: object) -> Any:
         """What the functions without a gradient return."""
+        with_weight = as_flag("return_total_weight", return_total_weight)
         loss, state = self.loss()
-        return (loss, self.total_weight(state)) if return_total_weight else loss
+        return (loss, self.total_weight(state)) if with_weight else loss
 
     def total_weight(self, state: DaskArray) -> DaskArray:
         """The total weight that a state holds."""
@@ -288,7 +292,7 @@ class _Call:
             state, keywords = self.weights_state(), {"dtype": np.float64, "choices": choices}
             total = (self.number(_blocks.divisor_of, state, **keywords), ())
         smooths = choices.label_smoothing > 0 and self.weight is not None
-        dtype = self.input.dtype.newbyteorder("=")
+        dtype = self.input.dtype
 
         def scales(of_classes: bool) -> tuple[Any, ...]:
             return self.scales(total, grad_output, of_classes=of_classes), self.samples
@@ -325,18 +329,22 @@ class _Call:
             choices=choices,
         )
 
-    def value_and_grad(self, grad_output: object, return_total_weight: bool) -> tuple[Any, ...]:
+    def value_and_grad(self, grad_output: object, return_total_weight: object) -> tuple[Any, ...]:
         """What the functions with a gradient return."""
+        with_weight = as_flag("return_total_weight", return_total_weight)
         loss, state = self.loss()
         gradient = self.gradient(as_number("grad_output", grad_output))
-        if not return_total_weight:
-            return loss, gradient
-        return loss, self.total_weight(state), gradient
+        return (loss, self.total_weight(state), gradient) if with_weight else (loss, gradient)
 
 
 def _as_dask(name: str, value: object) -> DaskArray:
-    """A lazy array of known shape."""
-    array = da.asarray(value)
+    """A lazy array of known shape, native. What the local call cannot take raises as it does."""
+    try:
+        array = da.asarray(np.ma.masked if holds_a_mask(value) else value)
+    except Exception:  # as of a tensor, whose dtype is not NumPy's
+        array = da.asarray(as_array(name, value))
+    as_array(name, array._meta)
+    array = array.astype(array.dtype.newbyteorder("="))
     if any(np.isnan(n) for n in array.shape):
         cure = "call its compute_chunk_sizes() first"
         raise ValueError(f"{name} has chunks of unknown sizes; {cure}")
@@ -569,7 +577,7 @@ def nll_loss_value_and_grad(
     empty : {"nan", "zero", "raise"}
         What a mean and its gradient are if the total weight is 0.
     grad_output : float
-        Gradient of the loss.
+        Gradient of the loss. A lazy one is computed at once.
     return_total_weight : bool
         Return ``(loss, total_weight, grad)``.
 
@@ -745,7 +753,7 @@ def cross_entropy_value_and_grad(
     label_smoothing : float
         The part of each label that is spread evenly over all classes, in [0, 1].
     grad_output : float
-        Gradient of the loss.
+        Gradient of the loss. A lazy one is computed at once.
     return_total_weight : bool
         Return ``(loss, total_weight, grad)``.
 
@@ -832,7 +840,7 @@ def log_softmax(input: DaskArray, *, axis: int = 1) -> Any:
     nothing = da.empty(samples, dtype=np.int64, chunks=chunks)
     choices = Choices("log_softmax", position, bounds, input.dtype, "none", None, 0, "nan", 0.0)
     call = _Call(input, nothing, None, None, choices)
-    block, dtype = (input, call.index), input.dtype.newbyteorder("=")
+    block, dtype = (input, call.index), input.dtype
     if choices.class_chunks == 1:
         function = _blocks.log_softmax_of_block
         return call.blocks(function, call.index, *block, dtype=dtype, axis=position)

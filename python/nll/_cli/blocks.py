@@ -24,6 +24,9 @@ def divide(
 
     No block lies on both sides of a cut of axis 0. Blocks along axis 0 are of whole granules.
     """
+    if not shape:
+        yield ()
+        return
     axis, inner = len(shape) - 1, 1
     while axis > 0 and inner * shape[axis] <= limit:
         inner *= shape[axis]
@@ -61,6 +64,7 @@ class Predictions:
             )
         self.source = source
         self.axis = axis % ndim
+        self.shift = int(shift)
         if self.axis == 0 and len(source.files) > 1:
             raise BadInput(CLASSES_IN_SHARDS)
         self.classes = source.shape[self.axis]
@@ -73,6 +77,9 @@ class Predictions:
         return self.source.read(self.with_classes(slices))
 
     def release(self, slices: Slices) -> None:
+        last = slices[-1]
+        if last.stop == self.samples[-1]:  # what a shift leaves out is of no use any more
+            slices = (*slices[:-1], slice(last.start, last.stop + self.shift))
         self.source.release(self.with_classes(slices))
 
     def with_classes(self, slices: Slices) -> Slices:

@@ -2,7 +2,6 @@
 """The commands and their options; exit status 2 for bad input, 1 for failure, 130 at Ctrl-C."""
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ import numpy as np
 from .. import __version__, build_info
 from .._typing import Array
 from .blocks import OfSamples, Predictions, labels, largest, spread
-from .errors import BadInput, Failure
+from .errors import BadInput, Failure, printable, required
+from .outputs import Output, check_outputs, output
 from .scoring import DEFAULT_CHUNK, Interrupted, Job, score
 from .sources import Source, open_source
 from .tally import KINDS, Choices, Tally
@@ -29,7 +29,7 @@ class Problem(click.ClickException):
     """What went wrong, in a line, with its exit status."""
 
     def __init__(self, error: Exception, status: int) -> None:
-        super().__init__(str(error))
+        super().__init__(printable(str(error)))
         self.exit_code = status  # type: ignore[misc]
 
 
@@ -115,6 +115,20 @@ class IgnoreIndex(click.ParamType):  # type: ignore[type-arg]
         return number
 
 
+class FileName(click.Path):
+    """A name of a file or an array, which is not empty."""
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Finite(click.FloatRange):
     """A number of a range, but for infinities and NaN."""
 
@@ -139,7 +153,7 @@ def nll() -> None:
     """Score saved predictions: exact losses of files of any size."""
 
 
-FILE = click.Path()
+FILE = FileName()
 WHAT, HOW, MORE, OUT, WORK = "Predictions", "Loss", "Tables", "Results", "Work"
 
 
@@ -269,7 +283,8 @@ def score_command(input: str, target: str, **chosen: Any) -> None:
     INPUT has shape (N, C, d1, ..., dk), TARGET the same without the class axis. A file is a .npy,
     which is mapped and may be larger than memory; a .npz; a .safetensors; a Zarr array; or a quoted
     glob of such files, joined along the first axis, 2 before 10. FILE:NAME names an array in a file
-    that has several. Nothing is ever unpickled.
+    that has several. Nothing is ever unpickled. A file that is mapped must not become shorter
+    meanwhile: the system ends the process then (SIGBUS).
 
     The results are the same for any number of threads, any chunk, and parts that `nll merge` adds
     up. The standard error holds for samples that are independent. The expected calibration error is
@@ -282,15 +297,19 @@ def score_command(input: str, target: str, **chosen: Any) -> None:
 
     Exit status: 0, 1 after a failure, 2 for bad input, 130 after Ctrl-C.
     """
-    if chosen["plot"] and chosen["loss_only"]:
+    if chosen["plot"] is not None and chosen["loss_only"]:
         raise click.UsageError(
             "--plot shows accuracy and calibration, which --loss-only leaves out",
         )
     job = job_of(input, target, chosen)
-    with losses_at(chosen["per_sample"], job) as losses, watched(job) as progress:
-        job.per_sample = losses
-        tally = score(job, threads=chosen["threads"], chunk=chosen["chunk"], progress=progress)
-    report(tally, chosen["per_class"], chosen["json_file"], chosen["plot"])
+    outputs = [chosen[key] for key in ("per_sample", "json_file", "plot")]
+    inputs = [name for names in job.files.values() for name in names]
+    check_outputs(dict(zip(("--per-sample", "--json", "--plot"), outputs, strict=True)), inputs)
+    with results(*outputs[1:]) as files:
+        with losses_at(outputs[0], job) as losses, watched(job) as progress:
+            job.per_sample = losses
+            tally = score(job, threads=chosen["threads"], chunk=chosen["chunk"], progress=progress)
+        report(tally, chosen["per_class"], *files)
 
 
 def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
@@ -307,7 +326,7 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
         raise BadInput(f"--label-smoothing is for logits, not {kind}")
 
     weight: Array | None = None
-    if chosen["weight"]:
+    if chosen["weight"] is not None:
         source = noted(open_source(chosen["weight"]))
         weight = source.read(tuple(slice(0, size) for size in source.shape))
         if weight.shape != (predictions.classes,):
@@ -316,15 +335,15 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
         files["weight"] = source.files
     sample_weight = group = other = None
     groups = 0
-    if chosen["sample_weight"]:
+    if chosen["sample_weight"] is not None:
         source = noted(open_source(chosen["sample_weight"]))
         files["sample_weight"] = source.files
         sample_weight = spread(source, of_samples, shift)
-    if chosen["group"]:
+    if chosen["group"] is not None:
         source = noted(open_source(chosen["group"]))
         files["group"] = source.files
         group, groups = grouped(source, of_samples, shift)
-    if chosen["compare"]:
+    if chosen["compare"] is not None:
         source = noted(open_source(chosen["compare"], chosen["dtype"]))
         floats(source)
         files["compare"] = source.files
@@ -337,7 +356,7 @@ def job_of(input: str, target: str, chosen: dict[str, Any]) -> Job:
     per_class = bool(chosen["per_class"]) and predictions.classes > 0
     if per_class and predictions.classes > MAX_PARTS:
         raise BadInput(f"--per-class is for at most {MAX_PARTS} classes, not {predictions.classes}")
-    if chosen["plot"] and 0 < predictions.classes <= MAX_PARTS:
+    if chosen["plot"] is not None and 0 < predictions.classes <= MAX_PARTS:
         per_class = True
     hint(predictions, kind)
     return Job(
@@ -386,7 +405,7 @@ def floats(source: Source) -> None:
 def noted(source: Source) -> Source:
     """Say what the user should know of a source."""
     for note in source.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     return source
 
 
@@ -396,7 +415,7 @@ def hint(predictions: Predictions, kind: str) -> None:
         return
     block = predictions.read(tuple(slice(0, 1) for _ in predictions.samples)).astype(np.float64)
     if (block >= 0).all() and abs(block.sum() - 1) < 1e-2:
-        named = predictions.source.files[0]
+        named = printable(predictions.source.files[0])
         click.echo(
             f"note: {named} looks like probabilities: is --kind probabilities meant?",
             err=True,
@@ -406,21 +425,29 @@ def hint(predictions: Predictions, kind: str) -> None:
 @contextmanager
 def losses_at(path: str | None, job: Job) -> Any:
     """Yield an array on disk for the losses, which gets its name when all of them are there."""
-    if path is None:
-        yield None
-        return
-    partial = f"{path}.part"
-    try:
-        losses = np.lib.format.open_memmap(partial, "w+", np.float64, job.predictions.samples)
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
+    with output(path) as file:
+        if file is None:
+            yield None
+            return
+        shape = job.predictions.samples
+        with file.failing():
+            losses = np.lib.format.open_memmap(file.partial, "w+", np.float64, shape)
         yield losses
-        losses.flush()
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+        with file.failing():
+            losses.flush()
+        file.keep()
+
+
+@contextmanager
+def results(json_path: str | None, plot_path: str | None) -> Any:
+    """Yield the files of the object and the picture; what they or the tables lack is told first."""
+    required("rich")
+    if plot_path is not None:
+        from . import plot
+
+        plot.format_of(plot_path)
+    with output(json_path) as json_file, output(plot_path) as plot_file:
+        yield json_file, plot_file
 
 
 @contextmanager
@@ -432,16 +459,21 @@ def watched(job: Job) -> Any:
         yield progress
 
 
-def report(tally: Tally, per_class: bool, json_file: str | None, plot_file: str | None) -> None:
-    """Save the object and the picture, and print the tables."""
+def report(
+    tally: Tally,
+    per_class: bool,
+    json_file: Output | None,
+    plot_file: Output | None,
+) -> None:
+    """Print the tables, then save the object and the picture."""
     from . import document, plot, table
 
     found = document.as_object(tally, with_states=json_file is not None)
-    if json_file:
-        document.save(json_file, found)
-    if plot_file:
-        plot.save(plot_file, found)
     table.show(found, per_class=per_class)
+    if json_file is not None:
+        document.save(json_file, found)
+    if plot_file is not None:
+        plot.save(plot_file, found)
 
 
 @nll.command("merge", cls=Sectioned, context_settings=SETTINGS)
@@ -455,6 +487,7 @@ def merge_command(files: tuple[str, ...], json_file: str | None, plot_file: str 
     """
     from . import document
 
+    check_outputs({"--json": json_file, "--plot": plot_file}, files)
     tally: Tally | None = None
     for name in files:
         one = document.load(name)
@@ -463,9 +496,10 @@ def merge_command(files: tuple[str, ...], json_file: str | None, plot_file: str 
         else:
             tally.add(one, name)
     assert tally is not None
-    if plot_file and tally.counts is None:
+    if plot_file is not None and tally.counts is None:
         raise BadInput(f"{files[0]} has no accuracy and calibration, which --plot shows")
-    report(tally, True, json_file, plot_file)
+    with results(json_file, plot_file) as outputs:
+        report(tally, True, *outputs)
 
 
 @nll.command("info", context_settings=SETTINGS)

@@ -7,7 +7,6 @@
 import base64
 import json
 import math
-import os
 import re
 import zlib
 from collections.abc import Callable
@@ -18,8 +17,9 @@ import numpy as np
 
 from .. import LossAccumulator, __version__, _core
 from .._typing import Array
-from .errors import BadInput, Failure
+from .errors import BadInput
 from .measures import BINS, EDGES, UNIT, Calibration
+from .outputs import Output
 from .tally import KINDS, Choices, Comparison, Counts, Parted, Tally, Worst, restored
 
 FORMAT = "nll.score"
@@ -341,18 +341,11 @@ def finite(value: Any) -> Any:
     return value
 
 
-def save(path: str, found: dict[str, Any]) -> None:
+def save(file: Output, found: dict[str, Any]) -> None:
     """Save an object: all of it, or nothing."""
-    partial = f"{path}.part"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(dump(found))
-        os.replace(partial, path)
-    except OSError as error:
-        raise Failure(f"{path}: {error.strerror or error}") from error
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    with file.failing(), open(file.partial, "w", encoding="utf-8") as written:
+        written.write(dump(found))
+    file.keep()
 
 
 def load(path: str) -> Tally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The two kinds of ends that a command may come to, and packages that it may miss."""
+"""The two kinds of ends that a command may come to, their words, and packages that it may miss."""
 
 import importlib
 from types import ModuleType
@@ -13,6 +13,11 @@ class BadInput(Exception):
 
 class Failure(Exception):
     """Something that was asked for could not be done: exit status 1."""
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would obey, and what cannot be encoded."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def required(module: str) -> ModuleType:

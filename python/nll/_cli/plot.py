@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """One picture of the object that `document` makes: losses, classes, reliability."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import Failure, required
+from .errors import BadInput, printable, required
+from .outputs import Output
 
 INK, ACCENT, LIGHT, WARM, ROSE = "#22303c", "#2a6f97", "#8ec1dd", "#d1495b", "#efb5bd"
 FEW = 10  # samples of a bin that say little
@@ -13,7 +15,17 @@ MAX_BARS = 30  # classes that are all shown, side by side
 LARGEST = 15  # classes that are shown of more
 
 
-def save(path: str, found: dict[str, Any]) -> None:
+def format_of(path: str) -> str:
+    """Tell the format that a file's name says; refuse a name that says none."""
+    required("matplotlib")
+    suffix = Path(path).suffix[1:].lower()
+    known = required("matplotlib.figure").Figure().canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise BadInput(f"--plot {path}: its name ends in no format of pictures")
+    return suffix
+
+
+def save(file: Output, found: dict[str, Any]) -> None:
     """Save the picture in the format that the file's name says."""
     matplotlib = required("matplotlib")
     figure_module = required("matplotlib.figure")
@@ -41,11 +53,10 @@ def save(path: str, found: dict[str, Any]) -> None:
             classes(figure.add_subplot(grid[:, 1]), found)
         upper = figure.add_subplot(grid[:4, -1])
         reliability(upper, figure.add_subplot(grid[4, -1], sharex=upper), found)
-        figure.suptitle(headline(found), x=0.01, ha="left")
-        try:
-            figure.savefig(path)
-        except (OSError, ValueError) as error:
-            raise Failure(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        with file.failing():
+            figure.suptitle(headline(found), x=0.01, ha="left", parse_math=False)
+            figure.savefig(file.partial, format=format_of(file.path))
+    file.keep()
 
 
 def headline(found: dict[str, Any]) -> str:
@@ -61,7 +72,7 @@ def headline(found: dict[str, Any]) -> str:
         f"{accuracy:.1%} right",
         f"{loss['count']:,} samples",
     ]
-    return f"{name.rpartition('/')[2]}:  " + "  ·  ".join(parts)
+    return f"{printable(name.rpartition('/')[2])}:  " + "  ·  ".join(parts)
 
 
 def histogram(axes: Any, found: dict[str, Any]) -> None:

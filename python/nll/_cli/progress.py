@@ -11,7 +11,7 @@ from .errors import required
 @contextmanager
 def progress_bar(samples: int) -> Iterator[Callable[[int], object]]:
     """Show how far it is, at what rate, and how long it will take; yield what is to be told."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda done: None
         return
     with required("tqdm").tqdm(

@@ -278,13 +278,12 @@ class Block:
 
     def scores(self, input: Array) -> Array:
         """Return what the core takes the loss of: logits, or logarithms of probabilities."""
-        if self.choices.kind != "probabilities" or not self.choices.classes:
+        if self.choices.kind == "logits" or not self.choices.classes:
             return input
-        classes = self.classes
-        chosen = measures.of_class(input, classes, self.axis).astype(np.float64)
-        outside = (chosen < 0) | (chosen > 1 + tolerance(input))
-        if (wrong := np.argwhere(outside & self.kept)).size:
-            self.refuse(input, wrong[0], classes, "a probability is in [0, 1]")
+        self.check(input)
+        if self.choices.kind != "probabilities":
+            return input
+        chosen = measures.of_class(input, self.classes, self.axis).astype(np.float64)
         return self.same_for_all_classes(np.log(chosen))
 
     def same_for_all_classes(self, values: Array) -> Array:
@@ -367,7 +366,6 @@ class Block:
         kept, classes = self.kept, self.classes
         chosen, largest, first, inside = measures.survey(input, classes, kept, self.axis)
         confidence = self.confidence(input, largest, chosen, losses)
-        self.check(confidence, kept)
         defined = kept & ~np.isnan(losses) & ~np.isnan(confidence)
         right, inside = first & defined, inside & defined
         sure = np.minimum(confidence[defined], 1.0)
@@ -458,16 +456,21 @@ class Block:
         rule = f"outside [{choices.index_base}, {last}) (ignore_index is {choices.ignore_index})"
         raise BadInput(f"{file}[{where}] is {value}, {rule}")
 
-    def check(self, confidence: Array, kept: Array) -> None:
-        """Refuse probabilities beyond 1."""
-        if self.choices.kind == "logits":
-            return
-        wrong = np.argwhere(kept & (confidence > 1 + tolerance(self.input)))
-        if wrong.size:
-            rule = "a probability is at most 1"
-            if self.choices.kind == "log-probabilities":
-                rule = "a log-probability is at most 0"
-            self.refuse(self.input, wrong[0], measures.top_class(self.input, self.axis), rule)
+    def check(self, input: Array) -> None:
+        """Refuse what is no probability, or no logarithm of one: of any class of kept samples."""
+        wide = measures.comparable(input)
+        largest = wide.max(self.axis).astype(np.float64)
+        rule = "a log-probability is at most 0"
+        if self.choices.kind == "probabilities":
+            rule = "a probability is in [0, 1]"
+            below = np.argwhere(self.kept & (wide.min(self.axis) < 0))
+            if below.size:
+                self.refuse(input, below[0], wide.argmin(self.axis), rule)
+        else:
+            largest = np.exp(largest)
+        above = np.argwhere(self.kept & (largest > 1 + tolerance(input)))
+        if above.size:
+            self.refuse(input, above[0], measures.top_class(wide, self.axis), rule)
 
     def refuse(self, input: Array, offset: Array, classes: Array, rule: str) -> None:
         position = tuple(int(i) for i in offset)

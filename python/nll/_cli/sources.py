@@ -148,7 +148,7 @@ class Zipped(Held):
             return self.held[slices]
 
     def release(self, slices: Slices) -> None:
-        if slices and slices[0].stop == self.shape[0]:
+        if all(one.stop == size for one, size in zip(slices, self.shape, strict=True)):
             with self.lock:
                 self.held = None
 
@@ -275,13 +275,15 @@ def split_name(given: str) -> tuple[str, str | None]:
 
 def natural(path: str) -> list[tuple[int, str]]:
     """Sort shard-2 before shard-10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]
 
 
 def open_one(path: str, name: str | None, dtype: str | None) -> Source:
     """Open one file or store, whatever its format."""
     suffix = Path(path).suffix
     with as_bad_input(path):
+        if begins_as_numpy(path):
+            return open_numpy(path, name, dtype)
         if Path(path).is_dir() or ".zarr" in Path(path).suffixes or ".zarr/" in path:
             return open_zarr(path, name, dtype)
         if not Path(path).exists():
@@ -291,9 +293,22 @@ def open_one(path: str, name: str | None, dtype: str | None) -> Source:
         return open_numpy(path, name, dtype)
 
 
-def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
+def magic_of(path: str) -> bytes:
+    """Read what tells a format."""
     with open(path, "rb") as file:
-        magic = file.read(6)
+        return file.read(6)
+
+
+def begins_as_numpy(path: str) -> bool:
+    """Tell a .npy or .npz, whatever its name, but for a .zip, which may be of Zarr."""
+    if not Path(path).is_file() or Path(path).suffix == ".zip":
+        return False
+    magic = magic_of(path)
+    return magic == b"\x93NUMPY" or magic[:2] == b"PK"
+
+
+def open_numpy(path: str, name: str | None, dtype: str | None) -> Source:
+    magic = magic_of(path)
     if magic[:2] != b"PK" and magic != b"\x93NUMPY":
         raise BadInput(
             f"{path} is none of the formats that are read: .npy, .npz, .safetensors, Zarr",

@@ -1,19 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Tables for people, of the object that `document` makes."""
 
+import sys
 from typing import Any
 
 import numpy as np
 
-from .errors import required
+from .errors import printable, required
 
 ROWS = 20  # of a table of classes or groups
 ALL_ROWS = 40  # up to so many, all are shown
+WIDE = 1 << 16  # columns, where there is no terminal: nothing is cut
 
 
 def show(found: dict[str, Any], *, per_class: bool) -> None:
     """Print what came out on standard output."""
-    console = required("rich.console").Console(highlight=False, soft_wrap=True)
+    new_console = required("rich.console").Console
+    named: dict[str, Any] = {"highlight": False, "soft_wrap": True, "emoji": False}
+    console = new_console(**named)
+    if not console.is_terminal:
+        console = new_console(**named, width=WIDE)
     options, loss = found["options"], found["loss"]
     names = found["files"]["input"]
     name = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)} files)"
@@ -32,7 +38,7 @@ def show(found: dict[str, Any], *, per_class: bool) -> None:
 
 
 def escaped(text: str) -> str:
-    return str(required("rich.markup").escape(text))
+    return str(required("rich.markup").escape(printable(text)))
 
 
 def new_table(*columns: str, title: str | None = None) -> Any:
@@ -40,14 +46,17 @@ def new_table(*columns: str, title: str | None = None) -> Any:
     table = required("rich.table").Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    table.add_column(columns[0], overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
 def with_error(mean: float, error: float) -> str:
     """Write a mean and its standard error, with the digits that it has."""
-    return f"{mean:.7g}" if np.isnan(error) else f"{mean:.7g} ± {error:.2g}"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sign = "±" if encoding.lower().startswith("utf") else "+-"
+    return f"{mean:.7g}" if np.isnan(error) else f"{mean:.7g} {sign} {error:.2g}"
 
 
 def percent(value: float | None) -> str:
