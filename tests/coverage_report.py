@@ -3,9 +3,9 @@
 
     python tests/coverage_report.py cpp.json python.json
 
-The files are gcovr's and coverage.py's, in JSON; `.ci/trust coverage` writes both. Each line that no test executes must
-be named, by its text and with a reason, in tests/uncovered.toml, as often as the file has such lines with that text, and
-each that is named there must be such a line: otherwise they are listed, and the exit status is 1.
+The files are gcovr's and coverage.py's, in JSON; `.ci/trust coverage` writes both. Each line that no test executes
+must be named, by its text and with a reason, in tests/uncovered.toml, as often as the file has such lines with that
+text, and each that is named there must be such a line: otherwise they are listed, and the exit status is 1.
 """
 
 from __future__ import annotations
