@@ -626,7 +626,7 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
     Expected expected;
     const Options& options = problem.options;
     const DType own = problem.input->array.dtype;
-    const DType dtype = options.dtype.value_or(problem.losses ? problem.losses->array.dtype : own);
+    const DType dtype = problem.losses ? problem.losses->array.dtype : options.dtype.value_or(own);
     const bool weighs = problem.weight || problem.sample_weight;
     const auto classes = static_cast<long double>(problem.classes());
     Reduced total;
