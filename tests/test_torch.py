@@ -322,6 +322,47 @@ class TestSampleWeight:
             ours(input, target, sample_weight=torch.ones(6, 5, requires_grad=True))
 
 
+def gradient_with_a_graph(loss, input):
+    return torch.autograd.grad(loss, input, create_graph=True)[0]
+
+
+def of_the_gradient(loss, input):
+    input = leaf(input)
+    return torch.autograd.grad(gradient_with_a_graph(loss(input), input).square().sum(), input)
+
+
+def of_what_the_logits_are_made_of(loss, input):
+    input = leaf(input)
+    return torch.autograd.grad(gradient_with_a_graph(loss(input * input), input).sum(), input)
+
+
+def of_a_factor_of_the_loss(loss, input):
+    input, factor = leaf(input), torch.tensor(2.0, dtype=input.dtype, requires_grad=True)
+    return torch.autograd.grad(gradient_with_a_graph(factor * loss(input), input).square().sum(), factor)
+
+
+def penalty(loss, input):
+    input = leaf(input)
+    value = loss(2 * input)
+    (value + gradient_with_a_graph(value, input).norm()).backward()
+
+
+def with_ones(product):
+    return lambda loss, input: product(loss, input, torch.ones_like(input))
+
+
+SECOND_DERIVATIVES = {
+    "gradient": of_the_gradient,
+    "logits": of_what_the_logits_are_made_of,
+    "factor": of_a_factor_of_the_loss,
+    "penalty": penalty,
+    "hessian": torch.autograd.functional.hessian,
+    "hvp": with_ones(torch.autograd.functional.hvp),
+    "vhp": with_ones(torch.autograd.functional.vhp),
+    "jvp": with_ones(torch.autograd.functional.jvp),
+}
+
+
 class TestAutograd:
     def test_gradcheck(self, ours, random_tensors, reduction):
         input, target, weight = random_tensors((3, 4, 2))
@@ -438,13 +479,48 @@ class TestAutograd:
             given = gradient(ours, input, target)
         assert_close(given, gradient(ours, input, target))
 
-    def test_second_derivative_is_refused(self, ours, random_tensors, reduction):
+    def test_gradient_with_a_graph_of_its_own(self, ours, random_tensors, dtype, reduction):
+        """create_graph=True changes no number, and the gradient may be used as any tensor."""
+        input, target, _ = random_tensors(dtype=dtype)
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        (given,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+        assert given.requires_grad
+        assert_same_bits(array_of(given), array_of(gradient(ours, input, target, reduction=reduction)))
+        (again,) = torch.autograd.grad(loss.sum(), x)
+        assert_same_bits(array_of(again), array_of(given))
+
+    def test_loss_may_change_in_place(self, ours, random_tensors, reduction):
+        """A step of several batches divides it so."""
         input, target, _ = random_tensors()
-        input = input.requires_grad_()
-        (first,) = torch.autograd.grad(ours(input, target, reduction=reduction).sum(), input, create_graph=True)
-        assert_close(first.detach(), gradient(ours, input, target, reduction=reduction))
+
+        def divided(input):
+            loss = ours(input, target, reduction=reduction)
+            loss /= 4
+            return loss.sum()
+
+        expected = gradient(lambda x: ours(x, target, reduction=reduction).sum() / 4, input)
+        assert_close(gradient(divided, input), expected)
+
+    @pytest.mark.parametrize("way", SECOND_DERIVATIVES.values(), ids=SECOND_DERIVATIVES.keys())
+    def test_second_derivative_is_refused(self, ours, random_tensors, reduction, way):
+        """Whatever the gradient is made of: a graph that left out a part would give wrong numbers."""
+        input, target, _ = random_tensors((3, 4))
         with pytest.raises(RuntimeError, match="no second derivatives"):
-            first.square().sum().backward()
+            way(lambda x: ours(x, target, reduction=reduction).sum(), input)
+
+    def test_second_derivative_of_what_hooks_save_is_refused(self, ours, random_tensors):
+        input, target, _ = random_tensors((3, 4))
+        with torch.autograd.graph.save_on_cpu(), pytest.raises(RuntimeError, match="no second derivatives"):
+            of_what_the_logits_are_made_of(lambda x: ours(x, target), input)
+
+    def test_gradient_at_hand_does_not_keep_the_logits(self, random_tensors):
+        input, target, _ = random_tensors()
+        logits = 1 * leaf(input)
+        saved = nll.torch.cross_entropy(logits, target).grad_fn.saved_tensors
+        memory = logits.untyped_storage().data_ptr()
+        assert all(tensor.untyped_storage().data_ptr() != memory for tensor in saved)
+        assert sum(tensor.nbytes for tensor in saved) == logits.nbytes
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
     def test_forward_mode_is_refused(self, ours, random_tensors):
@@ -607,6 +683,7 @@ class TestCompile:
         with pytest.raises(RuntimeError):
             gradient(lambda x: torch.autograd.grad(compiled(x), x, create_graph=True)[0].square().sum(), input)
 
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as of PyTorch's losses
     def test_compiled_backward_of_an_eager_loss(self, inductor, ours, random_tensors, reduction):
         from torch._dynamo import compiled_autograd
 

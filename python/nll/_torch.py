@@ -256,20 +256,22 @@ LOSSES = {loss.name: loss for loss in (NLL_LOSS, CROSS_ENTROPY)}
 
 
 class Once(Function):  # type: ignore[misc]
-    """A gradient in a graph of its own, where it cannot be differentiated once more."""
+    """A gradient as what depends on all that it was made of, and cannot be differentiated more."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *origins: Tensor) -> Tensor:
         return gradient.view_as(gradient)
 
     backward = staticmethod(refuse_second_derivative)
 
 
-def once(gradient: Tensor) -> Tensor:
-    """Mark the result of a backward pass; that of create_graph=True could be differentiated."""
-    if not torch.is_grad_enabled():
-        return gradient
-    return Once.apply(gradient.detach().requires_grad_())
+def once(gradient: Tensor, grad_output: Tensor, origin: Tensor) -> Tensor:
+    """Mark the result of a backward pass; that of create_graph=True could be differentiated.
+
+    origin is a tensor through which autograd finds input. Without it, or without grad_output, a
+    path that leads there would count as nothing, and a second derivative would be wrong.
+    """
+    return Once.apply(gradient, grad_output, origin) if torch.is_grad_enabled() else gradient
 
 
 def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
@@ -290,18 +292,27 @@ def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
 
 
 class GradientAtHand(Function):  # type: ignore[misc]
-    """A loss whose gradient is computed already."""
+    """A loss whose gradient is computed already.
+
+    Its second output, which nobody gets, is an empty tensor made of input: `once` finds input by
+    it. To save input itself would keep its memory.
+    """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, results: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(ctx: Any, input: Tensor, results: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         value, gradient = results
-        ctx.save_for_backward(gradient)
-        return value
+        origin = gradient.new_empty(0)
+        ctx.save_for_backward(gradient, origin)
+        ctx.set_materialize_grads(False)  # no zeros for origin, which costs more than all of this
+        return value, origin
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return once(scaled(gradient, grad_outputs[0])), None
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        grad_output = grad_outputs[0]
+        if grad_output is None:
+            return None, None
+        gradient, origin = ctx.saved_tensors
+        return once(scaled(gradient, grad_output), grad_output, origin), None
 
 
 # Function.apply without its look at torch.func's transformations, which are not active here.
@@ -333,7 +344,8 @@ class GradientLater(Function):  # type: ignore[misc]
             gradient = ctx.loss.backward_operator(*arguments, *ctx.choices)
         else:
             gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
-        return once(gradient), None, None, None, None, None, None
+        gradient = once(gradient, *arguments[:2])
+        return gradient, None, None, None, None, None, None
 
 
 class Transformed(Function):  # type: ignore[misc]
@@ -444,7 +456,7 @@ def compute(
     is_scalable = dtype is None and choices[1] != "none" and input.dtype is not torch.float16
     if needs_gradient and is_scalable and loss.value_and_grad is not None:
         value, gradient = loss.value_and_grad(*arrays, *choices, 1.0, False, None)
-        return attach(input, (tensor_of(value), tensor_of(gradient)))
+        return attach(input, (tensor_of(value), tensor_of(gradient)))[0]
     value = tensor_of(loss.value(*arrays, *choices, numpy_dtype(dtype), False))
     if needs_gradient:
         tensors = input, target, weight, sample_weight
