@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import doctest
 import inspect
@@ -213,6 +214,19 @@ class TestMemory:
         assert negated.is_neg()
         assert ours(negated, target) == ours(input, target)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=name_of)
+    @pytest.mark.parametrize("name_of_freed", ["input", "target", "weight", "sample_weight"])
+    @pytest.mark.parametrize("part", [slice(None), slice(1, None)], ids=["whole", "part"])
+    def test_freed_memory_is_not_read(self, ours, random_tensors, dtype, name_of_freed, part):
+        """What shards a model over processes frees a parameter so, and it keeps its shape."""
+        input, target, weight = random_tensors((6, 4), dtype)
+        tensors = {"input": input, "target": target, "weight": weight, "sample_weight": torch.ones(6)}
+        whole = torch.cat([tensors[name_of_freed][:1], tensors[name_of_freed]])
+        tensors[name_of_freed] = whole[1:] if part.start else tensors[name_of_freed].clone()
+        tensors[name_of_freed].untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match=f"{name_of_freed} has no memory"):
+            ours(**tensors)
+
 
 @pytest.fixture(scope="module")
 def databases():
@@ -360,6 +374,7 @@ SECOND_DERIVATIVES = {
     "hvp": with_ones(torch.autograd.functional.hvp),
     "vhp": with_ones(torch.autograd.functional.vhp),
     "jvp": with_ones(torch.autograd.functional.jvp),
+    "vectorised": partial(torch.autograd.functional.hessian, vectorize=True),
 }
 
 
@@ -479,6 +494,17 @@ class TestAutograd:
             given = gradient(ours, input, target)
         assert_close(given, gradient(ours, input, target))
 
+    @pytest.mark.parametrize("factor", [1.0, -3.0])
+    def test_what_hooks_keep_does_not_change(self, random_tensors, factor):
+        input, target, _ = random_tensors()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            loss = nll.torch.cross_entropy(leaf(input), target)
+        copies = [tensor.clone() for tensor in kept]
+        input = leaf(input)
+        loss.backward(torch.tensor(factor, dtype=input.dtype))
+        assert all(map(torch.equal, kept, copies))
+
     def test_gradient_with_a_graph_of_its_own(self, ours, random_tensors, dtype, reduction):
         """create_graph=True changes no number, and the gradient may be used as any tensor."""
         input, target, _ = random_tensors(dtype=dtype)
@@ -501,6 +527,47 @@ class TestAutograd:
 
         expected = gradient(lambda x: ours(x, target, reduction=reduction).sum() / 4, input)
         assert_close(gradient(divided, input), expected)
+
+    @pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+    def test_batched_gradients(self, ours, random_tensors, dtype, reduction, way):
+        """Of many gradients of one loss: what vectorised Jacobians call backward with."""
+        input, target, _ = random_tensors(dtype=dtype)
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        given = torch.linspace(-1, 1, 3 * loss.numel()).reshape(3, *loss.shape).to(dtype)
+
+        def pull(grad_output, **choices):
+            return torch.autograd.grad(loss, x, grad_output, retain_graph=True, **choices)[0]
+
+        batched = torch.vmap(pull)(given) if way == "vmap" else pull(given, is_grads_batched=True)
+        assert_close(batched, torch.stack([pull(each) for each in given]))
+
+    def test_vectorised_jacobian(self, ours, theirs, random_tensors, reduction):
+        input, target, _ = random_tensors((3, 4))
+        given, expected = (
+            torch.autograd.functional.jacobian(lambda x: loss(x, target, reduction=reduction), input, vectorize=True)  # noqa: B023
+            for loss in (ours, theirs)
+        )
+        assert_close(given, expected)
+
+    def test_gradcheck_of_batched_gradients(self, ours, random_tensors, reduction):
+        input, target, _ = random_tensors((3, 4, 2))
+        loss = partial(ours, target=target, reduction=reduction)
+        assert torch.autograd.gradcheck(loss, leaf(input), check_batched_grad=True)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+    def test_tangent_of_a_gradient_does_not_drop_out(self, name, ours, random_tensors, reduction):
+        """Forward over reverse mode: a gradient at hand is a factor of it."""
+        input, target, _ = random_tensors()
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        ones = torch.ones_like(loss)
+        at_hand = name == "cross_entropy" and reduction != "none"
+        refused = pytest.raises(RuntimeError, match="no forward-mode derivatives")
+        with torch.autograd.forward_ad.dual_level(), contextlib.nullcontext() if at_hand else refused:
+            (given,) = torch.autograd.grad(loss, x, torch.autograd.forward_ad.make_dual(ones, ones))
+            tangent = torch.autograd.forward_ad.unpack_dual(given).tangent
+            assert_close(tangent, gradient(F.cross_entropy, input, target, reduction=reduction))
 
     @pytest.mark.parametrize("way", SECOND_DERIVATIVES.values(), ids=SECOND_DERIVATIVES.keys())
     def test_second_derivative_is_refused(self, ours, random_tensors, reduction, way):

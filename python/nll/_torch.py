@@ -72,6 +72,8 @@ def array_of(name: str, tensor: Any) -> Any:
         if tensor.is_neg():  # stored with the wrong sign: the imaginary part of a conjugate
             return array_of(name, tensor.resolve_neg())
         problem = f"has dtype {tensor.dtype}, which NumPy does not have"
+        if not torch._C._has_storage(tensor):
+            problem = "has no memory of its own that NumPy could read"
         raise TypeError(f"{name} {problem}") from error
 
 
@@ -258,9 +260,15 @@ LOSSES = {loss.name: loss for loss in (NLL_LOSS, CROSS_ENTROPY)}
 class Once(Function):  # type: ignore[misc]
     """A gradient as what depends on all that it was made of, and cannot be differentiated more."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *origins: Tensor) -> Tensor:
+    def forward(gradient: Tensor, *origins: Tensor) -> Tensor:
         return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
 
     backward = staticmethod(refuse_second_derivative)
 
@@ -274,12 +282,23 @@ def once(gradient: Tensor, grad_output: Tensor, origin: Tensor) -> Tensor:
     return Once.apply(gradient, grad_output, origin) if torch.is_grad_enabled() else gradient
 
 
+def has_numbers(grad_output: Tensor) -> bool:
+    """Tell whether a gradient of the loss is plain numbers: no graph's, vmap's or dual ones.
+
+    A backward pass of an eager loss may be compiled, and that of vectorised Jacobians runs under
+    an older vmap, of which nothing tells but that its tensors have no memory.
+    """
+    if looks_at_operators():
+        return False
+    return type(grad_output) in PLAIN and torch._C._has_storage(grad_output)
+
+
 def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
     """Multiply a gradient by that of the loss; in place if the graph is not used again.
 
     0 becomes +0 whatever the factor is.
     """
-    if torch.compiler.is_compiling():  # as GradientLater's backward
+    if not has_numbers(grad_output):
         return torch.where(gradient == 0, 0, gradient * grad_output)
     factor = grad_output.item()
     is_last = not torch._C._autograd._get_current_graph_task_keep_graph()
@@ -340,10 +359,13 @@ class GradientLater(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         arguments = (grad_outputs[0], *ctx.saved_tensors)
-        if torch.compiler.is_compiling():  # PyTorch compiles backward passes of eager losses, too
+        if has_numbers(grad_outputs[0]):
+            gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
+        elif torch.compiler.is_compiling():
             gradient = ctx.loss.backward_operator(*arguments, *ctx.choices)
         else:
-            gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
+            choices = choices_of_operators(ctx.choices, *arguments[1:3])
+            gradient = TransformedGradient.apply(*arguments, ctx.loss, choices)
         gradient = once(gradient, *arguments[:2])
         return gradient, None, None, None, None, None, None
 
@@ -408,6 +430,17 @@ class TransformedGradient(Function):  # type: ignore[misc]
 # ---- the calls
 
 
+def looks_at_operators() -> bool:
+    """Tell whether a compiler, a transformation or a mode wants operators instead of numbers."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )
+
+
 def is_plain_call(
     input: Tensor,
     target: Tensor,
@@ -416,15 +449,11 @@ def is_plain_call(
 ) -> bool:
     """Tell whether this call is about numbers, not about operators on tensors without memory."""
     return not (
-        torch.compiler.is_compiling()
+        looks_at_operators()
         or type(input) not in PLAIN
         or type(target) not in PLAIN
         or type(weight) not in PLAIN_OR_NONE
         or type(sample_weight) not in PLAIN_OR_NONE
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()
-        or forward_ad._current_level >= 0
     )
 
 
