@@ -64,6 +64,8 @@ def check(name: str, tensor: Any) -> None:
 def array_of(name: str, tensor: Any) -> Any:
     """Take a tensor's memory as an array, of ml_dtypes' bfloat16 for PyTorch's."""
     try:
+        if tensor.untyped_storage().nbytes() == 0 and tensor.numel() > 0:
+            raise ValueError(f"{name} has no memory: its storage was freed, by resize_(0) perhaps")
         if tensor.dtype is torch.bfloat16:
             return tensor.detach().view(torch.uint16).numpy().view(BFLOAT16)
         return (tensor.detach() if tensor.requires_grad else tensor).numpy()
@@ -293,15 +295,15 @@ def has_numbers(grad_output: Tensor) -> bool:
     return type(grad_output) in PLAIN and torch._C._has_storage(grad_output)
 
 
-def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
-    """Multiply a gradient by that of the loss; in place if the graph is not used again.
+def scaled(gradient: Tensor, grad_output: Tensor, is_own: bool) -> Tensor:
+    """Multiply a gradient by that of the loss; in place if it is nobody else's, nor used again.
 
     0 becomes +0 whatever the factor is.
     """
     if not has_numbers(grad_output):
         return torch.where(gradient == 0, 0, gradient * grad_output)
     factor = grad_output.item()
-    is_last = not torch._C._autograd._get_current_graph_task_keep_graph()
+    is_last = is_own and not torch._C._autograd._get_current_graph_task_keep_graph()
     if factor == 1:
         return gradient if is_last else gradient.clone()
     zero = gradient.new_zeros(())
@@ -322,6 +324,8 @@ class GradientAtHand(Function):  # type: ignore[misc]
         value, gradient = results
         origin = gradient.new_empty(0)
         ctx.save_for_backward(gradient, origin)
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        ctx.is_own = hooks is None  # what hooks are given, they may keep
         ctx.set_materialize_grads(False)  # no zeros for origin, which costs more than all of this
         return value, origin
 
@@ -331,7 +335,7 @@ class GradientAtHand(Function):  # type: ignore[misc]
         if grad_output is None:
             return None, None
         gradient, origin = ctx.saved_tensors
-        return once(scaled(gradient, grad_output), grad_output, origin), None
+        return once(scaled(gradient, grad_output, ctx.is_own), grad_output, origin), None
 
 
 # Function.apply without its look at torch.func's transformations, which are not active here.
