@@ -149,6 +149,16 @@ def test_scaling_rounds_once_more(bridge, dtype, rng):
     assert (error <= bound * ulp(expected.astype(np.longdouble), np.dtype(dtype))).all()
 
 
+@pairwise(way=WAYS, loss=[NLL_LOSS, CROSS_ENTROPY], dtype=FLOAT_DTYPES, result=[None, np.float32, np.float64])
+def test_strict_promotion(way, loss, dtype, result, rng):
+    """No dtype is promoted that this mode refuses, and no bit is another."""
+    input, target, weight = draw(rng, loss, dtype)
+    function = function_of(through(way), loss, ignore_index=IGNORED, dtype=result)
+    expected = gradient_at(function, -3.0, input, target, weight)
+    with jax.numpy_dtype_promotion("strict"):
+        assert_same_bits(np.asarray(gradient_at(function, -3.0, input, target, weight)), np.asarray(expected))
+
+
 def test_loss_scaling_saves_what_float16_would_lose(bridge, rng):
     """Of a mean of so many samples, most entries of the gradient are below all that float16 has."""
     input, target = random_logits(rng, (4000, 50), np.float16), random_target(rng, 4000, 50)
@@ -477,6 +487,33 @@ def test_bad_label_under_vmap(loss, reduction):
 def test_empty_mean_raises(loss, bridge):
     call = jax.jit(function_of(bridge, loss, empty="raise"))
     assert "they have no mean (empty is 'raise')" in raised(call, jnp.zeros((2, 3)), jnp.array([-100, -100]))
+
+
+@pytest.mark.parametrize("name", ["input", "target", "weight"])
+def test_random_keys_are_refused(bridge, name):
+    arrays = {"input": jnp.zeros((2, 3)), "target": jnp.zeros(2, int), "weight": jnp.ones(3)}
+    arrays[name] = jax.random.split(jax.random.key(0), arrays[name].shape)
+    with pytest.raises(TypeError, match=rf"{name} has dtype key<.*>, JAX's own; it must be numbers"):
+        bridge.nll_loss(**arrays)
+
+
+@pytest.mark.parametrize("label", ["int2", "int4", "uint2", "uint4"])
+def test_labels_of_less_than_a_byte_are_refused(bridge, label):
+    target = np.array([0, 1]).astype(getattr(ml_dtypes, label))
+    for convert, loss in (np.asarray, nll.nll_loss), (jnp.asarray, bridge.nll_loss):
+        with pytest.raises(TypeError, match=f"target has dtype {label}; labels must be integers of 8 to 64 bits"):
+            loss(np.zeros((2, 3)), convert(target))
+
+
+@pytest.mark.parametrize("name", ["input", "target"])
+def test_symbolic_shapes_are_refused(bridge, name):
+    export = pytest.importorskip("jax.export")
+    (n,) = export.symbolic_shape("n")
+    shapes = {"input": (2, 3), "target": (2,)}
+    shapes[name] = (n, *shapes[name][1:])
+    arrays = jax.ShapeDtypeStruct(shapes["input"], jnp.float32), jax.ShapeDtypeStruct(shapes["target"], jnp.int32)
+    with pytest.raises(ValueError, match=rf"{name} has shape \(n,.*\); its sizes must be known when JAX traces"):
+        export.export(jax.jit(bridge.nll_loss))(*arrays)
 
 
 def test_numbers_that_32_bits_cannot_hold(bridge):

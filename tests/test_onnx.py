@@ -330,7 +330,14 @@ class TestBackend:
         feeds = {"target": self.target, "input": self.input}
         assert nll.onnx.Backend.run_model(loss_model(NLL, 13), feeds) == (1.25,)
 
-    @pytest.mark.parametrize("opset", [12, 13, 22])
+    @pytest.mark.parametrize("kind", ["bytes", "str", "path"])
+    def test_takes_models_as_the_checker_does(self, kind, tmp_path):
+        model, path = loss_model(NLL, 13), tmp_path / "model.onnx"
+        onnx.save(model, path)
+        given = {"bytes": model.SerializeToString(), "str": str(path), "path": path}[kind]
+        assert nll.onnx.Backend.run_model(given, [self.input, self.target]) == (1.25,)
+
+    @pytest.mark.parametrize("opset", [None, 12, 13, 22])
     def test_runs_a_node(self, opset):
         node = make_node(SCE, ["logits", "target", ""], ["loss", "log_prob"], reduction="none")
         loss, log_prob = nll.onnx.Backend.run_node(node, [self.input, self.target], opset_version=opset)

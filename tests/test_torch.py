@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import doctest
 import inspect
@@ -213,6 +214,19 @@ class TestMemory:
         assert negated.is_neg()
         assert ours(negated, target) == ours(input, target)
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=name_of)
+    @pytest.mark.parametrize("name_of_freed", ["input", "target", "weight", "sample_weight"])
+    @pytest.mark.parametrize("part", [slice(None), slice(1, None)], ids=["whole", "part"])
+    def test_freed_memory_is_not_read(self, ours, random_tensors, dtype, name_of_freed, part):
+        """What shards a model over processes frees a parameter so, and it keeps its shape."""
+        input, target, weight = random_tensors((6, 4), dtype)
+        tensors = {"input": input, "target": target, "weight": weight, "sample_weight": torch.ones(6)}
+        whole = torch.cat([tensors[name_of_freed][:1], tensors[name_of_freed]])
+        tensors[name_of_freed] = whole[1:] if part.start else tensors[name_of_freed].clone()
+        tensors[name_of_freed].untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match=f"{name_of_freed} has no memory"):
+            ours(**tensors)
+
 
 @pytest.fixture(scope="module")
 def databases():
@@ -320,6 +334,48 @@ class TestSampleWeight:
         input, target, _ = random_tensors()
         with pytest.raises(TypeError, match="sample_weight requires a gradient"):
             ours(input, target, sample_weight=torch.ones(6, 5, requires_grad=True))
+
+
+def gradient_with_a_graph(loss, input):
+    return torch.autograd.grad(loss, input, create_graph=True)[0]
+
+
+def of_the_gradient(loss, input):
+    input = leaf(input)
+    return torch.autograd.grad(gradient_with_a_graph(loss(input), input).square().sum(), input)
+
+
+def of_what_the_logits_are_made_of(loss, input):
+    input = leaf(input)
+    return torch.autograd.grad(gradient_with_a_graph(loss(input * input), input).sum(), input)
+
+
+def of_a_factor_of_the_loss(loss, input):
+    input, factor = leaf(input), torch.tensor(2.0, dtype=input.dtype, requires_grad=True)
+    return torch.autograd.grad(gradient_with_a_graph(factor * loss(input), input).square().sum(), factor)
+
+
+def penalty(loss, input):
+    input = leaf(input)
+    value = loss(2 * input)
+    (value + gradient_with_a_graph(value, input).norm()).backward()
+
+
+def with_ones(product):
+    return lambda loss, input: product(loss, input, torch.ones_like(input))
+
+
+SECOND_DERIVATIVES = {
+    "gradient": of_the_gradient,
+    "logits": of_what_the_logits_are_made_of,
+    "factor": of_a_factor_of_the_loss,
+    "penalty": penalty,
+    "hessian": torch.autograd.functional.hessian,
+    "hvp": with_ones(torch.autograd.functional.hvp),
+    "vhp": with_ones(torch.autograd.functional.vhp),
+    "jvp": with_ones(torch.autograd.functional.jvp),
+    "vectorised": partial(torch.autograd.functional.hessian, vectorize=True),
+}
 
 
 class TestAutograd:
@@ -438,13 +494,100 @@ class TestAutograd:
             given = gradient(ours, input, target)
         assert_close(given, gradient(ours, input, target))
 
-    def test_second_derivative_is_refused(self, ours, random_tensors, reduction):
+    @pytest.mark.parametrize("factor", [1.0, -3.0])
+    def test_what_hooks_keep_does_not_change(self, random_tensors, factor):
         input, target, _ = random_tensors()
-        input = input.requires_grad_()
-        (first,) = torch.autograd.grad(ours(input, target, reduction=reduction).sum(), input, create_graph=True)
-        assert_close(first.detach(), gradient(ours, input, target, reduction=reduction))
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            loss = nll.torch.cross_entropy(leaf(input), target)
+        copies = [tensor.clone() for tensor in kept]
+        input = leaf(input)
+        loss.backward(torch.tensor(factor, dtype=input.dtype))
+        assert all(map(torch.equal, kept, copies))
+
+    def test_gradient_with_a_graph_of_its_own(self, ours, random_tensors, dtype, reduction):
+        """create_graph=True changes no number, and the gradient may be used as any tensor."""
+        input, target, _ = random_tensors(dtype=dtype)
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        (given,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+        assert given.requires_grad
+        assert_same_bits(array_of(given), array_of(gradient(ours, input, target, reduction=reduction)))
+        (again,) = torch.autograd.grad(loss.sum(), x)
+        assert_same_bits(array_of(again), array_of(given))
+
+    def test_loss_may_change_in_place(self, ours, random_tensors, reduction):
+        """A step of several batches divides it so."""
+        input, target, _ = random_tensors()
+
+        def divided(input):
+            loss = ours(input, target, reduction=reduction)
+            loss /= 4
+            return loss.sum()
+
+        expected = gradient(lambda x: ours(x, target, reduction=reduction).sum() / 4, input)
+        assert_close(gradient(divided, input), expected)
+
+    @pytest.mark.parametrize("way", ["is_grads_batched", "vmap"])
+    def test_batched_gradients(self, ours, random_tensors, dtype, reduction, way):
+        """Of many gradients of one loss: what vectorised Jacobians call backward with."""
+        input, target, _ = random_tensors(dtype=dtype)
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        given = torch.linspace(-1, 1, 3 * loss.numel()).reshape(3, *loss.shape).to(dtype)
+
+        def pull(grad_output, **choices):
+            return torch.autograd.grad(loss, x, grad_output, retain_graph=True, **choices)[0]
+
+        batched = torch.vmap(pull)(given) if way == "vmap" else pull(given, is_grads_batched=True)
+        assert_close(batched, torch.stack([pull(each) for each in given]))
+
+    def test_vectorised_jacobian(self, ours, theirs, random_tensors, reduction):
+        input, target, _ = random_tensors((3, 4))
+        given, expected = (
+            torch.autograd.functional.jacobian(lambda x: loss(x, target, reduction=reduction), input, vectorize=True)  # noqa: B023
+            for loss in (ours, theirs)
+        )
+        assert_close(given, expected)
+
+    def test_gradcheck_of_batched_gradients(self, ours, random_tensors, reduction):
+        input, target, _ = random_tensors((3, 4, 2))
+        loss = partial(ours, target=target, reduction=reduction)
+        assert torch.autograd.gradcheck(loss, leaf(input), check_batched_grad=True)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+    def test_tangent_of_a_gradient_does_not_drop_out(self, name, ours, random_tensors, reduction):
+        """Forward over reverse mode: a gradient at hand is a factor of it."""
+        input, target, _ = random_tensors()
+        x = leaf(input)
+        loss = ours(x, target, reduction=reduction)
+        ones = torch.ones_like(loss)
+        at_hand = name == "cross_entropy" and reduction != "none"
+        refused = pytest.raises(RuntimeError, match="no forward-mode derivatives")
+        with torch.autograd.forward_ad.dual_level(), contextlib.nullcontext() if at_hand else refused:
+            (given,) = torch.autograd.grad(loss, x, torch.autograd.forward_ad.make_dual(ones, ones))
+            tangent = torch.autograd.forward_ad.unpack_dual(given).tangent
+            assert_close(tangent, gradient(F.cross_entropy, input, target, reduction=reduction))
+
+    @pytest.mark.parametrize("way", SECOND_DERIVATIVES.values(), ids=SECOND_DERIVATIVES.keys())
+    def test_second_derivative_is_refused(self, ours, random_tensors, reduction, way):
+        """Whatever the gradient is made of: a graph that left out a part would give wrong numbers."""
+        input, target, _ = random_tensors((3, 4))
         with pytest.raises(RuntimeError, match="no second derivatives"):
-            first.square().sum().backward()
+            way(lambda x: ours(x, target, reduction=reduction).sum(), input)
+
+    def test_second_derivative_of_what_hooks_save_is_refused(self, ours, random_tensors):
+        input, target, _ = random_tensors((3, 4))
+        with torch.autograd.graph.save_on_cpu(), pytest.raises(RuntimeError, match="no second derivatives"):
+            of_what_the_logits_are_made_of(lambda x: ours(x, target), input)
+
+    def test_gradient_at_hand_does_not_keep_the_logits(self, random_tensors):
+        input, target, _ = random_tensors()
+        logits = 1 * leaf(input)
+        saved = nll.torch.cross_entropy(logits, target).grad_fn.saved_tensors
+        memory = logits.untyped_storage().data_ptr()
+        assert all(tensor.untyped_storage().data_ptr() != memory for tensor in saved)
+        assert sum(tensor.nbytes for tensor in saved) == logits.nbytes
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
     def test_forward_mode_is_refused(self, ours, random_tensors):
@@ -607,6 +750,7 @@ class TestCompile:
         with pytest.raises(RuntimeError):
             gradient(lambda x: torch.autograd.grad(compiled(x), x, create_graph=True)[0].square().sum(), input)
 
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as of PyTorch's losses
     def test_compiled_backward_of_an_eager_loss(self, inductor, ours, random_tensors, reduction):
         from torch._dynamo import compiled_autograd
 

@@ -179,6 +179,8 @@ def as_target(value: object, input: Array) -> Array:
         rule = "labels must be integers"
         if array.dtype.kind == "b":
             rule += "; a mask belongs into target by ignore_index"
+        elif array.dtype.name.startswith(("int", "uint")):  # ml_dtypes' of 2 and of 4 bits
+            rule += " of 8 to 64 bits: pass target.astype(numpy.int8)"
         elif array.ndim and array.shape == input.shape:
             rule += (
                 ", one for all classes of a sample: those of one-hot rows are "

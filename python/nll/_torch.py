@@ -64,6 +64,8 @@ def check(name: str, tensor: Any) -> None:
 def array_of(name: str, tensor: Any) -> Any:
     """Take a tensor's memory as an array, of ml_dtypes' bfloat16 for PyTorch's."""
     try:
+        if tensor.untyped_storage().nbytes() == 0 and tensor.numel() > 0:
+            raise ValueError(f"{name} has no memory: its storage was freed, by resize_(0) perhaps")
         if tensor.dtype is torch.bfloat16:
             return tensor.detach().view(torch.uint16).numpy().view(BFLOAT16)
         return (tensor.detach() if tensor.requires_grad else tensor).numpy()
@@ -72,6 +74,8 @@ def array_of(name: str, tensor: Any) -> Any:
         if tensor.is_neg():  # stored with the wrong sign: the imaginary part of a conjugate
             return array_of(name, tensor.resolve_neg())
         problem = f"has dtype {tensor.dtype}, which NumPy does not have"
+        if not torch._C._has_storage(tensor):
+            problem = "has no memory of its own that NumPy could read"
         raise TypeError(f"{name} {problem}") from error
 
 
@@ -256,31 +260,50 @@ LOSSES = {loss.name: loss for loss in (NLL_LOSS, CROSS_ENTROPY)}
 
 
 class Once(Function):  # type: ignore[misc]
-    """A gradient in a graph of its own, where it cannot be differentiated once more."""
+    """A gradient as what depends on all that it was made of, and cannot be differentiated more."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+    def forward(gradient: Tensor, *origins: Tensor) -> Tensor:
         return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
 
     backward = staticmethod(refuse_second_derivative)
 
 
-def once(gradient: Tensor) -> Tensor:
-    """Mark the result of a backward pass; that of create_graph=True could be differentiated."""
-    if not torch.is_grad_enabled():
-        return gradient
-    return Once.apply(gradient.detach().requires_grad_())
+def once(gradient: Tensor, grad_output: Tensor, origin: Tensor) -> Tensor:
+    """Mark the result of a backward pass; that of create_graph=True could be differentiated.
+
+    origin is a tensor through which autograd finds input. Without it, or without grad_output, a
+    path that leads there would count as nothing, and a second derivative would be wrong.
+    """
+    return Once.apply(gradient, grad_output, origin) if torch.is_grad_enabled() else gradient
 
 
-def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
-    """Multiply a gradient by that of the loss; in place if the graph is not used again.
+def has_numbers(grad_output: Tensor) -> bool:
+    """Tell whether a gradient of the loss is plain numbers: no graph's, vmap's or dual ones.
+
+    A backward pass of an eager loss may be compiled, and that of vectorised Jacobians runs under
+    an older vmap, of which nothing tells but that its tensors have no memory.
+    """
+    if looks_at_operators():
+        return False
+    return type(grad_output) in PLAIN and torch._C._has_storage(grad_output)
+
+
+def scaled(gradient: Tensor, grad_output: Tensor, is_own: bool) -> Tensor:
+    """Multiply a gradient by that of the loss; in place if it is nobody else's, nor used again.
 
     0 becomes +0 whatever the factor is.
     """
-    if torch.compiler.is_compiling():  # as GradientLater's backward
+    if not has_numbers(grad_output):
         return torch.where(gradient == 0, 0, gradient * grad_output)
     factor = grad_output.item()
-    is_last = not torch._C._autograd._get_current_graph_task_keep_graph()
+    is_last = is_own and not torch._C._autograd._get_current_graph_task_keep_graph()
     if factor == 1:
         return gradient if is_last else gradient.clone()
     zero = gradient.new_zeros(())
@@ -290,18 +313,29 @@ def scaled(gradient: Tensor, grad_output: Tensor) -> Tensor:
 
 
 class GradientAtHand(Function):  # type: ignore[misc]
-    """A loss whose gradient is computed already."""
+    """A loss whose gradient is computed already.
+
+    Its second output, which nobody gets, is an empty tensor made of input: `once` finds input by
+    it. To save input itself would keep its memory.
+    """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, results: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(ctx: Any, input: Tensor, results: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         value, gradient = results
-        ctx.save_for_backward(gradient)
-        return value
+        origin = gradient.new_empty(0)
+        ctx.save_for_backward(gradient, origin)
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        ctx.is_own = hooks is None  # what hooks are given, they may keep
+        ctx.set_materialize_grads(False)  # no zeros for origin, which costs more than all of this
+        return value, origin
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return once(scaled(gradient, grad_outputs[0])), None
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, None]:
+        grad_output = grad_outputs[0]
+        if grad_output is None:
+            return None, None
+        gradient, origin = ctx.saved_tensors
+        return once(scaled(gradient, grad_output, ctx.is_own), grad_output, origin), None
 
 
 # Function.apply without its look at torch.func's transformations, which are not active here.
@@ -329,11 +363,15 @@ class GradientLater(Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         arguments = (grad_outputs[0], *ctx.saved_tensors)
-        if torch.compiler.is_compiling():  # PyTorch compiles backward passes of eager losses, too
+        if has_numbers(grad_outputs[0]):
+            gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
+        elif torch.compiler.is_compiling():
             gradient = ctx.loss.backward_operator(*arguments, *ctx.choices)
         else:
-            gradient = tensor_of(ctx.loss.gradient(*arguments, ctx.choices))
-        return once(gradient), None, None, None, None, None, None
+            choices = choices_of_operators(ctx.choices, *arguments[1:3])
+            gradient = TransformedGradient.apply(*arguments, ctx.loss, choices)
+        gradient = once(gradient, *arguments[:2])
+        return gradient, None, None, None, None, None, None
 
 
 class Transformed(Function):  # type: ignore[misc]
@@ -396,6 +434,17 @@ class TransformedGradient(Function):  # type: ignore[misc]
 # ---- the calls
 
 
+def looks_at_operators() -> bool:
+    """Tell whether a compiler, a transformation or a mode wants operators instead of numbers."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._is_tracing()
+        or forward_ad._current_level >= 0
+    )
+
+
 def is_plain_call(
     input: Tensor,
     target: Tensor,
@@ -404,15 +453,11 @@ def is_plain_call(
 ) -> bool:
     """Tell whether this call is about numbers, not about operators on tensors without memory."""
     return not (
-        torch.compiler.is_compiling()
+        looks_at_operators()
         or type(input) not in PLAIN
         or type(target) not in PLAIN
         or type(weight) not in PLAIN_OR_NONE
         or type(sample_weight) not in PLAIN_OR_NONE
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._is_tracing()
-        or forward_ad._current_level >= 0
     )
 
 
@@ -444,7 +489,7 @@ def compute(
     is_scalable = dtype is None and choices[1] != "none" and input.dtype is not torch.float16
     if needs_gradient and is_scalable and loss.value_and_grad is not None:
         value, gradient = loss.value_and_grad(*arrays, *choices, 1.0, False, None)
-        return attach(input, (tensor_of(value), tensor_of(gradient)))
+        return attach(input, (tensor_of(value), tensor_of(gradient)))[0]
     value = tensor_of(loss.value(*arrays, *choices, numpy_dtype(dtype), False))
     if needs_gradient:
         tensors = input, target, weight, sample_weight

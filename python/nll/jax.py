@@ -34,8 +34,10 @@ interface they read and write XLA's own buffers, and nothing is copied.
   Derivatives of the gradient, and forward-mode ones (``jax.jvp``), are refused by JAX.
 * **vmap.** The calls that it puts together are one call for ``reduction="none"`` and the same class
   weights, and for single samples, ``(C,)``, without weights. Others run one after the other.
-* **Several devices.** XLA gathers sharded arrays for a call. In ``jax.shard_map``, where each
-  device makes its own, gradients need ``check_vma=False``.
+* **Several devices.** XLA gathers sharded arrays for a call. Outside of ``jax.jit``, JAX refuses to
+  compute with the result, as with that of ``jax.pure_callback``: compile the function that calls
+  the loss. In ``jax.shard_map``, where each device makes its own, gradients need
+  ``check_vma=False``.
 * **Errors.** Dtypes, shapes and words are checked when JAX traces, and raise as those of `nll` do.
   A bad label is found when the program runs. JAX raises it, with nll's message (``target[1, 5] is
   7, outside [0, 3) (ignore_index is -100)``), from the call or where its result is waited for: as
@@ -311,7 +313,7 @@ def _backward(choices: _Choices, kept: Any, cotangents: Any) -> Any:
 
 def _scale(gradient: Any, grad_output: Any) -> Any:
     """Multiply, but what is exactly zero stays so: entries of ignored samples among it."""
-    wide = jnp.promote_types(gradient.dtype, np.float32)
+    wide = np.float64 if gradient.dtype == np.float64 else np.float32
     scaled = (gradient.astype(wide) * grad_output.astype(wide)).astype(gradient.dtype)
     return jnp.where(gradient == 0, gradient, scaled)
 
@@ -357,6 +359,11 @@ def _as_jax(name: str, value: Any, convert: Any) -> Any:
             rule = "which is what JAX makes of them without jax_enable_x64"
             raise ValueError(f"{name} has {numbers.dtype} numbers beyond {narrow}, {rule}")
         return jnp.asarray(narrowed)
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.extended):
+        raise TypeError(f"{name} has dtype {array.dtype}, JAX's own; it must be numbers")
+    if not all(isinstance(size, int) for size in array.shape):
+        rule = "its sizes must be known when JAX traces"
+        raise ValueError(f"{name} has shape {array.shape}; {rule}")
     convert(np.broadcast_to(np.empty((), array.dtype), array.shape))
     return array
 

@@ -44,6 +44,7 @@ computes in float32. The engine evaluates arguments as Python expressions, so a 
 reduction as ``"numpy.str_('sum')"``.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -289,7 +290,7 @@ class Backend(base.Backend):
     @classmethod
     def prepare(
         cls,
-        model: onnx.ModelProto,
+        model: onnx.ModelProto | bytes | str | os.PathLike[str],
         device: str = "CPU",
         **kwargs: Any,
     ) -> PreparedModel:
@@ -297,8 +298,8 @@ class Backend(base.Backend):
 
         Parameters
         ----------
-        model : onnx.ModelProto
-            The model.
+        model : onnx.ModelProto, bytes or path
+            The model, its serialised bytes, or the file that holds them.
         device : str
             "CPU".
         **kwargs : dict
@@ -318,6 +319,10 @@ class Backend(base.Backend):
         """
         check_device(device)
         super().prepare(model, device, **kwargs)
+        if isinstance(model, bytes):
+            model = onnx.load_from_string(model)
+        elif not isinstance(model, onnx.ModelProto):
+            model = onnx.load(model)
         if model.functions:
             model = inliner.inline_local_functions(model)
         return PreparedModel(ReferenceEvaluator(model, new_ops=OPERATORS))
@@ -344,7 +349,7 @@ class Backend(base.Backend):
         outputs_info : sequence, optional
             As all backends take it; nothing here asks for it.
         **kwargs : dict
-            ``opset_version``, the operator set of the node: the newest unless given.
+            ``opset_version``, the operator set of the node: the newest unless given, or if None.
 
         Returns
         -------
@@ -359,8 +364,10 @@ class Backend(base.Backend):
             If the node is not valid.
         """
         check_device(device)
-        super().run_node(node, inputs, device, outputs_info, **kwargs)
-        opset = kwargs.get("opset_version", onnx.defs.onnx_opset_version())
+        opset = kwargs.pop("opset_version", None)
+        if opset is None:
+            opset = onnx.defs.onnx_opset_version()
+        super().run_node(node, inputs, device, outputs_info, opset_version=opset, **kwargs)
         untyped = helper.make_empty_tensor_value_info
         arguments = [untyped(name) for name in node.input if name]
         results = [untyped(name) for name in node.output if name]
