@@ -1013,6 +1013,12 @@ class TestRefused:
         with pytest.raises(TypeError, match=message):
             ours(input, make(target))
 
+    def test_tensor_without_memory(self, ours, random_tensors):
+        """PyTorch's older vmap, which no operator takes part in, is not a matter of dtypes."""
+        input, target, _ = random_tensors((3, 6, 4))
+        with pytest.raises(TypeError, match="input has no memory of its own that NumPy could read"):
+            torch._vmap_internals._vmap(lambda x: ours(x, target[:, 0]))(input)
+
     def test_weight_on_a_device(self, ours, random_tensors):
         input, target, weight = random_tensors()
         with pytest.raises(TypeError, match="weight is on device 'meta'"):
