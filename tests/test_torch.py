@@ -882,15 +882,48 @@ REFUSED_CHOICES = [
     {"reduction": "avg"},
     {"empty": None},
     {"ignore_index": 1.0},
+    {"ignore_index": True},
     {"ignore_index": 2**64},
     {"index_base": "1"},
     {"index_base": 2**63},
+    {"index_base": False},
     {"axis": True},
     {"axis": 7},
     {"dtype": np.float32},
     {"dtype": []},
     {"dtype": torch.int32},
 ]
+
+
+@pytest.mark.parametrize("choices", REFUSED_CHOICES, ids=str)
+def test_choices_are_refused_in_compiled_code_as_without(inductor, ours, random_tensors, choices):
+    input, target, _ = random_tensors()
+    with pytest.raises((TypeError, ValueError)) as expected:
+        ours(input, target, **choices)
+    with pytest.raises(type(expected.value)) as found:
+        inductor(lambda x: ours(x, target, **choices), backend="eager")(input)
+    assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("label_smoothing", [True, "0.1", None], ids=repr)
+def test_label_smoothing_is_refused_in_compiled_code_as_without(inductor, random_tensors, label_smoothing):
+    input, target, _ = random_tensors()
+    ours = partial(nll.torch.cross_entropy, target=target, label_smoothing=label_smoothing)
+    with pytest.raises(TypeError) as expected:
+        ours(input)
+    with pytest.raises(TypeError) as found:
+        inductor(lambda x: ours(x), backend="eager")(input)
+    assert str(found.value) == str(expected.value)
+
+
+def test_choices_may_be_symbols_in_compiled_code(inductor, random_tensors):
+    """The compiler makes them of numbers that are another in the next call."""
+    input, target, _ = random_tensors()
+    compiled = inductor(nll.torch.cross_entropy, backend="aot_eager", fullgraph=True)
+    for i in range(4):
+        choices = {"ignore_index": -100 - i, "index_base": -i, "label_smoothing": 0.1 * i}
+        labels = target - i  # those to be ignored, too
+        assert_close(compiled(input, labels, **choices), nll.torch.cross_entropy(input, labels, **choices))
 
 
 @pytest.mark.parametrize("choices", REFUSED_CHOICES, ids=str)
@@ -979,6 +1012,12 @@ class TestRefused:
         input, target, _ = random_tensors((6, 4))
         with pytest.raises(TypeError, match=message):
             ours(input, make(target))
+
+    def test_tensor_without_memory(self, ours, random_tensors):
+        """PyTorch's older vmap, which no operator takes part in, is not a matter of dtypes."""
+        input, target, _ = random_tensors((3, 6, 4))
+        with pytest.raises(TypeError, match="input has no memory of its own that NumPy could read"):
+            torch._vmap_internals._vmap(lambda x: ours(x, target[:, 0]))(input)
 
     def test_weight_on_a_device(self, ours, random_tensors):
         input, target, weight = random_tensors()

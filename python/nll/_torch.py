@@ -101,10 +101,15 @@ def arrays_of(
     )
 
 
-def numpy_dtype(dtype: torch.dtype | None) -> np.dtype[Any] | None:
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raise TypeError for what is no dtype of a loss."""
     if dtype is not None and (type(dtype) is not torch.dtype or dtype not in NUMPY):
         allowed = ", ".join(map(str, NUMPY))
         raise TypeError(f"dtype is {dtype!r}; it must be one of {allowed}")
+
+
+def numpy_dtype(dtype: torch.dtype | None) -> np.dtype[Any] | None:
+    check_dtype(dtype)
     return None if dtype is None else NUMPY[dtype]
 
 
@@ -536,9 +541,9 @@ def compute_in_graph(
     if dtype is None:
         dtype = dtype_under_autocast(input)
     tensors = input, target, weight, sample_weight
+    check_dtype(dtype)
+    choices = choices_of_operators(choices, input, target)
     if not torch.compiler.is_compiling():
-        numpy_dtype(dtype)
-        choices = choices_of_operators(choices, input, target)
         return Transformed.apply(*tensors, loss, choices, dtype)
     if torch._C._functorch.peek_interpreter_stack() is None:
         return loss.operator(*tensors, *choices, dtype)
@@ -546,8 +551,13 @@ def compute_in_graph(
 
 
 def choices_of_operators(choices: Choices, input: Tensor, target: Tensor) -> Choices:
-    """Convert choices by the rules of arrays, which the dispatcher does not have."""
+    """Convert choices by the rules of arrays, which the dispatcher does not have.
+
+    In compiled code a float may be a symbol: its range is checked when the program runs.
+    """
     ignore_index, reduction, axis, index_base, empty, *label_smoothing = choices
+    if not torch.compiler.is_compiling() or [type(given) for given in label_smoothing] != [float]:
+        label_smoothing = [_arguments.as_label_smoothing(given) for given in label_smoothing]
     ignored = _arguments.as_ignore_index(ignore_index)
     if ignored is not None and ignored >= 2**63:  # beyond the integers of operators
         if target.dtype is torch.uint64:
@@ -560,7 +570,7 @@ def choices_of_operators(choices: Choices, input: Tensor, target: Tensor) -> Cho
         _arguments.as_axis(axis, input.ndim),
         _arguments.as_index_base(index_base),
         _arguments.as_empty(empty),
-        *map(_arguments.as_label_smoothing, label_smoothing),
+        *label_smoothing,
     )
 
 

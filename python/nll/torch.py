@@ -44,7 +44,8 @@ compute the gradient in backward, which costs a compiled graph no more than scal
 ``torch.func.grad`` and ``torch.vmap`` work, vmap by one call for each slice; they ignore no uint64
 label beyond int64. Under ``torch.autocast("cpu")``, losses of half precision are float32, as
 PyTorch's are, but input is not copied for that. Second derivatives and forward-mode derivatives
-raise an error.
+raise an error. ``torch.jit.trace`` runs the losses, but what it made cannot be saved: save what
+``torch.export.export`` makes.
 
 Threads. Where nll and PyTorch are built with the same OpenMP library, as on Linux, they share its
 threads, and ``torch.set_num_threads`` holds for both.
