@@ -350,6 +350,17 @@ def test_smoothed_loss_where_the_largest_logit_alone_has_a_weight(largest):
     assert_cross_entropy(logits, np.array([0]), [0.0, 1.0], label_smoothing=1.0, reduction="sum")
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize("distance", [8, 20, 200, 300])
+@pytest.mark.parametrize("other", [0, 1e-30, 1e-5, 1e-2])
+@pytest.mark.parametrize("lowest", [0, -100, 500, -900])
+def test_smoothed_loss_where_one_class_has_nearly_all_weight(lowest, other, distance, label):
+    """What exponentials are off by is much of the loss then, if log Σ e^x is not about that class."""
+    logits = np.array([[lowest, lowest + distance]], np.float32)
+    weight = np.array([other, 1.0])
+    assert_cross_entropy(logits, np.array([label]), weight, label_smoothing=1.0, reduction="sum")
+
+
 def test_smoothed_loss_with_two_masked_classes_in_double():
     """Masked by the lowest number there is: the loss is s/C times twice that."""
     lowest = np.finfo(np.float64).min

@@ -49,7 +49,9 @@ Plan plan_of(const std::array<index_t, 3>& shape, const std::array<int, 3>& orde
     }
     const Array samples(View<std::int32_t, 2>(nullptr, {shape[0], shape[2]}));
     const Array classes(View<float, 3>(nullptr, shape, strides));
-    return Plan({&classes, &samples, nullptr, nullptr, &classes}, 1, options);
+    Plan plan({&classes, &samples, nullptr, nullptr, &classes}, 1, options);
+    plan.data.fill(nullptr);  // no operand is part of the call
+    return plan;
 }
 
 void pieces_of_samples() {

@@ -127,12 +127,14 @@ double smoothing_sum(const Plan& plan, double terms, const LogSumExp& log_sum, d
     return plan.class_weight_sum * (negative_log_softmax(log_sum, shift) / unit) - terms +
            plan.infinite_weight;
 }
-// Tells whether its two parts are so alike that their difference has too few digits: all weight is
-// on a class of probability 1, whose logit is far from the shift.
+// Tells whether it has too few digits, since nearly all weight is on a class of probability 1: its
+// two parts are alike, whose logit is far from the shift; or log S, which is not about the pivot,
+// is off by as much as exponentials are, and that is more than 0.01 ULP of it.
 template <class Precision>
 bool cancels(const Plan& plan, double sum, const LogSumExp& log_sum, double shift) {
     const double part = plan.class_weight_sum * negative_log_softmax(log_sum, shift);
-    return !Precision::exact && std::fabs(sum) < 0x1p-20 * std::fabs(part);
+    const double off = log_sum.center == shift ? 0.125 * std::fabs(plan.class_weight_sum) : 0;
+    return !Precision::exact && std::fabs(sum) < std::max(off, 0x1p-20 * std::fabs(part));
 }
 // Returns the smoothed loss. loss: of the target, without its weight. sum: of all classes.
 template <class Precision>
