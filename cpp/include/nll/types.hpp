@@ -149,7 +149,7 @@ struct Options {
     std::optional<DType> dtype{};  // of the one loss, a float; input's without
     double label_smoothing = 0;    // cross-entropy: in [0, 1], what is spread over all classes
     int num_threads = 0;           // 0: get_num_threads()
-    // Asked by the calling thread every 50 ms: true throws Interrupted.
+    // Asked by the calling thread every 50 ms: true throws Interrupted, and it may throw itself.
     bool (*interrupt)() = nullptr;
 };
 
