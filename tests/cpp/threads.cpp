@@ -33,6 +33,13 @@ std::atomic<int> allocated_by_others{0};
 
 }  // namespace
 
+// clang's sanitizers have operators of their own.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+#define NLL_HAS_OTHER_OPERATORS
+#endif
+#endif
+#if !defined(NLL_HAS_OTHER_OPERATORS)
 // Both count, `new (std::nothrow)` of GNU's library by way of this one.
 [[gnu::noinline]] void* operator new(std::size_t size) {
     allocated_by_others += std::this_thread::get_id() != main_thread;
@@ -54,6 +61,7 @@ std::atomic<int> allocated_by_others{0};
 [[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
     std::free(memory);
 }
+#endif
 
 namespace {
 
