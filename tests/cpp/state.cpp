@@ -610,6 +610,25 @@ void moved() {
     CHECK(filled.to_bytes() == bytes);
 }
 
+// An array with elements and without an address is refused; the other is as it was.
+void elements_at_no_address() {
+    const std::int32_t label = 1;
+    const float row[] = {0, -1};
+    float gradient[] = {7, 7};
+    const View<const float, 2> input{row, {1, 2}}, nowhere{nullptr, {1, 2}};
+    const View<const std::int32_t, 1> target{&label, {1}};
+    const View<float, 2> to{gradient, {1, 2}}, to_nowhere{nullptr, {1, 2}};
+    CHECK(message_of<std::invalid_argument>([&] {
+              cross_entropy_value_and_grad(nowhere, target, to);
+          }) == "input of shape (1, 2) has no address");
+    CHECK(message_of<std::invalid_argument>([&] {
+              cross_entropy_value_and_grad(input, target, to_nowhere);
+          }) == "out of shape (1, 2) has no address");
+    CHECK(message_of<std::invalid_argument>([&] { softmax(nowhere, to); }) ==
+          "input of shape (1, 2) has no address");
+    CHECK(gradient[0] == 7 && gradient[1] == 7);
+}
+
 // Without an element there need be no address: samples are ignored, and counted.
 void no_class_at_no_address() {
     const std::int32_t ignored[] = {-100, -100, -100}, group[] = {0, 1, 1};
@@ -656,5 +675,6 @@ int main() {
     merging_says_which();
     moved();
     no_class_at_no_address();
+    elements_at_no_address();
     return failures() != 0;
 }

@@ -122,6 +122,7 @@ inline void run_softmax_result(const SoftmaxKernels& kernels, const Call& call) 
     std::fill_n(of_samples.strides.begin(), of_samples.rank, 0);
     if (call.arrays[gradient]) check_output(*call.arrays[gradient], "input", from);
     else check_log_sums(*call.arrays[losses], of_samples);
+    check_addresses(call.arrays);
     Arrays arrays = call.arrays;
     arrays[target] = &of_samples;
     Plan plan(arrays, axis, call.options);

@@ -314,13 +314,22 @@ inline DType dtype_of_call(const Call& call) {
     return dtype;
 }
 
+inline constexpr const char* name_of_operand[operands] = {"input",       "target", "out",
+                                                          "grad_output", "out",    "sample_weight"};
+
+// Refuses arrays that have elements, but no address. Without elements they need none.
+inline void check_addresses(const Arrays& arrays) {
+    for (int o = 0; o < operands; ++o)
+        if (arrays[o] && !arrays[o]->data && !is_empty(*arrays[o]))
+            throw std::invalid_argument(std::string(name_of_operand[o]) + " of shape " +
+                                        shape_text(*arrays[o]) + " has no address");
+}
+
 // Refuses arrays that are none, or whose elements are not those of their role. Those of input, or
 // of the gradient without it, are known: the kernels are chosen by them (dtype_of_call).
 inline void check_elements(const Arrays& arrays) {
-    static constexpr const char* name[operands] = {"input",       "target", "out",
-                                                   "grad_output", "out",    "sample_weight"};
     for (int o = 0; o < operands; ++o)
-        if (arrays[o]) check_rank(name[o], *arrays[o]);
+        if (arrays[o]) check_rank(name_of_operand[o], *arrays[o]);
     if (arrays[target]) check_integer("target", arrays[target]->dtype);
     if (arrays[losses]) check_floating("out", arrays[losses]->dtype);
     if (arrays[grad_output]) check_floating("grad_output", arrays[grad_output]->dtype);
@@ -349,6 +358,7 @@ inline int check_arguments(const Arrays& arrays, const Options& options) {
     }
     check_reduction(arrays, options);
     check_options(options, shaped.shape[axis]);
+    check_addresses(arrays);
     return axis;
 }
 

@@ -151,7 +151,7 @@ private:
 
     // Writes a run whose samples lie side by side, class after class.
     void write_planes(Scalar* to, index_t count, const index_t* classes, const Scalar* entries) {
-        // As wide as an entry, for SIMD; of 16 bits a class might not fit.
+        // Names an integer as wide as an entry, for SIMD; a class might not fit 16 bits.
         using Class = std::conditional_t<sizeof(Scalar) == 8, index_t, std::int32_t>;
         const bool streams = plan_.store == Store::streamed;
         Class place[block_size];

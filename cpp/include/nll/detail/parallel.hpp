@@ -286,9 +286,8 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
         const std::lock_guard one_at_a_time(merging);
         merge(total, *part);
     };
-    // Runs region(watch, asked) once in a fresh thread, and asks meanwhile. Returns false if there
-    // is no thread. (std::async would have variables of its own there, which may not be had: see
-    // heap.hpp.)
+    // Runs region(watch, asked) once in a fresh thread, if there is one, and asks meanwhile.
+    // (std::async would have variables of its own there, which may not be had: see heap.hpp.)
     const auto run_beside = [&](auto&& region) {
         std::mutex gate;
         std::condition_variable ended;
@@ -305,7 +304,7 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
                 if (thread.joinable()) thread.join();
             }
         } const beside{start(work)};
-        if (!beside.thread.joinable()) return false;
+        if (!beside.thread.joinable()) return;
         try {
             std::unique_lock hold(gate);
             while (!has_ended) {
@@ -319,7 +318,6 @@ void reduce(Part& total, index_t count, index_t piece, int threads, bool (*inter
             if (abandon) *abandon = true;
             throw;
         }
-        return true;
     };
 
 #if defined(_OPENMP)

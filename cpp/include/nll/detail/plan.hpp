@@ -61,7 +61,7 @@ struct Plan {
     // For label smoothing: the class weights, (C,), and these with next to 0 for those that are not
     // finite; nullptr without weights.
     const double *class_weights = nullptr, *finite_weights = nullptr;
-    // Of a call without labels; losses keep exponentials for their gradient as softmax does.
+    // Names what a call without labels computes. Losses keep exponentials as softmax does.
     SoftmaxResult softmax_result = SoftmaxResult::softmax;
     Team* team = nullptr;                        // of a row that all threads share
     const KernelsByFactor* by_factor = nullptr;  // where samples need different precisions
