@@ -119,28 +119,41 @@ template <class Precision>
     return (log_sum.center - x) + log_sum.log;
 }
 
+// Holds what a smoothed call's samples have in common: copies, which no store to a result changes.
+struct Smoothing {
+    double target, share;                      // 1 - ε, ε/C
+    double class_weight_sum, infinite_weight;  // as the plan's
+    explicit Smoothing(const Plan& plan)
+        : target(1 - plan.label_smoothing),
+          share(plan.label_smoothing / static_cast<double>(plan.classes)),
+          class_weight_sum(plan.class_weight_sum),
+          infinite_weight(plan.infinite_weight) {}
+};
+
 // Returns Σ w·(log S - x) over all classes, in units of Precision::smoothing_unit. terms: Σ
 // w·(x - shift) over finite weights. An infinite one makes it infinite: log S - x_c is more than 0.
 template <class Precision>
-double smoothing_sum(const Plan& plan, double terms, const LogSumExp& log_sum, double shift) {
+[[gnu::always_inline]] inline double smoothing_sum(const Smoothing& of, double terms,
+                                                   const LogSumExp& log_sum, double shift) {
     constexpr double unit = Precision::smoothing_unit;
-    return plan.class_weight_sum * (negative_log_softmax(log_sum, shift) / unit) - terms +
-           plan.infinite_weight;
+    return of.class_weight_sum * (negative_log_softmax(log_sum, shift) / unit) - terms +
+           of.infinite_weight;
 }
 // Tells whether it has too few digits, since nearly all weight is on a class of probability 1: its
 // two parts are alike, whose logit is far from the shift; or log S, which is not about the pivot,
 // is off by as much as exponentials are, and that is more than 0.01 ULP of it.
 template <class Precision>
-bool cancels(const Plan& plan, double sum, const LogSumExp& log_sum, double shift) {
-    const double part = plan.class_weight_sum * negative_log_softmax(log_sum, shift);
-    const double off = log_sum.center == shift ? 0.125 * std::fabs(plan.class_weight_sum) : 0;
+[[gnu::always_inline]] inline bool cancels(const Smoothing& of, double sum,
+                                           const LogSumExp& log_sum, double shift) {
+    const double part = of.class_weight_sum * negative_log_softmax(log_sum, shift);
+    const double off = log_sum.center == shift ? 0.125 * std::fabs(of.class_weight_sum) : 0;
     return !Precision::exact && std::fabs(sum) < std::max(off, 0x1p-20 * std::fabs(part));
 }
 // Returns the smoothed loss. loss: of the target, without its weight. sum: of all classes.
 template <class Precision>
-double smoothed_loss(const Plan& plan, double loss, double weight, double sum) {
-    const double share = plan.label_smoothing / static_cast<double>(plan.classes);
-    return (1 - plan.label_smoothing) * weight * loss + (share * Precision::smoothing_unit) * sum;
+[[gnu::always_inline]] inline double smoothed_loss(const Smoothing& of, double loss, double weight,
+                                                   double sum) {
+    return of.target * weight * loss + (of.share * Precision::smoothing_unit) * sum;
 }
 
 // ---------------------------------------------------------------- gradient
@@ -203,11 +216,13 @@ inline double share_of(DoubleDouble part, DoubleDouble scale, const InverseSum<D
 
 // Returns the smoothed gradient at the target, -target·others/S + smoothing·(Σ w·e^x_t/S - w_t).
 template <class Scale>
-[[gnu::noinline]] double smoothed_entry_at_target(const Plan& plan, const GradScale<Scale>& scale,
-                                                  double weight, Scale exp_pivot, Scale others,
-                                                  const InverseSum<Scale>& sum) {
+[[gnu::always_inline]] inline double smoothed_entry_at_target(double all_class_weights,
+                                                              const GradScale<Scale>& scale,
+                                                              double weight, Scale exp_pivot,
+                                                              Scale others,
+                                                              const InverseSum<Scale>& sum) {
     const double entry = -share_of(others, scale.target, sum);
-    const double of_all = share_of(exp_pivot, scale.smoothing * plan.all_class_weights(), sum);
+    const double of_all = share_of(exp_pivot, scale.smoothing * all_class_weights, sum);
     return entry + (of_all - product(scale.smoothing, weight));
 }
 

@@ -72,10 +72,9 @@ public:
     alignas(cache_line) Scale target_scale[block_size], smoothing_scale[block_size];
     alignas(cache_line) Scale total_scale[block_size];
 
-    // Returns what the losses of a sample's classes are weighted with.
-    double class_weight(index_t i) const {
-        return plan_.has(sample_weight) && is_smoothed<Precision>(plan_) ? class_weights[i]
-                                                                         : weights[i];
+    // Returns what the losses of samples are weighted with before they are smoothed, (count,).
+    const double* loss_weights() const {
+        return plan_.has(sample_weight) && is_smoothed<Precision>(plan_) ? class_weights : weights;
     }
     GradScale<Scale> scale(index_t i) const {
         return {target_scale[i], smoothing_scale[i], total_scale[i]};

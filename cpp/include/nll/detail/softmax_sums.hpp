@@ -111,13 +111,7 @@ public:
         double* losses = block.losses + at;
         for (index_t i = 0; i < count; ++i)
             losses[i] = negative_log_softmax({center[i], log[i]}, pivot[i]);
-        for (index_t i = 0; i < count && is_smoothed<Precision>(plan); ++i) {
-            const LogSumExp log_sum{center[i], log[i]};
-            double all = smoothing_sum<Precision>(plan, smoothing[i], log_sum, shift.shift(i));
-            if (cancels<Precision>(plan, all, log_sum, shift.shift(i)))
-                all = sum_smoothing_again<Scalar>(plan, block.first + at + i);
-            losses[i] = smoothed_loss<Precision>(plan, losses[i], block.class_weight(at + i), all);
-        }
+        if (is_smoothed<Precision>(plan)) smooth_losses<Scalar>(plan, block, at);
         for (index_t i = 0; i < count && block.ignores; ++i)
             losses[i] = block.classes[at + i] == ignored ? 0.0 : losses[i];
     }
@@ -167,6 +161,28 @@ public:
     alignas(cache_line) double center[max_tile_samples], log[max_tile_samples];
 
 private:
+    // Makes smoothed losses of the losses of samples of a block, from `at` on.
+    template <class Scalar>
+    [[gnu::noinline]] void smooth_losses(const Plan& plan, SoftmaxBlock<Precision>& block,
+                                         index_t at) const {
+        const Smoothing of(plan);
+        const double* const weights = block.loss_weights() + at;
+        double* const losses = block.losses + at;
+        alignas(cache_line) double all[max_tile_samples];
+        const auto is_lost = [&](index_t i) {
+            return cancels<Precision>(of, all[i], {center[i], log[i]}, shift.shift(i));
+        };
+        std::uint64_t lost = 0;
+        for (index_t i = 0; i < count; ++i) {
+            all[i] =
+                smoothing_sum<Precision>(of, smoothing[i], {center[i], log[i]}, shift.shift(i));
+            lost |= std::uint64_t{is_lost(i)};
+        }
+        for (index_t i = 0; i < count && lost; ++i)
+            if (is_lost(i)) all[i] = sum_smoothing_again<Scalar>(plan, block.first + at + i);
+        for (index_t i = 0; i < count; ++i)
+            losses[i] = smoothed_loss<Precision>(of, losses[i], weights[i], all[i]);
+    }
     // Returns Σ w·(log S - x) of a sample's classes, each term about its largest logit, which is
     // finite.
     template <class Scalar>
@@ -192,19 +208,25 @@ private:
     }
     // Computes the same with entries that are not rounded, once for all types.
     [[gnu::noinline]] void take_scales_of(const Plan& plan, const SoftmaxBlock<Precision>& block,
-                                          index_t at, ExpScale* softmax_scale,
-                                          double* entry) const {
-        for (index_t i = 0; i < count; ++i) {
-            const Scale total = block.total_scale[at + i];
-            const InverseSum<Scale> inverse = inverse_sum(i);
-            softmax_scale[i] = over_sum(total, inverse);
-            entry[i] = -share_of(others_of(i), total, inverse);
-        }
+                                          index_t at, ExpScale* __restrict softmax_scale,
+                                          double* __restrict entry) const {
+        const double all_class_weights = plan.all_class_weights();
+        const double* const weights = block.loss_weights() + at;
+        const auto take = [&](auto smooths) {
+            for (index_t i = 0; i < count; ++i) {
+                const Scale total = block.total_scale[at + i];
+                const InverseSum<Scale> inverse = inverse_sum(i);
+                softmax_scale[i] = over_sum(total, inverse);
+                if constexpr (smooths)
+                    entry[i] =
+                        smoothed_entry_at_target(all_class_weights, block.scale(at + i), weights[i],
+                                                 Scale{exp_pivot[i]}, others_of(i), inverse);
+                else entry[i] = -share_of(others_of(i), total, inverse);
+            }
+        };
+        if (is_smoothed<Precision>(plan)) take(std::bool_constant<Precision::smooths>());
+        else take(std::false_type());
         std::fill(softmax_scale + count, softmax_scale + width, ExpScale{});
-        for (index_t i = 0; i < count && is_smoothed<Precision>(plan); ++i)
-            entry[i] =
-                smoothed_entry_at_target(plan, block.scale(at + i), block.class_weight(at + i),
-                                         Scale{exp_pivot[i]}, others_of(i), inverse_sum(i));
     }
     // Returns 1/S of sample i, whose pivot is taken out. Double: of what was summed, which is as
     // exact as can be.
