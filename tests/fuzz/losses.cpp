@@ -711,7 +711,8 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
         const long double of_target = v * (1 - smoothing) * weights[t] * nls[t];
         const long double loss = of_target + v * share * of_all;
         const long double largest = std::fabs(of_target) + std::fabs(v * share * sizes);
-        const bool is_extreme = exceeds_doubles({of_target, sizes, share * sizes, v * sizes});
+        const bool is_extreme =
+            exceeds_doubles({of_target, sizes, share, share * sizes, v * sizes});
         total.smoothed += loss;
         total.error += is_extreme ? infinity : largest * relative_error(of_loss);
         expected.losses[i] = {
@@ -723,7 +724,7 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
             (1 - smoothing) * std::fabs(weights[t]) + share * weight_sizes;
         const bool is_extreme_gradient =
             exceeds_doubles({grad_output * v, g, g * weights[t], grad_output * v * weights[t],
-                             divisor, g * share, g * of_weight});
+                             divisor, share, g * share, g * of_weight});
         for (std::size_t c = 0; c < x.size(); ++c) {
             const long double p = std::exp(-nls[c]);
             const long double hit = c == t ? g * (1 - smoothing) * weights[t] : 0;

@@ -14,10 +14,17 @@ inline namespace NLL_INSTRUCTION_SET {
 
 // Returns a bound, at least 1, of the class weights.
 inline double max_class_factor(const Plan& plan, const Options& options) {
-    double max = 1;
+    double max[lanes];
+    std::fill_n(max, lanes, 1.0);
     if (plan.weight)
-        for_each_class_weight(plan, options, [&](double w) { max = std::max(max, std::fabs(w)); });
-    return max;
+        for_each_block_of_weights(plan, options, [&](const double* weights, index_t count) {
+            for (index_t c = 0; c < count; c += lanes)
+                for (int l = 0; l < lanes; ++l) {
+                    const double size = std::fabs(weights[c + l]);
+                    max[l] = max[l] < size ? size : max[l];
+                }
+        });
+    return *std::max_element(max, max + lanes);
 }
 // Returns a bound, at least 1, of what every sample's gradient is multiplied with beside weights.
 inline double max_grad_factor(const Plan& plan) {

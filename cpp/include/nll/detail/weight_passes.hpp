@@ -10,14 +10,15 @@ namespace nll::inline NLL_VERSION_NAMESPACE {
 namespace NLL_HIDDEN detail {
 inline namespace NLL_INSTRUCTION_SET {
 
-// Calls visit(weight) for each class, and asks whether to stop.
+// Calls visit(weights, count) for blocks of classes, padded, and asks whether to stop.
 template <class Visit>
-void for_each_class_weight(const Plan& plan, const Options& options, Visit&& visit) {
+void for_each_block_of_weights(const Plan& plan, const Options& options, Visit&& visit) {
     parallel::Interruptible interruptible(options.interrupt);
     for_each_block(0, plan.classes, block_size, [&](index_t first, index_t count) {
-        double weights[block_size];
+        alignas(cache_line) double weights[block_size];
         load_class_weights(plan, first, count, weights);
-        for (index_t c = 0; c < count; ++c) visit(weights[c]);
+        pad(weights, count);
+        visit(weights, count);
         interruptible.ask();
     });
 }
@@ -28,13 +29,20 @@ public:
     // Points the plan at its weights, which are copied unless they are contiguous doubles, and sums
     // them into it.
     SmoothingWeights(Plan& plan, const Options& options) {
+        if (!plan.weight) {
+            plan.class_weight_sum = static_cast<double>(plan.classes);
+            return;
+        }
         ExactSum sum;
-        for_each_class_weight(plan, options, [&](double weight) {
-            if (std::fabs(weight) < infinity) add(sum, weight);
-            else plan.infinite_weight += weight;
+        for_each_block_of_weights(plan, options, [&](double* weights, index_t count) {
+            for (index_t c = 0; c < count; ++c) {
+                if (std::fabs(weights[c]) < infinity) continue;
+                plan.infinite_weight += weights[c];
+                weights[c] = 0;
+            }
+            add_block(sum, weights, count, block_range(weights, count), certified<double>);
         });
         plan.class_weight_sum = rounded(sum, format_of<double>);
-        if (!plan.weight) return;
         if (plan.weight.dtype == DType::float64 && plan.weight.stride == 1) {
             plan.class_weights = static_cast<const double*>(plan.weight.data);
         } else {
@@ -59,7 +67,9 @@ private:
     static std::unique_ptr<double[]> load(const Plan& plan, const Options& options) {
         std::unique_ptr<double[]> weights(new double[static_cast<std::size_t>(plan.classes)]);
         double* to = weights.get();
-        for_each_class_weight(plan, options, [&](double weight) { *to++ = weight; });
+        for_each_block_of_weights(plan, options, [&](const double* block, index_t count) {
+            to = std::copy_n(block, count, to);
+        });
         return weights;
     }
     std::unique_ptr<double[]> copy_, finite_;
