@@ -183,12 +183,15 @@ private:
             row_.write(result, exps, first, classes);
         });
     }
-    // Writes deferred row i up to a class before the exponentials of another take its place.
+    // Writes deferred row i up to a class before the exponentials of another take its place: by
+    // small parts where its stores wait for memory.
     struct WriteDeferred {
         SoftmaxRows& rows;
         index_t i;
         index_t step() const {
-            return rows.written_[i] < rows.plan_.classes ? deferred_row_step : chunk_size;
+            const bool waits =
+                rows.plan_.store != Store::cached && rows.written_[i] < rows.plan_.classes;
+            return waits ? deferred_row_step : chunk_size;
         }
         void operator()(index_t end) const { rows.write_deferred(i, end); }
     };

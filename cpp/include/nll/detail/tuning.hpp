@@ -69,8 +69,8 @@ inline constexpr index_t gather_ahead = 32;
 inline constexpr index_t row_ahead = 2 << 10;
 inline constexpr index_t row_far_ahead = 16 << 10;
 
-// Classes after which a part of the previous row's gradient is written between exponentials: 20 %
-// at (4096, 50257).
+// Classes after which a part of the previous row's gradient is written past the caches between
+// exponentials: 20 % at (4096, 50257).
 inline constexpr index_t deferred_row_step = 256;
 
 // Rows whose results wait to be written: a chunk's worth of classes, of which each has at least so
