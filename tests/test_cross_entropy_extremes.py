@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ml_dtypes
+import mpmath
 import numpy as np
 import pytest
 
@@ -285,6 +286,31 @@ def test_masked_classes_have_no_probability_however_many(class_count, dtype):
         loss, gradient = nll.cross_entropy_value_and_grad(input.astype(dtype), [0], **choices)
         assert_same_bits(loss, np.zeros((), dtype)[()])
         assert_same_bits(gradient, np.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("heavy", [0, 1, 16, 99])
+def test_a_large_weight_of_whichever_class(heavy, dtype):
+    """It shows probabilities of 2^-600, which are nothing to others."""
+    logits, weight = np.full((1, 100), -600 * np.log(2)), np.ones(100)
+    logits[0, heavy], weight[heavy] = 0, 2.0**600
+    assert_cross_entropy(logits.astype(dtype), [heavy], weight=weight, reduction="sum")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("class_count", [100, 128, 129, 1500, 5000, 2**20])
+def test_many_equal_classes_beside_a_confident_one(class_count, axis):
+    """In double. What a sum rounds off is all that is left without the label: it has to be added up without error, and
+    a loss is not one of its place.
+    """
+    for gap in (21.0, 30.7, 36.4, 38.3, 40.0, 40.9, 41.7, 100.3, 278.4, 600.0):
+        with mpmath.workprec(2000):
+            exact = mpmath.log1p(mpmath.exp(-mpmath.mpf(gap)) * (class_count - 1))
+        for label in (0, class_count // 2, class_count - 1):
+            logits = np.full((class_count, 1), -gap)
+            logits[label] = 0
+            input = logits if axis == 0 else logits.T.copy()
+            loss = nll.cross_entropy(input, [label], reduction="sum", axis=axis)
+            assert abs(mpmath.mpf(float(loss)) - exact) <= 4 * np.spacing(float(exact)), (gap, label)
 
 
 @pytest.mark.parametrize("axis", [0, 1])

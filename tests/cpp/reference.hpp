@@ -13,7 +13,9 @@
 //                                                             (double: what all have rounded off)
 //   others       (sum - e[pivot]) + error. If less than 2^-10 of the sum is left, first the chunk
 //                of the pivot is summed again: (e[pivot] - chunk) + its other classes is added to
-//                error. They are in 16 lanes, c and c + 16 added first         (double: not so)
+//                error. They are in 16 lanes, c and c + 16 added first         (double: if less
+//                than 2^-30 is left, all chunks, in 16 lanes, c after c; sum and error are then
+//                e[pivot] and these)
 //   center, log  if others < e[pivot], x[pivot] and log(1 + others / e[pivot]), else shift and
 //                log(sum), for their sum is log(sum of exp(x))        (double: if < 2^900 e[pivot])
 //   loss         (center - x[pivot]) + log
@@ -69,7 +71,8 @@ inline double two_sum_error(double a, double b, double sum) {
 
 // A sum, and what its additions have rounded off.
 struct Compensated {
-    double sum = 0, error = 0;
+    double sum, error;
+    Compensated(double sum = 0, double error = 0) : sum(sum), error(error) {}
     void operator+=(Compensated other) {
         const double total = sum + other.sum;
         error += two_sum_error(sum, other.sum, total);
@@ -237,6 +240,11 @@ struct Double {
         return in_lanes<Compensated>(lanes, count,
                                      [&](Compensated& lane, index_t c) { lane += {exp(x[c])}; });
     }
+    Compensated sum_without(index_t pivot, const double* x, index_t count) const {
+        return in_lanes<Compensated>(16, count, [&](Compensated& lane, index_t c) {
+            if (c != pivot) lane += {exp(x[c])};
+        });
+    }
 
     // Returns log(y + lost). y is 2^n z with z in [sqrt(1/2), sqrt(2)), and log(z) a series of
     // (z - 1) / (z + 1).
@@ -286,7 +294,17 @@ public:
             sum += exp_.sum(x + first, std::min(chunk_size, classes - first), lanes);
         if (!(sum.sum > 0 && sum.sum < infinity)) sum.sum = nan;  // +inf, or all -inf
         exp_pivot_ = exp_.exp(x[pivot]);
-        if constexpr (!Precision::compensated) {
+        if constexpr (Precision::compensated) {
+            if (sum.sum - exp_pivot_ < 0x1p-30 * sum.sum) {
+                Compensated others;
+                for (index_t first = 0; first < classes; first += chunk_size)
+                    others += exp_.sum_without(pivot - first, x + first,
+                                               std::min(chunk_size, classes - first));
+                const double total = others.sum + others.error;
+                sum.sum = exp_pivot_ + total;
+                sum.error = two_sum_error(exp_pivot_, total, sum.sum);
+            }
+        } else {
             if (sum.sum - exp_pivot_ < 0x1p-10 * sum.sum) {
                 const index_t first = pivot / chunk_size * chunk_size;
                 const index_t count = std::min(chunk_size, classes - first);

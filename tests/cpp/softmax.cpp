@@ -263,8 +263,10 @@ void chunks() {
     double exps[pair_size] = {};
     exps[3] = 0x1p60, exps[4] = 5, exps[20] = 0x1p-40;
     CHECK(sum_without(exps, pair_size, 0x1p60) == 5 + 0x1p-40);
-    CHECK(!leaves_enough(1, 1 - 0x1p-20));  // 20 of 53 bits would be lost
-    CHECK(leaves_enough(2, 1) && !leaves_enough(2, 2) && !leaves_enough(nan, 1));
+    CHECK(!leaves_enough<Single>(1, 1 - 0x1p-20));  // 20 of 53 bits would be lost
+    CHECK(leaves_enough<Double>(1, 1 - 0x1p-20) && !leaves_enough<Double>(1, 1 - 0x1p-40));
+    CHECK(leaves_enough<Single>(2, 1) && !leaves_enough<Single>(2, 2));
+    CHECK(!leaves_enough<Single>(nan, 1));
     CHECK(sum_others<Single>(3, 0.5, 2) == 1.5);
     CHECK(sum_others<Single>(2 + 0x1p-50, 0, 2) == 0x1p-50);
     CHECK(same_bits(sum_others<Single>(2, 0x1p-741, 2), 0.0));  // they were too small to be exact

@@ -58,10 +58,12 @@ struct ExpSum {
     return sum > 0 && sum < infinity ? sum : std::numeric_limits<double>::quiet_NaN();
 }
 
-// Tells whether the pivot may be subtracted from a sum in which each addition was rounded.
-// Otherwise its chunk is added up again without it.
+// Tells whether the pivot may be subtracted from a sum. Otherwise its chunk is added up again
+// without it, since each addition was rounded; with Double all chunks are: what additions rounded
+// off, nearly all that is left, was itself added up with a rounding each.
+template <class Precision>
 [[gnu::always_inline]] inline bool leaves_enough(double sum, double exp_pivot) {
-    return sum - exp_pivot >= 0x1p-10 * sum;
+    return sum - exp_pivot >= (Precision::exact ? 0x1p-30 : 0x1p-10) * sum;
 }
 // Returns the error of a sum whose chunk with the pivot was added up again: `others` without it.
 [[gnu::always_inline]] inline double error_of_chunk(double exp_pivot, double chunk, double others) {

@@ -88,9 +88,25 @@ public:
         const index_t classes = std::min(chunk_size, plan_.classes - first);
         return sum_chunk(from, first, classes, shift, nullptr, NoBetween()).sum;
     }
-    // Adds up the chunk of the pivot of a sample again, without it.
+    // Returns the sum of a chunk without classes whose exponentials are exp_pivot; of Double.
+    CompensatedSum sum_others(const Scalar* from, index_t first, index_t classes,
+                              const Shift& shift, const Exp* kept, double exp_pivot) {
+        const Exp* exps = exps_of(from, first, classes, shift, kept);
+        return compensated_sum(classes,
+                               [&](index_t c) { return exps[c] == exp_pivot ? Exp{0} : exps[c]; });
+    }
+    // Adds up the chunk of the pivot of a sample again, without it; with Double, all chunks.
     [[gnu::noinline]] void exclude_again(const Scalar* from, const Exp* kept, index_t i,
                                          SoftmaxSums<Precision>& sums) {
+        if constexpr (Precision::exact) {
+            ExpSum others;
+            for_each_block(0, plan_.classes, chunk_size, [&](index_t first, index_t classes) {
+                const auto chunk =
+                    sum_others(from, first, classes, sums.shift_of(i), kept, sums.exp_pivot[i]);
+                add_chunk(others.sum, others.error, chunk.sum, chunk.error);
+            });
+            return sums.exclude_again(i, others);
+        }
         const index_t first = sums.pivot_chunk_of[i] * chunk_size;
         const index_t classes = std::min(chunk_size, plan_.classes - first);
         const Exp* exps = exps_of(from, first, classes, sums.shift_of(i), kept);

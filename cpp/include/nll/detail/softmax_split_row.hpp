@@ -143,9 +143,27 @@ private:
     }
     void exclude_pivot() {
         total_.exclude_pivots(nullptr, false, [&] {
+            if constexpr (Precision::exact) return exclude_again();
             Row row(plan_, construct_in<Space>(memory_));
             row.exclude_again(from_, nullptr, 0, total_);
         });
+    }
+
+    // Adds up the row at hand again without its pivot.
+    void exclude_again() {
+        ExpSum others;
+        for_each_block(0, chunks(), max_chunks_held, [&](index_t begin, index_t count) {
+            for_each_chunk(begin, count, [&](Row& row, index_t first, index_t classes) {
+                const auto chunk =
+                    row.sum_others(from_, first, classes, shift_, nullptr, total_.exp_pivot[0]);
+                ExpSum& to = sums_[first / chunk_size - begin];
+                to.sum = chunk.sum;
+                to.error = chunk.error;
+            });
+            for (index_t chunk = 0; chunk < count; ++chunk)
+                add_chunk(others.sum, others.error, sums_[chunk].sum, sums_[chunk].error);
+        });
+        total_.exclude_again(0, others);
     }
 
     const Plan& plan_;

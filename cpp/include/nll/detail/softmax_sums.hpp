@@ -74,7 +74,7 @@ public:
             others[i] = sum_others<Precision>(sum[i], error[i], exp_pivot[i]);
         }
         for (index_t i = 0; i < count; ++i) few |= std::uint64_t{dominates(i)};
-        if (Precision::exact || !few) return;
+        if (!few) return;
         add_again();
         for (index_t i = 0; i < width; ++i)
             others[i] = sum_others<Precision>(sum[i], error[i], exp_pivot[i]);
@@ -86,10 +86,17 @@ public:
         return of_row;
     }
     // Tells whether the pivot is nearly all of the sum.
-    bool dominates(index_t i) const { return !leaves_enough(sum[i], exp_pivot[i]); }
+    bool dominates(index_t i) const { return !leaves_enough<Precision>(sum[i], exp_pivot[i]); }
     // Mends the error of a sample whose pivot's chunk was added up again without it.
     void exclude_again(index_t i, double others_of_chunk) {
         error[i] += error_of_chunk(exp_pivot[i], pivot_chunk[i], others_of_chunk);
+    }
+    // Sets the sums of a sample that was added up again without its pivot.
+    void exclude_again(index_t i, const ExpSum& all_others) {
+        if (sum[i] != sum[i]) return;
+        const double total = compensated_total(all_others.sum, all_others.error);
+        sum[i] = exp_pivot[i] + total;
+        error[i] = two_sum_error(exp_pivot[i], total, sum[i]);
     }
 
     // Computes log Σ e^x of each sample, in two parts; `smooths`: in those that smoothing_sum

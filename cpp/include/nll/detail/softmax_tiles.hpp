@@ -136,6 +136,7 @@ private:
         else find_max(true);
         sum_up(targets == nullptr);
         sums_.exclude_pivots(targets, ignores, [&] {
+            if constexpr (Precision::exact) return exclude_again();
             if (sequential()) std::copy_n(sums_.sum, tile_.width, sums_.pivot_chunk);
             for_each_chunk([&](index_t first, index_t classes) { sum_others_of(first, classes); });
         });
@@ -271,6 +272,29 @@ private:
         others.finish();
         for (index_t i = 0; i < tile_.width; ++i)
             if (dominates(i)) sums_.exclude_again(i, others.sum[i]);
+    }
+
+    // Adds up the tile again without the pivots that are nearly all of their sums.
+    [[gnu::noinline]] void exclude_again()
+        requires(Precision::exact)
+    {
+        ExpSum all[max_tile_samples];
+        auto& others = lane_sums_;
+        for_each_chunk([&](index_t begin, index_t chunk) {
+            others.begin(tile_.width);
+            for_each_part(begin, chunk, [&](index_t, index_t count) {
+                if (!whole_) compute_exps(count);
+                others.add_each(count, [&](index_t c, index_t i) {
+                    const Exp exp = space_.exps[c * pitch_ + i];
+                    return exp == sums_.exp_pivot[i] ? Exp{0} : exp;
+                });
+            });
+            others.finish();
+            for (index_t i = 0; i < tile_.width; ++i)
+                add_chunk(all[i].sum, all[i].error, others.sum[i], others.error[i]);
+        });
+        for (index_t i = 0; i < tile_.count; ++i)
+            if (sums_.dominates(i)) sums_.exclude_again(i, all[i]);
     }
 
     // ------------------------------------------------------------ results
