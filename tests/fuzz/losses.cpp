@@ -641,6 +641,10 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
     const double divisor = is_mean ? expected.total_weight : 1.0;
 
     const long double smoothing = options.label_smoothing, share = smoothing / classes;
+    // Of a share below the normal numbers, doubles have the nearest multiple of 2^-1074.
+    const auto lost_of_share = [&](long double factor) {
+        return share < 0x1p-1022L ? std::fabs(factor) * 0x1p-1074L : 0.0L;
+    };
     std::vector<double> weights;
     long double weight_sum = 0, weight_sizes = 0;
     for (index_t c = 0; smoothing != 0 && c < problem.classes(); ++c) {
@@ -711,12 +715,13 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
         const long double of_target = v * (1 - smoothing) * weights[t] * nls[t];
         const long double loss = of_target + v * share * of_all;
         const long double largest = std::fabs(of_target) + std::fabs(v * share * sizes);
-        const bool is_extreme =
-            exceeds_doubles({of_target, sizes, share, share * sizes, v * sizes});
+        const bool is_extreme = exceeds_doubles({of_target, sizes, share * sizes, v * sizes});
+        const long double off = lost_of_share(v * sizes);
         total.smoothed += loss;
-        total.error += is_extreme ? infinity : largest * relative_error(of_loss);
+        total.error += is_extreme ? infinity : largest * relative_error(of_loss) + off;
         expected.losses[i] = {
-            loss, last_place(largest, of_losses) + largest * relative_error(of_loss) * 2, false};
+            loss, last_place(largest, of_losses) + largest * relative_error(of_loss) * 2 + off,
+            false};
         if (is_extreme) expected.losses[i].error = infinity;
         if (problem.function == Function::value || is_zero) continue;
         const long double g = static_cast<long double>(grad_output) * v / divisor;
@@ -724,16 +729,17 @@ Expected expected_of(const Problem& problem, const std::vector<Sample>& samples)
             (1 - smoothing) * std::fabs(weights[t]) + share * weight_sizes;
         const bool is_extreme_gradient =
             exceeds_doubles({grad_output * v, g, g * weights[t], grad_output * v * weights[t],
-                             divisor, share, g * share, g * of_weight});
+                             divisor, g * share, g * of_weight});
         for (std::size_t c = 0; c < x.size(); ++c) {
             const long double p = std::exp(-nls[c]);
             const long double hit = c == t ? g * (1 - smoothing) * weights[t] : 0;
             const long double at_all = g * ((1 - smoothing) * weights[t] + share * weight_sum) * p;
             const long double bound =
                 std::fabs(hit) + std::fabs(g * share * weights[c]) + std::fabs(g * of_weight * p);
+            const long double off = lost_of_share(g * (std::fabs(weights[c]) + weight_sizes * p));
             // Exponentials below all doubles are 0.
             const long double error = last_place(bound, own) +
-                                      bound * relative_error(of_gradient) * 2 +
+                                      bound * relative_error(of_gradient) * 2 + off +
                                       std::fabs(g * of_weight) * 0x1p-1070L;
             entry(static_cast<index_t>(c)) = {at_all - g * share * weights[c] - hit,
                                               is_extreme_gradient ? infinity : error, false};

@@ -89,8 +89,8 @@ public:
         return sum_chunk(from, first, classes, shift, nullptr, NoBetween()).sum;
     }
     // Returns the sum of a chunk without classes whose exponentials are exp_pivot; of Double.
-    CompensatedSum sum_others(const Scalar* from, index_t first, index_t classes,
-                              const Shift& shift, const Exp* kept, double exp_pivot) {
+    CompensatedSum compensated_others(const Scalar* from, index_t first, index_t classes,
+                                      const Shift& shift, const Exp* kept, double exp_pivot) {
         const Exp* exps = exps_of(from, first, classes, shift, kept);
         return compensated_sum(classes,
                                [&](index_t c) { return exps[c] == exp_pivot ? Exp{0} : exps[c]; });
@@ -101,8 +101,8 @@ public:
         if constexpr (Precision::exact) {
             ExpSum others;
             for_each_block(0, plan_.classes, chunk_size, [&](index_t first, index_t classes) {
-                const auto chunk =
-                    sum_others(from, first, classes, sums.shift_of(i), kept, sums.exp_pivot[i]);
+                const auto chunk = compensated_others(from, first, classes, sums.shift_of(i), kept,
+                                                      sums.exp_pivot[i]);
                 add_chunk(others.sum, others.error, chunk.sum, chunk.error);
             });
             return sums.exclude_again(i, others);

@@ -154,8 +154,8 @@ private:
         ExpSum others;
         for_each_block(0, chunks(), max_chunks_held, [&](index_t begin, index_t count) {
             for_each_chunk(begin, count, [&](Row& row, index_t first, index_t classes) {
-                const auto chunk =
-                    row.sum_others(from_, first, classes, shift_, nullptr, total_.exp_pivot[0]);
+                const auto chunk = row.compensated_others(from_, first, classes, shift_, nullptr,
+                                                          total_.exp_pivot[0]);
                 ExpSum& to = sums_[first / chunk_size - begin];
                 to.sum = chunk.sum;
                 to.error = chunk.error;
